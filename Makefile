@@ -1,0 +1,56 @@
+# Cube KV. `make` lists the targets; docs/development.md says why they are as they are.
+
+.DEFAULT_GOAL := help
+
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+
+# One profile and one selection of packages for everything that compiles RocksDB: another one is another set of
+# unified features, and twenty more minutes.
+WORKSPACE := --release --workspace
+
+# Data and logs of `make run`. What is there from the last time is continued.
+DIR ?= $(CARGO_TARGET_DIR)/cluster
+
+.PHONY: help setup build run test test-long test-logic sim lint fix bench
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Install what a build needs, or name it
+	@scripts/setup.sh
+
+build: setup ## Build everything; cubed and cube end up in the folder release of the build directory
+	cargo build $(WORKSPACE) --all-targets
+
+run: build ## Build, then run three nodes on this machine; Ctrl-C stops them. DIR=folder keeps their data elsewhere
+	"$(CARGO_TARGET_DIR)/release/cubed" dev --nodes 3 --dir "$(DIR)"
+
+test: setup ## Run all tests but the long ones
+	cargo test $(WORKSPACE)
+
+test-long: setup ## Run the long tests, then the README's two commands on a clean machine (needs root)
+	cargo test $(WORKSPACE) --tests -- --ignored
+	scripts/clean-machine.sh
+
+test-logic: ## Test the storage and replication crates without RocksDB
+	@scripts/setup.sh logic
+	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/logic" cargo test -p cube-storage -p cube-replication
+
+sim: ## Run the simulator: SEEDS=1000, or SEED=42 TRACE=1 to replay one
+	@scripts/setup.sh logic
+	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/logic" cargo build --release -p cube-replication --features sim --bin cube-sim
+	@SEEDS="$(SEEDS)" SEED="$(SEED)" FIRST="$(FIRST)" TRACE="$(TRACE)" "$(CARGO_TARGET_DIR)/logic/release/cube-sim"
+
+lint: ## Check format, clippy, dependency directions and licences; changes nothing
+	@scripts/setup.sh lint
+	cargo fmt --all --check
+	cargo clippy $(WORKSPACE) --all-targets --locked -- -D warnings
+	cargo test $(WORKSPACE) --locked --test workspace_rules
+
+fix: ## Format, and let clippy mend what it can
+	@scripts/setup.sh lint
+	cargo clippy $(WORKSPACE) --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
+
+bench: setup ## Run the benchmarks; BENCH=name picks some
+	cargo bench --profile release --workspace --benches -- $(BENCH)

@@ -1,0 +1,20 @@
+//! Makes messages and services of the proto files, without protoc, and the descriptors for gRPC reflection.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+/// For clients; between nodes.
+const FILES: &[&str] = &["kv.proto", "peer.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = Path::new("proto");
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES.iter().map(|file| folder.join(file)), [folder])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    // Values and messages between nodes are passed on as they came, not copied.
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! Any message there can be, and one of each that is written down.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use cube_storage::UnsyncedCause;
+use cube_storage::model::{
+    Body, Epoch, Expiry, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, PlacementId, Record, RecordHeader,
+    RowKey, TableId, Version,
+};
+use cube_storage::scan::{PageToken, Row, ScanRequest, Scope};
+use proptest::prelude::*;
+
+use crate::messages::{
+    Condition, Features, Fence, Found, PROTOCOL, ReadRows, Refusal, Reply, ReplyBody, Request, RequestBody, ScanRows,
+    Stamp, Want, WriteRows,
+};
+
+fn hlc() -> impl Strategy<Value = Hlc> {
+    prop_oneof![any::<u64>(), 0u64..300].prop_map(Hlc)
+}
+
+fn version() -> impl Strategy<Value = Version> {
+    (hlc(), any::<u16>()).prop_map(|(hlc, node)| Version::new(hlc, NodeId(node)))
+}
+
+fn epoch() -> impl Strategy<Value = Epoch> {
+    any::<u64>().prop_map(Epoch)
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+}
+
+fn key() -> impl Strategy<Value = RowKey> {
+    (bytes(), bytes()).prop_map(|(partition, sort)| RowKey { partition, sort })
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    let value = (bytes(), prop::option::of(any::<u64>().prop_map(Expiry)));
+    let body = prop_oneof![
+        3 => value.prop_map(|(value, expiry)| Body::Value { value, expiry }),
+        1 => Just(Body::Tombstone),
+    ];
+    (version(), body).prop_map(|(version, body)| Record { version, body })
+}
+
+fn header() -> impl Strategy<Value = RecordHeader> {
+    (record(), any::<u32>()).prop_map(|(record, checksum)| RecordHeader::of(&record, checksum))
+}
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    (any::<u32>(), key(), record(), prop::option::of(epoch())).prop_map(|(table, key, record, claim)| Mutation {
+        table: TableId(table),
+        key,
+        record,
+        claim,
+    })
+}
+
+fn write() -> impl Strategy<Value = WriteRows> {
+    let origin =
+        prop_oneof![Just(Origin::Client), Just(Origin::Hint), hlc().prop_map(|floor| Origin::Replica { floor })];
+    let stamp = prop_oneof![Just(Stamp::New), version().prop_map(Stamp::Succeeds), Just(Stamp::Old)];
+    let condition = prop_oneof![version().prop_map(Condition::VersionIs), Just(Condition::Absent)];
+    let mutations = prop::collection::vec(mutation(), 0..6);
+    (origin, mutations, stamp, prop::option::of(version()), prop::option::of(condition))
+        .prop_map(|(origin, mutations, stamp, seen, condition)| WriteRows { origin, mutations, stamp, seen, condition })
+}
+
+fn read() -> impl Strategy<Value = ReadRows> {
+    let want = prop_oneof![Just(Want::Record), Just(Want::Header)];
+    (any::<u32>(), prop::collection::vec((key(), epoch()), 0..6), want).prop_map(|(table, rows, want)| ReadRows {
+        table: TableId(table),
+        rows,
+        want,
+    })
+}
+
+fn bound() -> impl Strategy<Value = Bound<Bytes>> {
+    prop_oneof![Just(Bound::Unbounded), bytes().prop_map(Bound::Included), bytes().prop_map(Bound::Excluded)]
+}
+
+fn scan() -> impl Strategy<Value = ScanRows> {
+    let scope = prop_oneof![
+        (bytes(), bound(), bound()).prop_map(|(key, from, to)| Scope::Partition { key, from, to }),
+        bytes().prop_map(Scope::Prefix),
+        any::<[u64; 2]>().prop_map(|[first, last]| Scope::Tokens(
+            cube_storage::model::Token(first),
+            cube_storage::model::Token(last)
+        )),
+    ];
+    let resume = prop::option::of(bytes().prop_map(PageToken));
+    (any::<u32>(), scope, any::<bool>(), any::<[usize; 2]>(), resume, prop::option::of(epoch())).prop_map(
+        |(table, scope, backward, [rows_max, bytes_max], resume, claim)| ScanRows {
+            page: ScanRequest { table: TableId(table), scope, backward, rows_max, bytes_max, resume },
+            claim,
+        },
+    )
+}
+
+fn fence() -> impl Strategy<Value = Fence> {
+    (any::<u32>(), prop::collection::vec((any::<u16>().prop_map(PartitionId), epoch()), 0..6))
+        .prop_map(|(placement, partitions)| Fence { placement: PlacementId(placement), partitions })
+}
+
+pub(super) fn request() -> impl Strategy<Value = Request> {
+    let body = prop_oneof![
+        write().prop_map(RequestBody::Write),
+        read().prop_map(RequestBody::Read),
+        scan().prop_map(RequestBody::Scan),
+        fence().prop_map(RequestBody::Fence),
+    ];
+    (any::<u16>(), any::<u64>(), any::<u16>(), hlc(), any::<u32>(), any::<bool>(), body).prop_map(
+        |(protocol, features, from, clock, time_left_ms, explain, body)| Request {
+            protocol,
+            features: Features(features),
+            from: NodeId(from),
+            clock,
+            time_left_ms,
+            explain,
+            body,
+        },
+    )
+}
+
+fn refusal() -> impl Strategy<Value = Refusal> {
+    let cause = prop_oneof![
+        Just(UnsyncedCause::New),
+        Just(UnsyncedCause::DamagedData),
+        Just(UnsyncedCause::DamagedLog),
+        Just(UnsyncedCause::Operator),
+    ];
+    prop_oneof![
+        any::<u32>().prop_map(|retry_after_ms| Refusal::Overloaded { retry_after_ms }),
+        Just(Refusal::DeadlinePassed),
+        epoch().prop_map(Refusal::Fenced),
+        epoch().prop_map(Refusal::MapBehind),
+        cause.prop_map(Refusal::Unsynced),
+        any::<[u64; 2]>().prop_map(|[ahead_ms, max_drift_ms]| Refusal::Drift { ahead_ms, max_drift_ms }),
+        any::<u32>().prop_map(|table| Refusal::UnknownTable(TableId(table))),
+        Just(Refusal::DiskFull),
+        Just(Refusal::Stopped),
+        ".{0,20}".prop_map(Refusal::Damaged),
+        ".{0,20}".prop_map(Refusal::Unsupported),
+        ".{0,20}".prop_map(Refusal::Invalid),
+    ]
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        Just(Outcome::Applied),
+        Just(Outcome::Present),
+        version().prop_map(Outcome::Superseded),
+        hlc().prop_map(Outcome::BelowFloor),
+        epoch().prop_map(Outcome::Fenced),
+    ]
+}
+
+fn found() -> impl Strategy<Value = Found> {
+    (prop::option::of(header()), prop::option::of(record()), hlc()).prop_map(|(header, record, floor)| Found {
+        header,
+        record,
+        floor,
+    })
+}
+
+pub(super) fn reply() -> impl Strategy<Value = Reply> {
+    let row = (key(), record()).prop_map(|(key, record)| Row { key, record });
+    let page = (prop::collection::vec(row, 0..6), prop::option::of(bytes().prop_map(PageToken)), hlc());
+    let body = prop_oneof![
+        prop::collection::vec(outcome(), 0..6).prop_map(ReplyBody::Wrote),
+        prop::collection::vec(prop_oneof![3 => found().prop_map(Ok), 1 => refusal().prop_map(Err)], 0..6)
+            .prop_map(ReplyBody::Rows),
+        page.prop_map(|(rows, next, floor)| ReplyBody::Page { rows, next, floor }),
+        Just(ReplyBody::Fenced),
+    ];
+    let body = prop_oneof![3 => body.prop_map(Ok), 1 => refusal().prop_map(Err)];
+    (any::<u16>(), hlc(), body).prop_map(|(from, clock, body)| Reply { from: NodeId(from), clock, body })
+}
+
+pub(super) fn fenced() -> Reply {
+    Reply { from: NodeId(1), clock: Hlc(0), body: Ok(ReplyBody::Fenced) }
+}
+
+pub(super) fn example_request() -> Request {
+    let record = Record::expiring(Version::new(Hlc(0x0123_4567_89ab), NodeId(258)), "value", Expiry(1_800_000_000_000));
+    let mutation = Mutation { table: TableId(3), key: RowKey::with_sort("user", "42"), record, claim: Some(Epoch(7)) };
+    let write = WriteRows {
+        origin: Origin::Client,
+        mutations: vec![mutation],
+        stamp: Stamp::Succeeds(Version::new(Hlc(5), NodeId(1))),
+        seen: None,
+        condition: None,
+    };
+    Request {
+        protocol: PROTOCOL,
+        features: Features(1),
+        from: NodeId(2),
+        clock: Hlc(300),
+        time_left_ms: 2_000,
+        explain: false,
+        body: RequestBody::Write(write),
+    }
+}
+
+pub(super) fn example_reply() -> Reply {
+    let outcomes = vec![Outcome::Applied, Outcome::Superseded(Version::new(Hlc(9), NodeId(4)))];
+    Reply { from: NodeId(4), clock: Hlc(301), body: Ok(ReplyBody::Wrote(outcomes)) }
+}
+
+/// Rows without keys and values: what is left is what stands around them.
+pub(super) fn rows(count: usize) -> WriteRows {
+    let record = Record::expiring(Version::new(Hlc(u64::MAX), NodeId(u16::MAX)), "", Expiry(u64::MAX));
+    let mutation = Mutation { table: TableId(u32::MAX), key: RowKey::of(""), record, claim: Some(Epoch(u64::MAX)) };
+    WriteRows {
+        origin: Origin::Client,
+        mutations: vec![mutation; count],
+        stamp: Stamp::New,
+        seen: None,
+        condition: None,
+    }
+}
+
+/// The longest answer for a row without its value.
+pub(super) fn longest_found() -> Found {
+    let record = Record::expiring(Version::new(Hlc(u64::MAX), NodeId(u16::MAX)), "", Expiry(u64::MAX));
+    Found { header: Some(RecordHeader::of(&record, u32::MAX)), record: Some(record), floor: Hlc(u64::MAX) }
+}

@@ -1,0 +1,389 @@
+//! Reads of single rows on their way: ask as few replicas as the level needs, one for the record and the others for its
+//! digest, and bring those that are behind up to date before answering.
+//!
+//! The decisions stand in `row.rs`, one for each row of the request. Here they are carried out: what goes to one node
+//! goes in one message, and the client is told when every row is decided.
+//!
+//! An answer is bounded. A replica that has more records than one reply may hold tells of the rest only what identifies
+//! them, and is asked again for those that won; once the records that are here fill the answer to the client, the rows that
+//! are left say so ([`RequestError::AnswerFull`]). Rows are read a window at a time, so that those that will find no room
+//! are not read by anybody.
+
+mod repair;
+mod row;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cube_storage::model::{Epoch, Hlc, Invalid, NodeId, Record, RowKey};
+use parking_lot::Mutex;
+
+use self::repair::Repairs;
+use self::row::{Row, Step};
+use super::admission::Admitted;
+use super::deadlines::{Deadline, Place};
+use super::error::{Failure, RequestError};
+use super::request::ReadRequest;
+use super::{Coordinator, Timed};
+use crate::catalog::Target;
+use crate::messages::{Found, ReadRows, Refusal, Reply, ReplyBody, RequestBody, Want};
+use crate::transport::PeerError;
+
+/// Rows of a request that are read at once. Few enough that replicas do not read gigabytes for an answer of megabytes, many
+/// enough that messages are full.
+const WINDOW_ROWS: usize = 256;
+
+/// A row as a read found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRow {
+    /// The newest record: a value, a tombstone, or nothing.
+    pub record: Option<Record>,
+    /// The greatest clock among the answers, by which expiry is judged.
+    pub as_of: Hlc,
+}
+
+impl ReadRow {
+    /// The value, if there is one that has not ended.
+    pub fn value(&self) -> Option<&Bytes> {
+        self.record.as_ref()?.live_value(self.as_of)
+    }
+}
+
+/// Told once what was read: for each row of the request, in its order.
+pub type OnRead = Box<dyn FnOnce(Result<Vec<Result<ReadRow, RequestError>>, RequestError>) + Send>;
+
+struct ReadOperation {
+    coordinator: Arc<Coordinator>,
+    target: Target,
+    explain: bool,
+    deadline: Deadline,
+    state: Mutex<State>,
+}
+
+struct State {
+    rows: Vec<Row>,
+    /// The first row that nobody was asked for yet.
+    next: usize,
+    results: Vec<Option<Result<Option<Record>, RequestError>>>,
+    undecided: usize,
+    done: Option<OnRead>,
+    as_of: Hlc,
+    /// Until the client is told: it holds the bytes of the keys, and of the records that are here.
+    admitted: Option<Admitted>,
+    /// Bytes of the records that are here.
+    record_bytes: usize,
+    /// A record found no room in the answer: no more are asked for.
+    is_full: bool,
+    /// Rows that wait for a newer map.
+    rerouting: Vec<usize>,
+}
+
+/// What is to be done outside the lock. Places name rows by where they stand, with the epoch that they are read by: what
+/// was asked under an earlier map is no answer under a later one.
+#[derive(Default)]
+struct Actions {
+    asks: BTreeMap<(NodeId, bool), Vec<(usize, Epoch)>>,
+    repairs: Repairs,
+    /// A newer state than this is waited for.
+    await_state: Option<Epoch>,
+    tell: Option<(OnRead, Vec<Result<ReadRow, RequestError>>)>,
+}
+
+impl Coordinator {
+    /// Reads rows. `done` is told when every row is decided.
+    pub fn read(self: &Arc<Self>, request: ReadRequest, done: OnRead) {
+        match self.prepare_read(request) {
+            Err(error) => done(Err(error)),
+            Ok(operation) => {
+                operation.state.lock().done = Some(done);
+                let operation = Arc::new(operation);
+                let timed: Arc<dyn Timed> = operation.clone();
+                operation.deadline.watch(Arc::downgrade(&timed));
+                operation.start();
+            }
+        }
+    }
+
+    fn prepare_read(self: &Arc<Self>, request: ReadRequest) -> Result<ReadOperation, RequestError> {
+        let mut admitted = Admitted::new(self)?;
+        let level = request.terms.level.for_reading()?;
+        let state = self.parts.catalog.current();
+        let target = state.schema.find(&request.table.keyspace, &request.table.table)?;
+        admitted.reserve(self.check_keys(&request.keys)?)?;
+        let local = self.data_center(&state);
+        let mut rows = Vec::with_capacity(request.keys.len());
+        for key in request.keys {
+            self.limits.check_key(&key)?;
+            let route = self.route(&state, target, key.token())?;
+            let alive = |node| self.is_alive(node);
+            level.check_alive(&route.map.read_sets(), &local, alive).map_err(RequestError::Unavailable)?;
+            rows.push(Row::new(target.table.id, key, route.partition, route.map, level, &local));
+        }
+        let timeout_ms = request.terms.timeout_ms.unwrap_or(self.settings.read_timeout_ms);
+        Ok(ReadOperation {
+            coordinator: Arc::clone(self),
+            target,
+            explain: request.terms.explain,
+            deadline: self.deadlines.at(self.parts.clock.monotonic_ms() + u64::from(timeout_ms)),
+            state: Mutex::new(State {
+                results: rows.iter().map(|_| None).collect(),
+                undecided: rows.len(),
+                rows,
+                next: 0,
+                done: None,
+                as_of: self.parts.clock.peek(),
+                admitted: Some(admitted),
+                record_bytes: 0,
+                is_full: false,
+                rerouting: Vec::new(),
+            }),
+        })
+    }
+
+    /// Keys and rows are bounded as those of a batch are. How many bytes the keys are.
+    fn check_keys(&self, keys: &[RowKey]) -> Result<usize, Invalid> {
+        let (rows, limit) = (keys.len(), self.limits.batch_rows_max);
+        if rows > limit {
+            return Err(Invalid::BatchTooManyRows { rows, limit });
+        }
+        let (bytes, limit) = (keys.iter().map(RowKey::len_bytes).sum(), self.limits.batch_bytes_max);
+        if bytes > limit {
+            return Err(Invalid::BatchTooLong { bytes, limit });
+        }
+        Ok(bytes)
+    }
+}
+
+impl ReadOperation {
+    fn start(self: &Arc<Self>) {
+        self.change(|state, actions| {
+            self.begin_window(state, actions);
+            if state.rows.is_empty() {
+                actions.tell = actions.tell.take().or_else(|| state.tell());
+            }
+        });
+    }
+
+    /// Begins the next rows; where the answer is full already, all that are left have no room in it.
+    fn begin_window(&self, state: &mut State, actions: &mut Actions) {
+        let first = state.next;
+        let window = if state.is_full { usize::MAX } else { WINDOW_ROWS };
+        state.next = first.saturating_add(window).min(state.rows.len());
+        for place in first..state.next {
+            self.begin(state, place, actions);
+        }
+    }
+
+    /// Changes the state under the lock, and carries out what follows outside of it.
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut State, &mut Actions)) {
+        let mut actions = Actions::default();
+        let mut state = self.state.lock();
+        change(&mut state, &mut actions);
+        let asks = actions.asks.into_iter().filter_map(|((node, record), places)| {
+            let rows = places.iter().filter_map(|(place, epoch)| Some((state.rows.get(*place)?.key.clone(), *epoch)));
+            let want = if record { Want::Record } else { Want::Header };
+            let rows: Vec<_> = rows.collect();
+            (!rows.is_empty()).then(|| (node, places, ReadRows { table: self.target.table.id, rows, want }))
+        });
+        let asks: Vec<_> = asks.collect();
+        drop(state);
+        asks.into_iter().for_each(|(node, places, rows)| self.ask(node, places, rows));
+        actions.repairs.into_parcels().into_iter().for_each(|parcel| self.bring(parcel));
+        if let Some(seen) = actions.await_state {
+            self.coordinator.wait_for_state(self.clone(), seen);
+        }
+        if let Some((done, rows)) = actions.tell {
+            done(Ok(rows));
+        }
+    }
+
+    fn begin(&self, state: &mut State, place: usize, actions: &mut Actions) {
+        let Some(row) = state.rows.get_mut(place) else { return };
+        let candidates = self.coordinator.candidates(&row.replicas());
+        let step = row.begin(candidates);
+        self.take(state, place, step, actions);
+    }
+
+    fn ask(self: &Arc<Self>, node: NodeId, places: Vec<(usize, Epoch)>, rows: ReadRows) {
+        let (operation, want) = (Arc::clone(self), rows.want);
+        self.coordinator.send(node, RequestBody::Read(rows), self.deadline.ms(), self.explain, move |reply| {
+            operation.on_reply((node, want), &places, reply);
+        });
+    }
+
+    fn on_reply(
+        self: &Arc<Self>,
+        (node, want): (NodeId, Want),
+        places: &[(usize, Epoch)],
+        reply: Result<Reply, PeerError>,
+    ) {
+        self.change(|state, actions| {
+            if let Ok(reply) = &reply {
+                state.as_of = self.coordinator.later(state.as_of, reply.clock);
+            }
+            let mut found = found_by(reply, places.len(), want).into_iter();
+            for &(place, epoch) in places {
+                let found = found.next().unwrap_or(Err(Failure::Nonsense));
+                let Some(row) = state.rows.get_mut(place).filter(|row| row.claim == epoch) else { continue };
+                let record_bytes = match &found {
+                    Ok(Found { record: Some(record), .. }) if row.is_asking() => record.encoded_len(),
+                    _ => 0,
+                };
+                let has_room = self.has_room(state, record_bytes);
+                let Some(row) = state.rows.get_mut(place) else { continue };
+                let step = match found {
+                    Ok(_) if !has_room => row.refuse(self.answer_full()),
+                    Ok(found) => row.on_found(node, found),
+                    Err(failure) => row.on_failure(node, failure),
+                };
+                self.take(state, place, step, actions);
+            }
+        });
+    }
+
+    /// Whether a record of so many bytes still goes into the answer; the first one always does.
+    fn has_room(&self, state: &mut State, bytes: usize) -> bool {
+        let held = state.record_bytes;
+        let fits = bytes == 0 || held == 0 || held + bytes <= self.coordinator.limits.batch_bytes_max;
+        match &mut state.admitted {
+            Some(admitted) if fits => {
+                admitted.hold(bytes);
+                state.record_bytes += bytes;
+            }
+            _ => {}
+        }
+        state.is_full |= !fits;
+        fits
+    }
+
+    fn answer_full(&self) -> RequestError {
+        RequestError::AnswerFull { limit_bytes: self.coordinator.limits.batch_bytes_max }
+    }
+
+    /// Turns a row's next step into actions.
+    fn take(&self, state: &mut State, place: usize, step: Step, actions: &mut Actions) {
+        let Some(row) = state.rows.get_mut(place) else { return };
+        match step {
+            Step::Nothing => {}
+            Step::Ask(asks) if state.is_full && asks.iter().any(|(_, want)| *want == Want::Record) => {
+                let step = row.refuse(self.answer_full());
+                self.take(state, place, step, actions);
+            }
+            Step::Ask(asks) => {
+                for (node, want) in asks {
+                    actions.asks.entry((node, want == Want::Record)).or_default().push((place, row.claim));
+                }
+            }
+            Step::Repair { record, floor, targets } => {
+                targets.into_iter().for_each(|node| actions.repairs.add(node, floor, place, row.repair(&record)));
+            }
+            Step::Reroute(at_least) => self.reroute(state, place, at_least, actions),
+            Step::Done(result) => {
+                if let Some(slot @ None) = state.results.get_mut(place) {
+                    *slot = Some(result);
+                    state.undecided -= 1;
+                }
+                if state.undecided == 0 {
+                    actions.tell = actions.tell.take().or_else(|| state.tell());
+                } else if state.undecided == state.rows.len() - state.next {
+                    self.begin_window(state, actions);
+                }
+            }
+        }
+    }
+
+    /// Begins again by the partition's newest map, or waits for it until the time is over.
+    fn reroute(&self, state: &mut State, place: usize, at_least: Epoch, actions: &mut Actions) {
+        let cluster = self.coordinator.parts.catalog.current();
+        let Some(row) = state.rows.get_mut(place) else { return };
+        let map = cluster.topology.placement(self.target.placement).and_then(|p| p.partition(row.partition));
+        match map.filter(|map| map.epoch() >= at_least) {
+            None => {
+                state.rerouting.push(place);
+                actions.await_state = Some(cluster.topology.epoch());
+            }
+            Some(map) => {
+                let freed = row.record_bytes();
+                state.record_bytes = state.record_bytes.saturating_sub(freed);
+                if let Some(admitted) = &mut state.admitted {
+                    admitted.release(freed);
+                }
+                if row.reroute(map) {
+                    return self.begin(state, place, actions);
+                }
+                let step = row.give_up(false);
+                self.take(state, place, step, actions);
+            }
+        }
+    }
+}
+
+impl Timed for ReadOperation {
+    fn on_deadline(self: Arc<Self>) {
+        self.change(|state, actions| {
+            // Nobody is asked any more.
+            state.next = state.rows.len();
+            for place in 0..state.rows.len() {
+                let Some(step) = state.rows.get_mut(place).map(Row::on_deadline) else { continue };
+                self.take(state, place, step, actions);
+            }
+        });
+        self.coordinator.stop_waiting(&*self);
+    }
+
+    fn on_state(self: Arc<Self>) {
+        self.change(|state, actions| {
+            for place in std::mem::take(&mut state.rerouting) {
+                let at_least = state.rows.get(place).filter(|row| !row.is_decided()).and_then(Row::fenced);
+                if let Some(at_least) = at_least {
+                    self.reroute(state, place, at_least, actions);
+                }
+            }
+        });
+    }
+
+    fn place(&self) -> Place {
+        self.deadline.place()
+    }
+}
+
+impl State {
+    /// The client's answer.
+    fn tell(&mut self) -> Option<(OnRead, Vec<Result<ReadRow, RequestError>>)> {
+        let done = self.done.take()?;
+        // What comes later is for nobody: nothing is kept for it.
+        self.admitted = None;
+        self.rows = Vec::new();
+        let as_of = self.as_of;
+        let results = std::mem::take(&mut self.results).into_iter().flatten();
+        Some((done, results.map(|result| Ok(ReadRow { record: result?, as_of })).collect()))
+    }
+}
+
+/// What a replica told of each row. It may leave records out that its reply had no room for, though not the first: asking
+/// again gets on.
+fn found_by(reply: Result<Reply, PeerError>, rows: usize, want: Want) -> Vec<Result<Found, Failure>> {
+    let is_left_out = |found: &Found| want == Want::Record && found.header.is_some() && found.record.is_none();
+    let failure = match reply {
+        Ok(Reply { body: Ok(ReplyBody::Rows(found)), .. }) if found.len() == rows => {
+            let gets_on = found.iter().flatten().any(|found| found.record.is_some());
+            let told = |found: Found| if is_left_out(&found) && !gets_on { Err(Failure::Nonsense) } else { Ok(found) };
+            return found.into_iter().map(|found| found.map_err(failure_of).and_then(told)).collect();
+        }
+        Ok(Reply { body: Ok(_), .. }) => Failure::Nonsense,
+        Ok(Reply { body: Err(refusal), .. }) => failure_of(refusal),
+        Err(error) => Failure::Peer(error),
+    };
+    vec![Err(failure); rows]
+}
+
+pub(super) fn failure_of(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::Fenced(epoch) => Failure::Fenced(epoch),
+        other => Failure::Refused(other),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,360 @@
+//! The decisions of one row's read.
+//!
+//! Plain code: answers come in, the next step comes out. What it keeps true:
+//!
+//! - the answer is the newest record among replicas that meet the level in the read set;
+//! - above ONE, it is returned only when the level holds it, durably, in every set that is written: so no later read at
+//!   such a level, by an older or a newer map, can take it back. Stale and absent replicas that were asked are brought
+//!   up to date first; while replicas change, so is the other set;
+//! - a replica that refuses is replaced by another one while there is one.
+
+use cube_storage::model::{Epoch, Hlc, Mutation, NodeId, Outcome, PartitionId, Record, RecordHeader, RowKey, TableId};
+
+use crate::consistency::Level;
+use crate::coordinator::confirm::{Confirmation, Next};
+use crate::coordinator::error::{Failure, Incomplete, RequestError};
+use crate::messages::{Found, Want};
+use crate::quorum::{State, Tracker, ask};
+use crate::topology::{DataCenter, PartitionMap, ReplicaSets};
+
+/// How often a read follows a changed map before it gives up.
+const REROUTES_MAX: u32 = 8;
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Step {
+    /// Wait.
+    Nothing,
+    /// Ask these nodes.
+    Ask(Vec<(NodeId, Want)>),
+    /// Bring these nodes up to date with the record, on behalf of a replica with this purge floor.
+    Repair { record: Record, floor: Hlc, targets: Vec<NodeId> },
+    /// Find the partition's newest map, which is at least this, and begin again.
+    Reroute(Epoch),
+    /// Tell the client.
+    Done(Result<Option<Record>, RequestError>),
+}
+
+struct Heard {
+    node: NodeId,
+    found: Found,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Until the level has answered, and the newest record is here.
+    Asking,
+    /// Until the level holds it.
+    Confirming,
+    Decided,
+}
+
+/// The read of one row.
+pub(super) struct Row {
+    pub(super) table: TableId,
+    pub(super) key: RowKey,
+    pub(super) partition: PartitionId,
+    pub(super) claim: Epoch,
+    level: Level,
+    local: DataCenter,
+    read_sets: ReplicaSets,
+    write_sets: ReplicaSets,
+    /// Those that may be asked, the best liked first. Those that refused are taken out.
+    candidates: Vec<NodeId>,
+    asked: Vec<NodeId>,
+    /// Those whose digest won, and that were asked for the record.
+    fetching: Vec<NodeId>,
+    heard: Vec<Heard>,
+    tracker: Tracker,
+    failures: Vec<(NodeId, Failure)>,
+    fenced: Option<Epoch>,
+    reroutes: u32,
+    phase: Phase,
+    winner: Option<Winner>,
+}
+
+/// The newest record, on its way to be held by the level.
+struct Winner {
+    record: Record,
+    floor: Hlc,
+    confirmation: Confirmation,
+}
+
+impl Row {
+    pub(super) fn new(
+        table: TableId,
+        key: RowKey,
+        partition: PartitionId,
+        map: &PartitionMap,
+        level: Level,
+        local: &DataCenter,
+    ) -> Self {
+        let read_sets = map.read_sets();
+        Self {
+            table,
+            key,
+            partition,
+            claim: map.epoch(),
+            level,
+            local: local.clone(),
+            tracker: Tracker::new(level, &read_sets, local.clone()),
+            write_sets: map.write_sets(),
+            read_sets,
+            candidates: Vec::new(),
+            asked: Vec::new(),
+            fetching: Vec::new(),
+            heard: Vec::new(),
+            failures: Vec::new(),
+            fenced: None,
+            reroutes: 0,
+            phase: Phase::Asking,
+            winner: None,
+        }
+    }
+
+    /// Those that hold the row, for whoever puts them in order of preference.
+    pub(super) fn replicas(&self) -> Vec<NodeId> {
+        self.read_sets.nodes().collect()
+    }
+
+    pub(super) fn is_decided(&self) -> bool {
+        self.phase == Phase::Decided
+    }
+
+    /// Whether answers still count.
+    pub(super) fn is_asking(&self) -> bool {
+        self.phase == Phase::Asking
+    }
+
+    /// Bytes of the records that were told.
+    pub(super) fn record_bytes(&self) -> usize {
+        self.heard.iter().filter_map(|heard| heard.found.record.as_ref()).map(Record::encoded_len).sum()
+    }
+
+    /// Begins, with those that may be asked, the best liked first.
+    pub(super) fn begin(&mut self, candidates: Vec<NodeId>) -> Step {
+        self.candidates = candidates;
+        self.ask_more()
+    }
+
+    /// Begins again by another map. Whether it is worth it.
+    pub(super) fn reroute(&mut self, map: &PartitionMap) -> bool {
+        let reroutes = self.reroutes + 1;
+        let mut fresh = Self::new(self.table, self.key.clone(), self.partition, map, self.level, &self.local);
+        fresh.reroutes = reroutes;
+        *self = fresh;
+        reroutes <= REROUTES_MAX
+    }
+
+    /// The newest map that a replica has fenced, where that stood in the way.
+    pub(super) fn fenced(&self) -> Option<Epoch> {
+        self.fenced
+    }
+
+    /// A replica told what it holds.
+    pub(super) fn on_found(&mut self, node: NodeId, found: Found) -> Step {
+        if self.phase != Phase::Asking {
+            return Step::Nothing;
+        }
+        match self.heard.iter_mut().find(|heard| heard.node == node) {
+            Some(heard) => heard.found = found,
+            None => self.heard.push(Heard { node, found }),
+        }
+        self.fetching.retain(|fetching| *fetching != node);
+        self.tracker.ack(node);
+        self.compare()
+    }
+
+    /// A replica did not tell. While the level is to confirm, nobody waits for it any more.
+    pub(super) fn on_failure(&mut self, node: NodeId, failure: Failure) -> Step {
+        if self.phase != Phase::Asking {
+            return Step::Nothing;
+        }
+        self.note_failure(node, failure);
+        self.candidates.retain(|candidate| *candidate != node);
+        self.fetching.retain(|fetching| *fetching != node);
+        self.heard.retain(|heard| heard.node != node);
+        self.recount();
+        // It may be that nobody else need be asked: it failed when the others had answered already.
+        match self.ask_more() {
+            Step::Nothing => self.compare(),
+            step => step,
+        }
+    }
+
+    /// A replica that was to be brought up to date answered.
+    pub(super) fn on_repaired(&mut self, node: NodeId, outcome: Result<Outcome, Failure>) -> Step {
+        let (Phase::Confirming, Some(winner)) = (self.phase, &mut self.winner) else { return Step::Nothing };
+        let next = match outcome {
+            Ok(outcome) if outcome.holds() => winner.confirmation.on_held(node),
+            outcome => {
+                let next = winner.confirmation.on_failed(node);
+                self.note_failure(node, unrepaired(outcome));
+                next
+            }
+        };
+        self.confirm(next)
+    }
+
+    fn note_failure(&mut self, node: NodeId, failure: Failure) {
+        if let Failure::Fenced(epoch) = failure {
+            self.fenced = self.fenced.max(Some(epoch));
+        }
+        self.failures.push((node, failure));
+    }
+
+    /// The time is over.
+    pub(super) fn on_deadline(&mut self) -> Step {
+        if self.is_decided() { Step::Nothing } else { self.give_up(true) }
+    }
+
+    /// Ends the read because of what stands in the way.
+    pub(super) fn refuse(&mut self, error: RequestError) -> Step {
+        self.phase = Phase::Decided;
+        Step::Done(Err(error))
+    }
+
+    pub(super) fn give_up(&mut self, timed_out: bool) -> Step {
+        let tracker = self.winner.as_ref().map_or(&self.tracker, |winner| winner.confirmation.tracker());
+        let acknowledged_by = tracker.acknowledged().collect();
+        let missing = tracker.missing().iter().map(|missing| missing.replicas).sum();
+        self.refuse(RequestError::ReadIncomplete(Box::new(Incomplete {
+            write: false,
+            level: self.level,
+            acknowledged_by,
+            missing,
+            timed_out: timed_out || Incomplete::any_timed_out(&self.failures),
+            failures: self.failures.clone(),
+        })))
+    }
+
+    /// The rows that bring a replica up to date, counted by the same map as the answer.
+    pub(super) fn repair(&self, record: &Record) -> Mutation {
+        Mutation { table: self.table, key: self.key.clone(), record: record.clone(), claim: Some(self.claim) }
+    }
+
+    /// Counts anew: a replica that answered once and failed when it was asked for the record counts no more.
+    fn recount(&mut self) {
+        self.tracker = Tracker::new(self.level, &self.read_sets, self.local.clone());
+        self.heard.iter().for_each(|heard| self.tracker.ack(heard.node));
+        self.failures.iter().for_each(|(node, _)| self.tracker.fail(*node));
+    }
+
+    /// Asks as few as the level needs of those that are left: the first for the record, the others for its digest.
+    fn ask_more(&mut self) -> Step {
+        let chosen = match ask(self.level, &self.read_sets, &self.local, &self.candidates) {
+            Ok(chosen) => chosen,
+            Err(_) => {
+                return match self.fenced {
+                    Some(epoch) => Step::Reroute(epoch),
+                    None => self.give_up(false),
+                };
+            }
+        };
+        let nobody_yet = self.asked.is_empty();
+        let fresh: Vec<NodeId> = chosen.into_iter().filter(|node| !self.asked.contains(node)).collect();
+        self.asked.extend(&fresh);
+        let wanted = |(place, node)| (node, if nobody_yet && place == 0 { Want::Record } else { Want::Header });
+        match fresh.is_empty() {
+            true => Step::Nothing,
+            false => Step::Ask(fresh.into_iter().enumerate().map(wanted).collect()),
+        }
+    }
+
+    /// Once the level has answered: finds the newest record, or asks for it.
+    fn compare(&mut self) -> Step {
+        if self.tracker.state() != State::Met {
+            return Step::Nothing;
+        }
+        let Some(newest) = self.heard.iter().filter_map(|heard| heard.found.header).map(|h| h.version).max() else {
+            return self.finish(None);
+        };
+        // Two clients may have chosen the same version: then the records decide.
+        let mut contenders: Vec<RecordHeader> = Vec::new();
+        for header in self.heard.iter().filter_map(|heard| heard.found.header) {
+            if header.version == newest && !contenders.contains(&header) {
+                contenders.push(header);
+            }
+        }
+        let mut winner: Option<(&Record, RecordHeader, Hlc)> = None;
+        let mut unseen = Vec::new();
+        for header in contenders {
+            let mut holders = self.heard.iter().filter(|heard| heard.found.header == Some(header));
+            match holders.clone().find_map(|heard| Some((heard.found.record.as_ref()?, heard.found.floor))) {
+                Some((record, floor)) => match winner {
+                    Some((best, _, _)) if best.supersedes(record) => {}
+                    _ => winner = Some((record, header, floor)),
+                },
+                None => unseen.extend(holders.next().map(|heard| heard.node)),
+            }
+        }
+        match winner {
+            Some((record, header, floor)) if unseen.is_empty() => {
+                let record = record.clone();
+                self.decide(record, header, floor)
+            }
+            _ => self.fetch(unseen),
+        }
+    }
+
+    /// Asks for records that only digests are known of, each once.
+    fn fetch(&mut self, mut nodes: Vec<NodeId>) -> Step {
+        nodes.retain(|node| !self.fetching.contains(node));
+        self.fetching.extend(&nodes);
+        match nodes.is_empty() {
+            true => Step::Nothing,
+            false => Step::Ask(nodes.into_iter().map(|node| (node, Want::Record)).collect()),
+        }
+    }
+
+    /// The newest record is here: returns it if the level holds it, or sees to that first.
+    fn decide(&mut self, record: Record, header: RecordHeader, floor: Hlc) -> Step {
+        if matches!(self.level, Level::One | Level::LocalOne) {
+            return self.finish(Some(record));
+        }
+        let holds = |heard: &&Heard| heard.found.header == Some(header);
+        let holders: Vec<NodeId> = self.heard.iter().filter(holds).map(|heard| heard.node).collect();
+        let behind: Vec<NodeId> = self.heard.iter().filter(|heard| !holds(heard)).map(|heard| heard.node).collect();
+        let sets = (&self.read_sets, &self.write_sets);
+        let (confirmation, next) =
+            Confirmation::begin(self.level, sets, &self.local, (&holders, &behind), &self.candidates);
+        self.phase = Phase::Confirming;
+        self.winner = Some(Winner { record, floor, confirmation });
+        self.confirm(next)
+    }
+
+    fn confirm(&mut self, next: Next) -> Step {
+        match (next, &self.winner) {
+            (Next::Wait, _) | (_, None) => Step::Nothing,
+            (Next::Bring(targets), Some(Winner { record, floor, .. })) => {
+                Step::Repair { record: record.clone(), floor: *floor, targets }
+            }
+            (Next::Confirmed, Some(_)) => {
+                let winner = self.winner.take().map(|winner| winner.record);
+                self.finish(winner)
+            }
+            (Next::Impossible, Some(_)) => match self.fenced {
+                Some(epoch) => Step::Reroute(epoch),
+                None => self.give_up(false),
+            },
+        }
+    }
+
+    fn finish(&mut self, record: Option<Record>) -> Step {
+        self.phase = Phase::Decided;
+        Step::Done(Ok(record))
+    }
+}
+
+/// Why a replica that was brought a record does not hold it.
+fn unrepaired(outcome: Result<Outcome, Failure>) -> Failure {
+    match outcome {
+        Err(failure) => failure,
+        Ok(Outcome::Fenced(epoch)) => Failure::Fenced(epoch),
+        Ok(Outcome::BelowFloor(floor)) => Failure::BelowFloor(floor),
+        Ok(Outcome::Applied | Outcome::Present | Outcome::Superseded(_)) => Failure::Nonsense,
+    }
+}
+
+#[cfg(test)]
+mod tests;

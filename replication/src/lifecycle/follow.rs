@@ -1,0 +1,334 @@
+//! The worker that follows the hard state: adopts every newer one, then does this node's part of the moves under way.
+//!
+//! Its part of a move: to report that it has fenced the map, and, where it is to hold the partition afterwards, to copy
+//! it, to mark it in sync, and to report that too. Reports are sent again until the map has moved on, because whoever
+//! collects them may change; copies are made again until they are complete. At most [`COPIES_AT_ONCE`] run side by side,
+//! so that live requests keep most of the node.
+//!
+//! Invariant: `CaughtUp` is reported only after the mark "in sync" is durable, and the mark is only set after a complete
+//! copy behind the fence of the map that the report names. The tables of the copy are those of a state that has the map.
+//! A table that is not among them was created later, so whoever knows it knows the map too, and writes its rows to the
+//! new replicas as well: there is nothing of it to copy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cube_storage::model::{Epoch, NodeId, PartitionId, PlacementId, TableId};
+use cube_storage::{Store, SyncState};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::{Backfill, BackfillParts, adopt};
+use crate::catalog::{Catalog, ClusterState};
+use crate::clock::NodeClock;
+use crate::consistency::Level;
+use crate::coordinator::Coordinator;
+use crate::quorum::{State as Count, Tracker};
+use crate::topology::{DataCenter, PartitionMap, ReplicaSets, Step as MapStep};
+use crate::transport::PeerTransport;
+use crate::worker::{Step, StepError, Worker};
+
+/// Copies that run side by side.
+pub const COPIES_AT_ONCE: usize = 4;
+/// How often reports are sent again while a move is under way.
+const REPORT_EVERY_MS: u64 = 1_000;
+/// After which a copy that failed is tried again.
+const COPY_AGAIN_MS: u64 = 1_000;
+/// How often it looks when nobody woke it: only a guard against a lost wake-up.
+const LOOK_EVERY_MS: u64 = 5_000;
+
+/// The worker's name, by which it is woken.
+pub const FOLLOWER: &str = "topology";
+
+/// What a node tells whoever drives the moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MoveReport {
+    /// Who reports.
+    pub node: NodeId,
+    /// Of which placement.
+    pub placement: PlacementId,
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// The map that it is about.
+    pub map: Epoch,
+    /// What it has done.
+    pub done: MoveDone,
+}
+
+/// What was done for a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum MoveDone {
+    /// Requests counted by an older map are refused from now on.
+    Fenced,
+    /// It holds all that was acknowledged before the fence.
+    CaughtUp,
+}
+
+/// What the follower works with.
+pub struct FollowParts {
+    /// The node.
+    pub me: NodeId,
+    /// Its store.
+    pub store: Arc<Store>,
+    /// Its clocks.
+    pub clock: Arc<NodeClock>,
+    /// What requests work by; the follower advances it.
+    pub catalog: Arc<Catalog>,
+    /// Told when the catalog has advanced.
+    pub coordinator: Arc<Coordinator>,
+    /// The way to the sources of copies.
+    pub transport: Arc<dyn PeerTransport>,
+    /// The newest hard state.
+    pub newest: Box<dyn Fn() -> Newest + Send>,
+    /// Takes reports to whoever drives the moves. May lose them.
+    pub report: Box<dyn Fn(Vec<MoveReport>) + Send>,
+    /// Has the worker step soon: a copy has ended.
+    pub wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// The newest hard state, as the follower needs it.
+pub struct Newest {
+    /// What requests are to work by.
+    pub state: Arc<ClusterState>,
+    /// Ids of tables below this one have been given out: a table that is below it and not in the schema was dropped. One
+    /// that is not below it is only not known yet, as on a node that starts from an older copy of the state.
+    pub next_table: TableId,
+}
+
+/// How far this node has come with its copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CopyProgress {
+    /// Partitions that it is still to copy, those under way included.
+    pub waiting: usize,
+    /// Copies under way.
+    pub under_way: usize,
+    /// Copies completed since the start.
+    pub completed: u64,
+    /// Copies that failed since the start, each of which is made again.
+    pub failed: u64,
+}
+
+/// A copy is made for one map of one partition.
+type CopyKey = (PlacementId, PartitionId, Epoch);
+
+#[derive(Default)]
+struct Copies {
+    under_way: BTreeSet<CopyKey>,
+    complete: BTreeSet<CopyKey>,
+    /// Failed, and not before this time again.
+    again_ms: BTreeMap<CopyKey, u64>,
+    progress: CopyProgress,
+}
+
+/// Follows the hard state. Shared with whoever shows its progress.
+pub struct Follower {
+    parts: FollowParts,
+    copies: Arc<Mutex<Copies>>,
+    reported: BTreeSet<MoveReport>,
+    report_all_ms: u64,
+}
+
+/// Shows how far a follower has come.
+#[derive(Clone)]
+pub struct FollowerProgress(Arc<Mutex<Copies>>);
+
+impl FollowerProgress {
+    /// How far it has come.
+    pub fn get(&self) -> CopyProgress {
+        let copies = self.0.lock();
+        CopyProgress { under_way: copies.under_way.len(), ..copies.progress }
+    }
+}
+
+impl Follower {
+    /// A follower that has done nothing yet.
+    pub fn new(parts: FollowParts) -> Self {
+        Self { parts, copies: Arc::default(), reported: BTreeSet::new(), report_all_ms: 0 }
+    }
+
+    /// Shows how far it has come.
+    pub fn progress(&self) -> FollowerProgress {
+        FollowerProgress(Arc::clone(&self.copies))
+    }
+
+    /// Adopts a newer state, and lets requests work by it. Schema changes leave the epoch as it is, so states are
+    /// compared whole.
+    fn adopt_newest(&self) -> Result<Arc<ClusterState>, StepError> {
+        let Newest { state, next_table } = (self.parts.newest)();
+        if *self.parts.catalog.current() != *state {
+            adopt(&self.parts.store, self.parts.me, &state)?;
+            if self.parts.catalog.advance(state.as_ref().clone()) {
+                self.parts.coordinator.on_state();
+            }
+        }
+        self.drop_tables(&state, next_table)?;
+        Ok(state)
+    }
+
+    /// Removes the rows of tables that were dropped, once no request works by a schema that has them.
+    fn drop_tables(&self, state: &ClusterState, next_table: TableId) -> Result<(), StepError> {
+        let present: BTreeSet<TableId> = state.schema.table_options().map(|(table, _)| table).collect();
+        for (table, _) in self.parts.store.tables() {
+            if table < next_table && !present.contains(&table) {
+                self.parts.store.drop_table(table)?;
+                tracing::info!(%table, "a dropped table's rows are removed");
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be reported and copied by this state.
+    fn survey(&self, state: &ClusterState) -> (BTreeSet<MoveReport>, Vec<Copy>) {
+        let mut reports = BTreeSet::new();
+        let mut wanted = Vec::new();
+        for (placement, maps) in state.topology.placements() {
+            for (partition, map) in maps.partitions() {
+                self.survey_map((placement, partition, map.epoch()), map, &mut reports, &mut wanted);
+            }
+        }
+        (reports, wanted)
+    }
+
+    fn survey_map(
+        &self,
+        key @ (placement, partition, epoch): CopyKey,
+        map: &PartitionMap,
+        reports: &mut BTreeSet<MoveReport>,
+        wanted: &mut Vec<Copy>,
+    ) {
+        let me = self.parts.me;
+        let report = |done| MoveReport { node: me, placement, partition, map: epoch, done };
+        if matches!(map.step(), MapStep::Stable { .. }) || !map.write_sets().contains(me) {
+            return;
+        }
+        reports.insert(report(MoveDone::Fenced));
+        let MapStep::WriteBoth { old, new } = map.step() else { return };
+        if !new.contains(me) {
+            return;
+        }
+        if self.copies.lock().complete.contains(&key) {
+            reports.insert(report(MoveDone::CaughtUp));
+        } else {
+            wanted.push(Copy { key, sources: ReplicaSets::one(Arc::clone(old)) });
+        }
+    }
+
+    fn copy_some(&self, state: &ClusterState, wanted: Vec<Copy>, now_ms: u64) {
+        let mut copies = self.copies.lock();
+        copies.progress.waiting = wanted.len();
+        let current: BTreeSet<CopyKey> = wanted.iter().map(|copy| copy.key).collect();
+        copies.again_ms.retain(|key, _| current.contains(key));
+        let mut begun = Vec::new();
+        for copy in wanted {
+            let is_due = copies.again_ms.get(&copy.key).is_none_or(|again_ms| *again_ms <= now_ms);
+            if copies.under_way.len() < COPIES_AT_ONCE && is_due && copies.under_way.insert(copy.key) {
+                begun.push(copy);
+            }
+        }
+        drop(copies);
+        begun.into_iter().for_each(|copy| self.copy(state, copy));
+    }
+
+    fn copy(&self, state: &ClusterState, copy: Copy) {
+        let me = self.parts.me;
+        let Copy { key: key @ (placement, partition, map), sources } = copy;
+        let local = state.topology.member(me).map_or_else(|| DataCenter::from(""), |me| me.data_center.clone());
+        let holds_already = sources.contains(me);
+        let mut sources = Tracker::new(Level::EachQuorum, &sources, local);
+        if holds_already {
+            sources.ack(me);
+        }
+        let tables = self.parts.store.tables().into_iter();
+        let tables = tables.filter(|(_, options)| options.placement == placement).map(|(table, _)| table).collect();
+        let ended = Ended {
+            store: Arc::clone(&self.parts.store),
+            clock: Arc::clone(&self.parts.clock),
+            copies: Arc::clone(&self.copies),
+            wake: Arc::clone(&self.parts.wake),
+            key,
+        };
+        if sources.state() == Count::Met {
+            return ended.tell(true);
+        }
+        let parts = BackfillParts {
+            me,
+            store: Arc::clone(&self.parts.store),
+            clock: Arc::clone(&self.parts.clock),
+            transport: Arc::clone(&self.parts.transport),
+        };
+        Backfill::start(parts, (partition, map), tables, sources, Box::new(move |complete| ended.tell(complete)));
+    }
+
+    /// Tells what was not told yet, and all of it again now and then.
+    fn tell(&mut self, reports: BTreeSet<MoveReport>, now_ms: u64) {
+        let again = now_ms >= self.report_all_ms;
+        let told: Vec<MoveReport> =
+            reports.iter().filter(|report| again || !self.reported.contains(report)).copied().collect();
+        if again {
+            self.report_all_ms = now_ms + REPORT_EVERY_MS;
+        }
+        self.reported = reports;
+        if !told.is_empty() {
+            (self.parts.report)(told);
+        }
+    }
+}
+
+/// A copy to be made.
+struct Copy {
+    key: CopyKey,
+    sources: ReplicaSets,
+}
+
+/// What happens when a copy ends.
+struct Ended {
+    store: Arc<Store>,
+    clock: Arc<NodeClock>,
+    copies: Arc<Mutex<Copies>>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    key: CopyKey,
+}
+
+impl Ended {
+    fn tell(self, complete: bool) {
+        let (placement, partition, map) = self.key;
+        // A copy for a map that was taken back meanwhile says nothing of the present one.
+        let is_current = self.store.partition(placement, partition).epoch == map;
+        let marked = complete && is_current && {
+            let marked = self.store.set_sync(placement, partition, SyncState::Synced);
+            marked
+                .inspect_err(|error| tracing::warn!(%error, %partition, "a copied partition cannot be marked"))
+                .is_ok()
+        };
+        let mut copies = self.copies.lock();
+        copies.under_way.remove(&self.key);
+        if marked {
+            copies.complete.insert(self.key);
+            copies.progress.completed += 1;
+        } else {
+            copies.again_ms.insert(self.key, self.clock.monotonic_ms() + COPY_AGAIN_MS);
+            copies.progress.failed += 1;
+        }
+        drop(copies);
+        (self.wake)();
+    }
+}
+
+impl Worker for Follower {
+    fn name(&self) -> &str {
+        FOLLOWER
+    }
+
+    fn step(&mut self, now_ms: u64) -> Result<Step, StepError> {
+        let state = self.adopt_newest()?;
+        let (reports, wanted) = self.survey(&state);
+        if reports.is_empty() {
+            self.copies.lock().complete.clear();
+        }
+        let is_moving = !reports.is_empty() || !wanted.is_empty();
+        self.copy_some(&state, wanted, now_ms);
+        self.tell(reports, now_ms);
+        let every_ms = if is_moving { REPORT_EVERY_MS } else { LOOK_EVERY_MS };
+        Ok(Step::Idle { until_ms: now_ms + every_ms })
+    }
+}

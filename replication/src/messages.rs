@@ -1,0 +1,242 @@
+//! What nodes say to each other: one envelope around every request and every reply, and the few things they ask.
+//!
+//! The envelope carries, from the first release on, what later features need to be negotiated and bounded: protocol
+//! version and features, the time that is left, the sender's clock, whether an account of the work is wanted. A body
+//! that a node does not know is answered with [`Refusal::Unsupported`], never guessed at.
+
+use cube_storage::model::{
+    Epoch, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, PlacementId, Record, RecordHeader, RowKey, TableId,
+    Version,
+};
+use cube_storage::scan::{PageToken, Row, ScanRequest};
+use cube_storage::{DamagedRange, StoreError, UnsyncedCause};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The version of these messages that this build speaks.
+pub const PROTOCOL: u16 = 1;
+
+/// What a sender may use beyond its protocol version: a set of bits, agreed on when two nodes meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Features(pub u64);
+
+/// A request on its way to a replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// The protocol version the sender speaks.
+    pub protocol: u16,
+    /// What it may use beyond that.
+    pub features: Features,
+    /// Who asks.
+    pub from: NodeId,
+    /// The asker's clock; whoever receives it moves past it.
+    pub clock: Hlc,
+    /// Milliseconds in which an answer is still of use. Work past them is dropped, not done.
+    pub time_left_ms: u32,
+    /// Whether the reply should tell how the work went.
+    pub explain: bool,
+    /// What is asked.
+    pub body: RequestBody,
+}
+
+/// What is asked of a replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum RequestBody {
+    /// Keep these rows.
+    Write(WriteRows),
+    /// Tell these rows.
+    Read(ReadRows),
+    /// Tell a page of rows in their order.
+    Scan(ScanRows),
+    /// Refuse older maps of these partitions from now on.
+    Fence(Fence),
+}
+
+/// Rows to keep.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WriteRows {
+    /// Who brings them; a replica's purge floor travels in it.
+    pub origin: Origin,
+    /// The rows, each with the epoch it is counted by.
+    pub mutations: Vec<Mutation>,
+    /// Where their versions come from.
+    pub stamp: Stamp,
+    /// The last version that the client saw of these rows.
+    pub seen: Option<Version>,
+    /// What must hold for the rows to be written.
+    pub condition: Option<Condition>,
+}
+
+/// Where the version of a write comes from, which decides whether its distance to the replica's clock is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stamp {
+    /// Given now, by the coordinator or the client.
+    New,
+    /// Given to succeed a version that some replica holds, however far ahead that is.
+    Succeeds(Version),
+    /// Given long ago: a hint, a repair, a stream.
+    Old,
+}
+
+/// Room for conditional writes. Nothing understands one yet, so every write with one is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// The row's version is this.
+    VersionIs(Version),
+    /// The row does not exist.
+    Absent,
+}
+
+/// Rows to tell, of one table and, by the epoch, of partitions with one map each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReadRows {
+    /// The table.
+    pub table: TableId,
+    /// The rows, each with the epoch of the map the reader counts by.
+    pub rows: Vec<(RowKey, Epoch)>,
+    /// How much of each.
+    pub want: Want,
+}
+
+/// How much of a row is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Want {
+    /// The record with its value.
+    Record,
+    /// Version and checksum: the digest.
+    Header,
+}
+
+/// A page to tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScanRows {
+    /// Which rows, and how many.
+    pub page: ScanRequest,
+    /// The epoch of the map the reader counts by. `None` where nobody counts.
+    pub claim: Option<Epoch>,
+}
+
+/// Partitions whose older maps are to be refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// The placement.
+    pub placement: PlacementId,
+    /// Each partition with its newest epoch.
+    pub partitions: Vec<(PartitionId, Epoch)>,
+}
+
+/// A replica's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Who answers.
+    pub from: NodeId,
+    /// The answerer's clock; whoever receives it moves past it.
+    pub clock: Hlc,
+    /// The answer, or why there is none.
+    pub body: Result<ReplyBody, Refusal>,
+}
+
+/// What a replica answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ReplyBody {
+    /// What came of each row, in their order. Durable by now.
+    Wrote(Vec<Outcome>),
+    /// What is held of each row, in their order.
+    Rows(Vec<Result<Found, Refusal>>),
+    /// A page.
+    Page {
+        /// The rows.
+        rows: Vec<Row>,
+        /// Where the next page begins; nothing after the last.
+        next: Option<PageToken>,
+        /// The purge floor of the partition.
+        floor: Hlc,
+    },
+    /// The older maps are refused from now on, durably.
+    Fenced,
+}
+
+/// What a replica holds of a row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// The row's version and checksum; nothing when it holds none.
+    pub header: Option<RecordHeader>,
+    /// The record, where it was asked for and there is one. A reply that is full leaves it out, though never the first
+    /// one: the header tells that there is one, and it can be asked for again.
+    pub record: Option<Record>,
+    /// The purge floor of the row's partition.
+    pub floor: Hlc,
+}
+
+/// Why a replica did not do what was asked. Nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Too much is waiting here.
+    #[error("it is overloaded: try again in {retry_after_ms} ms")]
+    Overloaded {
+        /// When it may be worth it.
+        retry_after_ms: u32,
+    },
+    /// The request came too late to be of use.
+    #[error("the request reached it after its deadline")]
+    DeadlinePassed,
+    /// The sender counts by an older map.
+    #[error("it has fenced {0} of the partition, the request counts by an older map")]
+    Fenced(Epoch),
+    /// The sender counts by a newer map than the replica has adopted: it may still have to make room for it.
+    #[error("it has only adopted {0} of the partition yet")]
+    MapBehind(Epoch),
+    /// The replica does not hold everything it acknowledged, so it must not be counted in reads.
+    #[error("its replica of the partition is not in sync ({0:?})")]
+    Unsynced(UnsyncedCause),
+    /// The stamp or the sender's clock is too far ahead of the replica's.
+    #[error("a clock is {ahead_ms} ms ahead of it, more than clock.max_drift ({max_drift_ms} ms) allows")]
+    Drift {
+        /// How far ahead.
+        ahead_ms: u64,
+        /// How far it may be.
+        max_drift_ms: u64,
+    },
+    /// It does not know the table: dropped, or not heard of yet.
+    #[error("it does not know table {0}")]
+    UnknownTable(TableId),
+    /// Too little space is left on its disk.
+    #[error("its disk is nearly full")]
+    DiskFull,
+    /// Its disk failed; it writes nothing until it is restarted.
+    #[error("it stopped writing after a disk failure")]
+    Stopped,
+    /// What was asked for is damaged there.
+    #[error("its data is damaged there: {0}")]
+    Damaged(String),
+    /// It does not understand the request.
+    #[error("it does not support {0}")]
+    Unsupported(String),
+    /// The request is not one it can carry out.
+    #[error("it calls the request invalid: {0}")]
+    Invalid(String),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        /// After which a full queue is worth another try: a few group commits.
+        const RETRY_AFTER_MS: u32 = 50;
+        match error {
+            StoreError::Overloaded { .. } => Self::Overloaded { retry_after_ms: RETRY_AFTER_MS },
+            StoreError::DiskFull { .. } => Self::DiskFull,
+            StoreError::Stopped { .. } => Self::Stopped,
+            StoreError::Corrupt(range) => Self::Damaged(describe(&range)),
+            StoreError::Invalid(cube_storage::model::Invalid::UnknownTable { table }) => Self::UnknownTable(table),
+            StoreError::Invalid(invalid) => Self::Invalid(invalid.to_string()),
+            StoreError::Engine(error) => Self::Damaged(error.to_string()),
+            other @ (StoreError::Identity { .. }
+            | StoreError::FloorAboveProof { .. }
+            | StoreError::EpochBehind { .. }
+            | StoreError::ClearOfSynced { .. }) => Self::Invalid(other.to_string()),
+        }
+    }
+}
+
+fn describe(range: &DamagedRange) -> String {
+    range.to_string()
+}

@@ -1,0 +1,297 @@
+//! Clients: each does one operation after another, through any node, at any level, on few rows, so that they meet.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cube_storage::clock::Clock;
+use cube_storage::model::{Hlc, RowKey};
+use parking_lot::Mutex;
+
+use super::control::{KEYSPACE, TABLE};
+use super::history::{Ended, History, Reach, RowRead, RowWritten};
+use super::mutants::Mutant;
+use super::node::SimNode;
+use super::time::Schedule;
+use crate::consistency::Level;
+use crate::coordinator::{
+    Change, Coordinator, RangeRequest, ReadRequest, RequestError, TableName, Terms, WriteRequest, Written,
+};
+
+/// Partition keys that clients work on.
+const PARTITION_KEYS: u64 = 4;
+/// Sort keys within one of them.
+const SORT_KEYS: u64 = 3;
+
+/// An operation's end, told by the coordinator and noted by the run.
+pub(super) enum Told {
+    Wrote { writes: Vec<u64>, results: Result<Vec<Result<Written, RequestError>>, RequestError>, keys: Vec<Bytes> },
+    Read { key: RowKey, reach: Reach, begun_us: u64, result: Result<Option<cube_storage::model::Record>, RequestError> },
+    Refused(&'static str),
+}
+
+/// What was told and not noted yet, with the client it was told to.
+pub(super) type Mailbox = Arc<Mutex<Vec<(usize, Told)>>>;
+
+/// Every row there may be.
+pub(super) fn all_keys() -> Vec<RowKey> {
+    let keys = (0..PARTITION_KEYS).flat_map(|p| (0..SORT_KEYS).map(move |s| row_key(p, s)));
+    keys.collect()
+}
+
+fn row_key(partition: u64, sort: u64) -> RowKey {
+    // The first row of a partition key has no sort key, as a plain PUT.
+    if sort == 0 {
+        RowKey::of(format!("key-{partition}"))
+    } else {
+        RowKey::with_sort(format!("key-{partition}"), format!("{sort}"))
+    }
+}
+
+fn table() -> TableName {
+    TableName { keyspace: KEYSPACE.to_owned(), table: TABLE.to_owned() }
+}
+
+/// Has `client` begin an operation through `node`.
+pub(super) fn begin(
+    client: usize,
+    node: &SimNode,
+    schedule: &Schedule,
+    history: &mut History,
+    mailbox: &Mailbox,
+    mutant: Option<Mutant>,
+) {
+    let Some(process) = &node.process else { return };
+    let operation = Operation { client, node, life: process.life, schedule, mailbox, mutant };
+    let key = row_key(schedule.pick(0, PARTITION_KEYS - 1), schedule.pick(0, SORT_KEYS - 1));
+    match schedule.pick(0, 99) {
+        0..45 => operation.write(&process.coordinator, history, vec![key], write_level(schedule), None),
+        45..48 => {
+            let timestamp = Hlc::new(node.clock.wall_ms(), 0);
+            operation.write(&process.coordinator, history, vec![key], write_level(schedule), Some(timestamp));
+        }
+        48..55 => {
+            let partition = schedule.pick(0, PARTITION_KEYS - 1);
+            let mut keys: Vec<RowKey> = (0..SORT_KEYS).map(|sort| row_key(partition, sort)).collect();
+            keys.push(row_key((partition + 1) % PARTITION_KEYS, 0));
+            operation.write(&process.coordinator, history, keys, write_level(schedule), None);
+        }
+        55..85 => operation.read(&process.coordinator, vec![key], read_level(schedule)),
+        85..92 => {
+            let keys = (0..PARTITION_KEYS).map(|partition| row_key(partition, 0)).collect();
+            operation.read(&process.coordinator, keys, read_level(schedule));
+        }
+        _ => operation.range(&process.coordinator, key.partition, read_level(schedule)),
+    }
+}
+
+/// Has `client` write every row through `node`.
+pub(super) fn write_all(client: usize, node: &SimNode, schedule: &Schedule, history: &mut History, mailbox: &Mailbox) {
+    let Some(process) = &node.process else { return };
+    let operation = Operation { client, node, life: process.life, schedule, mailbox, mutant: None };
+    operation.write(&process.coordinator, history, all_keys(), Level::EachQuorum, None);
+}
+
+/// Has `client` read every row by quorum through `node`.
+pub(super) fn read_all(client: usize, node: &SimNode, schedule: &Schedule, mailbox: &Mailbox) {
+    let Some(process) = &node.process else { return };
+    let operation = Operation { client, node, life: process.life, schedule, mailbox, mutant: None };
+    operation.read(&process.coordinator, all_keys(), Level::Quorum);
+}
+
+fn write_level(schedule: &Schedule) -> Level {
+    match schedule.pick(0, 99) {
+        0..62 => Level::Quorum,
+        62..68 => Level::One,
+        68..74 => Level::All,
+        74..80 => Level::EachQuorum,
+        80..86 => Level::LocalQuorum,
+        86..88 => Level::LocalOne,
+        88..94 => Level::Any,
+        94..98 => Level::Two,
+        _ => Level::Three,
+    }
+}
+
+fn read_level(schedule: &Schedule) -> Level {
+    match schedule.pick(0, 99) {
+        0..72 => Level::Quorum,
+        72..80 => Level::One,
+        80..88 => Level::LocalQuorum,
+        88..90 => Level::LocalOne,
+        90..92 => Level::Two,
+        92..96 => Level::EachQuorum,
+        _ => Level::All,
+    }
+}
+
+struct Operation<'a> {
+    client: usize,
+    node: &'a SimNode,
+    life: u64,
+    schedule: &'a Schedule,
+    mailbox: &'a Mailbox,
+    mutant: Option<Mutant>,
+}
+
+impl Operation<'_> {
+    fn terms(&self, level: Level) -> Terms {
+        Terms::at(Mutant::level(self.mutant, level))
+    }
+
+    /// Where its coordinator is counts for the levels of one data center.
+    fn reach(&self, level: Level) -> Reach {
+        let member = self.node.known.topology.member(self.node.id);
+        let data_center = member.map_or_else(|| "".into(), |member| member.data_center.clone());
+        Reach { level, data_center }
+    }
+
+    fn write(
+        &self,
+        coordinator: &Arc<Coordinator>,
+        history: &mut History,
+        keys: Vec<RowKey>,
+        level: Level,
+        timestamp: Option<Hlc>,
+    ) {
+        let mut writes = Vec::new();
+        let mut rows = Vec::new();
+        for key in &keys {
+            let write = history.writes.len() as u64;
+            let is_delete = self.schedule.chance(20);
+            let value = Bytes::copy_from_slice(&write.to_be_bytes());
+            rows.push((key.clone(), if is_delete { Change::Delete } else { Change::Put { value, ttl_ms: None } }));
+            writes.push(write);
+            history.writes.push(RowWritten {
+                write,
+                key: key.clone(),
+                is_delete,
+                reach: self.reach(level),
+                client_timestamp: timestamp.is_some(),
+                coordinator: self.node.id,
+                coordinator_life: self.life,
+                begun_us: self.schedule.now_us(),
+                ended: None,
+            });
+        }
+        let request =
+            WriteRequest { table: table(), rows, terms: self.terms(level), timestamp, seen: None, condition: None };
+        let mut partitions: Vec<Bytes> = Vec::new();
+        for key in keys {
+            if !partitions.contains(&key.partition) {
+                partitions.push(key.partition);
+            }
+        }
+        let (client, mailbox) = (self.client, Arc::clone(self.mailbox));
+        let done = Box::new(move |results| {
+            mailbox.lock().push((client, Told::Wrote { writes, results, keys: partitions }));
+        });
+        coordinator.write(request, done);
+    }
+
+    fn read(&self, coordinator: &Arc<Coordinator>, keys: Vec<RowKey>, level: Level) {
+        let request = ReadRequest { table: table(), keys: keys.clone(), terms: self.terms(level) };
+        let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
+        let reach = self.reach(level);
+        let done =
+            Box::new(move |results: Result<Vec<Result<crate::coordinator::ReadRow, RequestError>>, RequestError>| {
+                let mut mailbox = mailbox.lock();
+                match results {
+                    Err(error) => mailbox.push((client, Told::Refused(name(&error)))),
+                    Ok(rows) => {
+                        for (key, row) in keys.into_iter().zip(rows) {
+                            let result = row.map(|row| row.record);
+                            let reach = reach.clone();
+                            mailbox.push((client, Told::Read { key, reach, begun_us, result }));
+                        }
+                    }
+                }
+            });
+        coordinator.read(request, done);
+    }
+
+    fn range(&self, coordinator: &Arc<Coordinator>, partition: Bytes, level: Level) {
+        let request = RangeRequest {
+            table: table(),
+            partition: partition.clone(),
+            from: Bound::Unbounded,
+            to: Bound::Unbounded,
+            backward: self.schedule.chance(50),
+            rows_max: usize::try_from(self.schedule.pick(1, SORT_KEYS + 1)).unwrap_or(1),
+            terms: self.terms(level),
+        };
+        let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
+        let reach = self.reach(level);
+        let done = Box::new(move |result: Result<crate::coordinator::RangePage, RequestError>| {
+            let mut mailbox = mailbox.lock();
+            match result {
+                Err(error) => mailbox.push((client, Told::Refused(name(&error)))),
+                Ok(page) => {
+                    let listed = page.rows.into_iter().map(|row| (row.key, Some(row.record)));
+                    let mut listed: Vec<_> = listed.collect();
+                    // The last page lists all there is: what is not on it is absent.
+                    let absent = all_keys().into_iter().filter(|key| !page.more && key.partition == partition);
+                    let absent: Vec<_> = absent.filter(|key| listed.iter().all(|(known, _)| known != key)).collect();
+                    listed.extend(absent.into_iter().map(|key| (key, None)));
+                    for (key, record) in listed {
+                        let reach = reach.clone();
+                        mailbox.push((client, Told::Read { key, reach, begun_us, result: Ok(record) }));
+                    }
+                }
+            }
+        });
+        coordinator.range(request, done);
+    }
+}
+
+/// Notes what clients were told. The clients that were told something may go on.
+pub(super) fn note(history: &mut History, now_us: u64, told: Told) {
+    match told {
+        Told::Refused(name) => history.count(name),
+        Told::Read { key, reach, begun_us, result } => match result {
+            Err(error) => {
+                history.count(name(&error));
+                history.remember(&error);
+            }
+            Ok(record) => {
+                history.count("read");
+                history.reads.push(RowRead { key, reach, begun_us, ended_us: now_us, record });
+            }
+        },
+        Told::Wrote { writes, results, keys } => {
+            for write in writes {
+                let Some(row) = usize::try_from(write).ok().and_then(|w| history.writes.get_mut(w)) else { continue };
+                let place = keys.iter().position(|key| *key == row.key.partition);
+                let result = match &results {
+                    Err(error) => Err(error.clone()),
+                    Ok(results) => match place.and_then(|place| results.get(place)) {
+                        Some(result) => result.clone(),
+                        None => continue,
+                    },
+                };
+                let (success, outcome, refused) = match result {
+                    Ok(written) => (Some((written.version, written.acknowledged_by)), "written", false),
+                    Err(error) => (None, name(&error), is_refused(&error)),
+                };
+                row.ended = Some(Ended { at_us: now_us, success, refused });
+                history.count(outcome);
+            }
+        }
+    }
+}
+
+/// Whether the error says that nothing was written.
+fn is_refused(error: &RequestError) -> bool {
+    !matches!(error, RequestError::Unknown(_) | RequestError::NotNoted { .. } | RequestError::BelowFloor { .. })
+}
+
+fn name(error: &RequestError) -> &'static str {
+    match error {
+        RequestError::Unavailable(_) => "unavailable",
+        RequestError::Unknown(_) => "unknown write",
+        RequestError::ReadIncomplete(_) => "incomplete read",
+        RequestError::Overloaded { .. } => "overloaded",
+        RequestError::Clock(_) => "clock",
+        _ => "other error",
+    }
+}

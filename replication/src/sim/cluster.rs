@@ -1,0 +1,322 @@
+//! A run: nodes, clients, faults and the hard state, moved on by one event after another.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cube_storage::Store;
+use cube_storage::model::{Epoch, NodeId, PartitionId};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::checkers::Violation;
+use super::client::{self, Mailbox};
+use super::control::{self, Control};
+use super::event::Event;
+use super::faults::{self, FaultKind};
+use super::history::History;
+use super::mutants::Mutant;
+use super::network::{RequestId, SimNetwork};
+use super::node::SimNode;
+use super::report::{Messages, Options, Report};
+use super::time::{Schedule, SimClock};
+use crate::catalog::ClusterState;
+use crate::codec::CodecError;
+use crate::transport::PeerError;
+
+/// A request's time, and the longest that a node stands still, several times over.
+const OVERDUE_MS: u64 = 15_000;
+pub(super) const TICK_MS: u64 = 10;
+pub(super) const CLIENTS: usize = 5;
+/// An operation that a client waits for.
+#[derive(Clone, Copy)]
+pub(super) struct Waiting {
+    operation: u64,
+    pub(super) node: NodeId,
+}
+
+pub(super) struct Run {
+    pub(super) options: Options,
+    pub(super) schedule: Schedule,
+    pub(super) network: SimNetwork,
+    pub(super) nodes: BTreeMap<NodeId, SimNode>,
+    pub(super) control: Control,
+    pub(super) history: History,
+    pub(super) mailbox: Mailbox,
+    /// What each client waits for.
+    pub(super) waiting: Vec<Option<Waiting>>,
+    pub(super) faults: BTreeMap<FaultKind, u64>,
+    pub(super) faults_left: u64,
+    pub(super) begun: u64,
+    pub(super) healed: bool,
+    pub(super) trace: u64,
+    pub(super) events: u64,
+    /// Since when everything must succeed.
+    pub(super) lively_from_us: u64,
+    /// Missed writes that nobody noted, because the coordinator died first.
+    pub(super) unnoted_by_death: u64,
+    pub(super) violations: Vec<Violation>,
+}
+
+/// Runs a seed to its end.
+pub fn run(options: Options) -> Report {
+    match Run::new(options) {
+        Ok(run) => run.finish(),
+        Err(error) => Report {
+            seed: options.seed,
+            trace: 0,
+            events: 0,
+            operations: 0,
+            outcomes: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            messages: Messages::default(),
+            moves: (0, 0, 0),
+            unnoted_by_death: 0,
+            violations: vec![Violation::Setup(error)],
+        },
+    }
+}
+
+impl Run {
+    fn new(options: Options) -> Result<Self, String> {
+        let schedule = Schedule::new(options.seed);
+        let nodes = u16::try_from(schedule.pick(3, 7)).unwrap_or(3);
+        let replicas = schedule.one_of(&[1, 3, 3, 3, 5]).unwrap_or(3);
+        let data_centers = if nodes > 3 && schedule.chance(40) { 2 } else { 1 };
+        let control = Control::new(nodes, data_centers, replicas).map_err(|error| format!("{error:?}"))?;
+        let network = SimNetwork::new(schedule.clone(), options.mutant);
+        let mut run = Self {
+            network,
+            nodes: BTreeMap::new(),
+            history: History::default(),
+            mailbox: Mailbox::default(),
+            waiting: vec![None; CLIENTS],
+            faults: BTreeMap::new(),
+            faults_left: options.faults,
+            begun: 0,
+            healed: false,
+            trace: 0,
+            events: 0,
+            lively_from_us: 0,
+            unnoted_by_death: 0,
+            violations: Vec::new(),
+            control,
+            schedule,
+            options,
+        };
+        for id in (0..nodes).map(NodeId) {
+            let (skew_ms, drift_ppm) = (faults::skew_ms(&run.schedule), faults::drift_ppm(&run.schedule));
+            let clock = SimClock::new(run.schedule.clone(), skew_ms, drift_ppm);
+            run.nodes.insert(id, SimNode::new(id, clock, run.control.state.clone()));
+            run.start(id);
+        }
+        (0..CLIENTS).for_each(|client| run.schedule.after_ms(1, Event::Client(client)));
+        run.schedule.after_ms(run.schedule.pick(5, 100), Event::NextFault);
+        Ok(run)
+    }
+
+    fn finish(mut self) -> Report {
+        while let Some(event) = self.schedule.next() {
+            if matches!(event, Event::Stop) || !self.violations.is_empty() {
+                break;
+            }
+            self.note_event(&event);
+            self.happen(event);
+            self.after_event();
+        }
+        self.check_end();
+        for node in self.nodes.values_mut() {
+            node.crash(&self.network, false, 0);
+        }
+        Report {
+            seed: self.options.seed,
+            trace: self.trace,
+            events: self.events,
+            operations: self.begun,
+            outcomes: self.history.outcomes,
+            faults: self.faults,
+            messages: self.network.toll(),
+            moves: self.control.moves(),
+            unnoted_by_death: self.unnoted_by_death,
+            violations: self.violations,
+        }
+    }
+
+    fn note_event(&mut self, event: &Event) {
+        let mut text = format!("{} ", self.schedule.now_us());
+        event.describe(&mut text);
+        if self.options.trace {
+            eprintln!("{text}");
+        }
+        self.events += 1;
+        self.trace = xxh3_64(&[&self.trace.to_be_bytes(), text.as_bytes()].concat());
+    }
+
+    pub(super) fn happen(&mut self, event: Event) {
+        if let Some(node) = event.node().and_then(|node| self.nodes.get(&node)) {
+            let now_us = self.schedule.now_us();
+            if node.paused_until_us > now_us {
+                return self.schedule.after_us(node.paused_until_us - now_us, event);
+            }
+        }
+        match event {
+            Event::Deliver { to, id, bytes } => self.deliver(to, id, &bytes),
+            Event::DeliverReply { id, bytes, .. } => self.deliver_reply(id, &bytes),
+            Event::RequestTimeout(id) => self.end_request(id, |peer| PeerError::TimedOut { peer }),
+            Event::RequestUnreachable(id) => self.end_request(id, |peer| PeerError::Unreachable { peer }),
+            Event::Commit { node, life } => self.commit(node, life),
+            Event::Tick { node, life } => self.tick(node, life),
+            Event::SyncHints { node, life } => self.with_life(node, life, |process| process.hints.flush()),
+            Event::Learn { node, state } => self.learn(node, &state),
+            Event::Report(report) => self.control.on_report(&self.schedule, &report),
+            Event::CopyAgain { node, life, copy } => self.copy_again(node, life, copy),
+            Event::Client(client) => self.client(client),
+            Event::Overdue { client, operation } => self.check_told(client, operation),
+            Event::NextFault => self.next_fault(),
+            Event::Restart(node) => self.start(node),
+            Event::Observe { by, of } => {
+                let alive = self.nodes.get(&of).is_some_and(SimNode::is_up);
+                self.believe(by, of, alive);
+            }
+            Event::Believe { by, of, alive } => self.believe(by, of, alive),
+            Event::EndCut(links) => {
+                self.network.change_weather(|weather| weather.cut.retain(|link| !links.contains(link)))
+            }
+            Event::EndLoss => self.network.change_weather(|weather| weather.loss_percent = 0),
+            Event::EndDelay => self.network.change_weather(|weather| weather.spike_us_max = 0),
+            Event::EndDoubling => self.network.change_weather(|weather| weather.double_percent = 0),
+            Event::Heal => self.heal(),
+            Event::WriteEverywhere => self.write_everywhere(),
+            Event::ReadEverywhere => self.read_everywhere(),
+            Event::Stop => {}
+        }
+    }
+
+    /// What follows from any event: commits of what was queued, and clients that were told something.
+    fn after_event(&mut self) {
+        for (id, node) in &mut self.nodes {
+            let Some(process) = &mut node.process else { continue };
+            if !process.commit_scheduled && process.store.queue_depth().1 > 0 {
+                process.commit_scheduled = true;
+                let delay_us = self.schedule.pick(100, 8_000);
+                self.schedule.after_us(delay_us, Event::Commit { node: *id, life: process.life });
+            }
+        }
+        let told = std::mem::take(&mut *self.mailbox.lock());
+        for (client, told) in told {
+            client::note(&mut self.history, self.schedule.now_us(), told);
+            self.go_on(client);
+        }
+    }
+
+    /// A client that waits for nothing begins its next operation after a moment.
+    pub(super) fn go_on(&mut self, client: usize) {
+        let Some(waiting) = self.waiting.get_mut(client) else { return };
+        if waiting.take().is_some() && !self.healed {
+            self.schedule.after_us(self.schedule.pick(100, 20_000), Event::Client(client));
+        }
+    }
+
+    fn with_life(&self, node: NodeId, life: u64, act: impl FnOnce(&super::node::Process)) {
+        let process = self.nodes.get(&node).and_then(|node| node.process.as_ref());
+        if let Some(process) = process.filter(|process| process.life == life) {
+            act(process);
+        }
+    }
+
+    fn deliver(&mut self, to: NodeId, id: RequestId, bytes: &[u8]) {
+        let Some(process) = self.nodes.get(&to).and_then(|node| node.process.as_ref()) else {
+            return self.schedule.after_us(100, Event::RequestUnreachable(id));
+        };
+        let delivered = self.network.deliver((to, process.life), id, bytes, process.replica.as_ref());
+        self.must_decode(delivered);
+    }
+
+    fn deliver_reply(&mut self, id: RequestId, bytes: &[u8]) {
+        let delivered = self.network.deliver_reply(id, bytes);
+        self.must_decode(delivered);
+    }
+
+    fn must_decode(&mut self, delivered: Result<(), CodecError>) {
+        if let Err(error) = delivered {
+            self.violations.push(Violation::Undecodable(error.to_string()));
+        }
+    }
+
+    /// Ends a request, unless who waits for it stands still: then when it goes on.
+    fn end_request(&mut self, id: RequestId, error: impl Fn(NodeId) -> PeerError) {
+        let Some((sender, peer)) = self.network.ends(id) else { return };
+        let now_us = self.schedule.now_us();
+        match self.nodes.get(&sender).filter(|node| node.paused_until_us > now_us) {
+            Some(node) => self.schedule.after_us(node.paused_until_us - now_us, Event::RequestTimeout(id)),
+            None => self.network.fail(id, error(peer)),
+        }
+    }
+
+    fn commit(&mut self, node: NodeId, life: u64) {
+        let Some(process) = self.nodes.get_mut(&node).and_then(|node| node.process.as_mut()) else { return };
+        if process.life == life {
+            process.commit_scheduled = false;
+            let store: Arc<Store> = Arc::clone(&process.store);
+            store.run_pending();
+        }
+    }
+
+    fn tick(&mut self, node: NodeId, life: u64) {
+        self.with_life(node, life, |process| {
+            if self.options.mutant != Some(Mutant::DeadlineForgotten) {
+                process.coordinator.tick();
+            }
+            self.schedule.after_ms(TICK_MS, Event::Tick { node, life });
+        });
+    }
+
+    fn learn(&mut self, node: NodeId, state: &ClusterState) {
+        let Some(node) = self.nodes.get_mut(&node) else { return };
+        // A node that is down learns when it is back.
+        if node.is_up() {
+            let learned = control::learn(node, &self.schedule, self.options.mutant, state);
+            self.must(learned);
+        }
+    }
+
+    fn copy_again(&mut self, node: NodeId, life: u64, copy: (PartitionId, Epoch)) {
+        let Some(node) = self.nodes.get(&node) else { return };
+        if node.process.as_ref().is_some_and(|process| process.life == life) {
+            self.with_life(node.id, life, |process| {
+                process.copies.lock().remove(&copy);
+            });
+            control::report_and_copy(node, &self.schedule, self.options.mutant);
+        }
+    }
+
+    fn client(&mut self, client: usize) {
+        if self.healed {
+            return;
+        }
+        if self.begun >= self.options.operations && self.faults_left == 0 {
+            self.healed = true;
+            return self.schedule.after_us(0, Event::Heal);
+        }
+        let up: Vec<NodeId> = self.nodes.values().filter(|node| node.is_up()).map(|node| node.id).collect();
+        let Some(node) = self.schedule.one_of(&up).and_then(|id| self.nodes.get(&id)) else {
+            return self.schedule.after_ms(5, Event::Client(client));
+        };
+        self.begun += 1;
+        if let Some(waiting) = self.waiting.get_mut(client) {
+            *waiting = Some(Waiting { operation: self.begun, node: node.id });
+        }
+        self.schedule.after_ms(OVERDUE_MS, Event::Overdue { client, operation: self.begun });
+        client::begin(client, node, &self.schedule, &mut self.history, &self.mailbox, self.options.mutant);
+    }
+
+    /// Every operation ends, one way or another, unless its coordinator dies.
+    fn check_told(&mut self, client: usize, operation: u64) {
+        let waiting = self.waiting.get(client).copied().flatten();
+        if let Some(waiting) = waiting.filter(|waiting| waiting.operation == operation) {
+            let detail = format!("client {client} was never told of operation {operation} through {}", waiting.node);
+            self.violations.push(Violation::NeverTold(detail));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! What happens in a run, one event after another.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use cube_storage::model::{Epoch, NodeId, PartitionId};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::control::Report as MoveReport;
+use super::network::RequestId;
+use crate::catalog::ClusterState;
+
+/// What happens in a run.
+#[derive(Clone)]
+pub(super) enum Event {
+    Deliver {
+        to: NodeId,
+        id: RequestId,
+        bytes: Vec<u8>,
+    },
+    DeliverReply {
+        to: NodeId,
+        id: RequestId,
+        bytes: Vec<u8>,
+    },
+    RequestTimeout(RequestId),
+    RequestUnreachable(RequestId),
+    Commit {
+        node: NodeId,
+        life: u64,
+    },
+    Tick {
+        node: NodeId,
+        life: u64,
+    },
+    SyncHints {
+        node: NodeId,
+        life: u64,
+    },
+    Learn {
+        node: NodeId,
+        state: Arc<ClusterState>,
+    },
+    Report(MoveReport),
+    CopyAgain {
+        node: NodeId,
+        life: u64,
+        copy: (PartitionId, Epoch),
+    },
+    Client(usize),
+    /// By now the operation with this number must have ended.
+    Overdue {
+        client: usize,
+        operation: u64,
+    },
+    NextFault,
+    Restart(NodeId),
+    /// A node hears how another one is.
+    Observe {
+        by: NodeId,
+        of: NodeId,
+    },
+    /// A node comes to believe something, true or not.
+    Believe {
+        by: NodeId,
+        of: NodeId,
+        alive: bool,
+    },
+    EndCut(Vec<(NodeId, NodeId)>),
+    EndLoss,
+    EndDelay,
+    EndDoubling,
+    Heal,
+    /// After the heal every node writes every row, and then reads every row.
+    WriteEverywhere,
+    ReadEverywhere,
+    Stop,
+}
+
+impl Event {
+    /// The node that must be up and moving for this to happen.
+    pub(super) fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Deliver { to, .. } | Self::DeliverReply { to, .. } => Some(*to),
+            Self::Commit { node, .. }
+            | Self::Tick { node, .. }
+            | Self::SyncHints { node, .. }
+            | Self::CopyAgain { node, .. }
+            | Self::Learn { node, .. } => Some(*node),
+            _ => None,
+        }
+    }
+
+    /// What of it goes into the trace.
+    pub(super) fn describe(&self, out: &mut String) {
+        let told = match self {
+            Self::Deliver { to, id, bytes } => write!(out, "deliver {id} to {to}, {:016x}", xxh3_64(bytes)),
+            Self::DeliverReply { to, id, bytes } => write!(out, "reply {id} to {to}, {:016x}", xxh3_64(bytes)),
+            Self::RequestTimeout(id) => write!(out, "timeout of {id}"),
+            Self::RequestUnreachable(id) => write!(out, "unreachable {id}"),
+            Self::Commit { node, .. } => write!(out, "commit on {node}"),
+            Self::Tick { node, .. } => write!(out, "tick on {node}"),
+            Self::SyncHints { node, .. } => write!(out, "hints durable on {node}"),
+            Self::Learn { node, state } => write!(out, "{node} learns {}", state.topology.epoch()),
+            Self::Report(report) => write!(out, "{report:?}"),
+            Self::CopyAgain { node, .. } => write!(out, "{node} copies again"),
+            Self::Client(client) => write!(out, "client {client} goes on"),
+            Self::Overdue { client, operation } => {
+                write!(out, "operation {operation} of client {client} is to be over")
+            }
+            Self::NextFault => write!(out, "fault"),
+            Self::Restart(node) => write!(out, "{node} starts"),
+            Self::Observe { by, of } => write!(out, "{by} hears of {of}"),
+            Self::Believe { by, of, alive } => write!(out, "{by} believes {of} alive: {alive}"),
+            Self::EndCut(links) => write!(out, "links heal: {links:?}"),
+            Self::EndLoss => write!(out, "loss ends"),
+            Self::EndDelay => write!(out, "delay ends"),
+            Self::EndDoubling => write!(out, "doubling ends"),
+            Self::Heal => write!(out, "heal"),
+            Self::WriteEverywhere => write!(out, "every node writes"),
+            Self::ReadEverywhere => write!(out, "every node reads"),
+            Self::Stop => write!(out, "stop"),
+        };
+        // Writing to a string does not fail.
+        told.unwrap_or_default();
+    }
+}

@@ -1,0 +1,130 @@
+//! What goes wrong in a run: which fault comes next, and how long it stays.
+
+use std::collections::BTreeMap;
+
+use cube_storage::model::NodeId;
+
+use super::time::Schedule;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// A process dies and its machine loses what was not synced; it comes back after a while.
+    Crash,
+    /// A process stands still for a while.
+    Pause,
+    /// A link carries nothing in one direction.
+    OneWayCut,
+    /// The nodes fall into two halves.
+    Partition,
+    /// Messages are lost.
+    Loss,
+    /// Messages take long, and overtake each other.
+    Delay,
+    /// Messages come twice.
+    Doubling,
+    /// A wall clock is set to another time.
+    ClockJump,
+    /// A wall clock runs faster or slower than before.
+    ClockDrift,
+    /// A node is believed dead that is not.
+    FalseSuspicion,
+    /// The number of replicas, or the weight of a node, changes.
+    Reshape,
+    /// Moves of replicas are taken back.
+    AbortMoves,
+}
+
+impl FaultKind {
+    const ALL: [Self; 12] = [
+        Self::Crash,
+        Self::Pause,
+        Self::OneWayCut,
+        Self::Partition,
+        Self::Loss,
+        Self::Delay,
+        Self::Doubling,
+        Self::ClockJump,
+        Self::ClockDrift,
+        Self::FalseSuspicion,
+        Self::Reshape,
+        Self::AbortMoves,
+    ];
+}
+
+/// A fault that is to happen.
+#[derive(Clone, Debug)]
+pub(super) enum Fault {
+    Crash { node: NodeId, down_ms: u64 },
+    Pause { node: NodeId, for_ms: u64 },
+    Cut { links: Vec<(NodeId, NodeId)>, for_ms: u64 },
+    Loss { percent: u64, for_ms: u64 },
+    Delay { us_max: u64, for_ms: u64 },
+    Doubling { percent: u64, for_ms: u64 },
+    ClockJump { node: NodeId, skew_ms: i64 },
+    ClockDrift { node: NodeId, ppm: i64 },
+    FalseSuspicion { by: NodeId, of: NodeId, for_ms: u64 },
+    Reshape { replicas: u8, heavier: NodeId, weight: u32 },
+    AbortMoves,
+}
+
+/// Clocks are up to five minutes off, either way.
+const SKEW_MS_MAX: u64 = 300_000;
+/// Clocks run up to so much too fast or too slow: far more than real ones, so that it adds up within a run of seconds.
+const DRIFT_PPM_MAX: u64 = 50_000;
+/// Every so many-th fault at least is a crash, a partition or a reshape.
+const ALTERNATE: u64 = 2;
+
+/// How far off a clock is to be.
+pub(super) fn skew_ms(schedule: &Schedule) -> i64 {
+    either_way(schedule, SKEW_MS_MAX)
+}
+
+/// How much too fast a clock is to run.
+pub(super) fn drift_ppm(schedule: &Schedule) -> i64 {
+    either_way(schedule, DRIFT_PPM_MAX)
+}
+
+fn either_way(schedule: &Schedule, most: u64) -> i64 {
+    let off = schedule.pick(0, 2 * most);
+    i64::try_from(off).unwrap_or(0) - i64::try_from(most).unwrap_or(0)
+}
+
+/// The next fault, at random.
+pub(super) fn next(schedule: &Schedule, nodes: &[NodeId], counts: &mut BTreeMap<FaultKind, u64>) -> Option<Fault> {
+    let heavy = [FaultKind::Crash, FaultKind::Partition, FaultKind::Reshape, FaultKind::OneWayCut];
+    let kind =
+        if schedule.pick(1, ALTERNATE) == 1 { schedule.one_of(&heavy)? } else { schedule.one_of(&FaultKind::ALL)? };
+    let fault = make(schedule, nodes, kind)?;
+    *counts.entry(kind).or_default() += 1;
+    Some(fault)
+}
+
+fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault> {
+    let node = schedule.one_of(nodes)?;
+    let others: Vec<NodeId> = nodes.iter().copied().filter(|other| *other != node).collect();
+    let other = schedule.one_of(&others)?;
+    let for_ms = schedule.pick(50, 1_500);
+    Some(match kind {
+        FaultKind::Crash => Fault::Crash { node, down_ms: schedule.pick(20, 2_000) },
+        FaultKind::Pause => Fault::Pause { node, for_ms: schedule.pick(20, 1_200) },
+        FaultKind::OneWayCut => Fault::Cut { links: vec![(node, other)], for_ms },
+        FaultKind::Partition => {
+            let one_side: Vec<NodeId> = nodes.iter().copied().filter(|_| schedule.chance(50)).collect();
+            let other_side = nodes.iter().filter(|node| !one_side.contains(node));
+            let pairs = other_side.flat_map(|a| one_side.iter().map(move |b| (*a, *b)));
+            Fault::Cut { links: pairs.flat_map(|(a, b)| [(a, b), (b, a)]).collect(), for_ms }
+        }
+        FaultKind::Loss => Fault::Loss { percent: schedule.pick(1, 40), for_ms },
+        FaultKind::Delay => Fault::Delay { us_max: schedule.pick(5_000, 600_000), for_ms },
+        FaultKind::Doubling => Fault::Doubling { percent: schedule.pick(5, 60), for_ms },
+        FaultKind::ClockJump => Fault::ClockJump { node, skew_ms: skew_ms(schedule) },
+        FaultKind::ClockDrift => Fault::ClockDrift { node, ppm: drift_ppm(schedule) },
+        FaultKind::FalseSuspicion => Fault::FalseSuspicion { by: node, of: other, for_ms },
+        FaultKind::Reshape => {
+            let replicas = schedule.one_of(&[1, 3, 3, 3, 5])?;
+            Fault::Reshape { replicas, heavier: node, weight: u32::try_from(schedule.pick(1, 3)).unwrap_or(1) }
+        }
+        FaultKind::AbortMoves => Fault::AbortMoves,
+    })
+}

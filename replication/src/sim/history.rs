@@ -1,0 +1,105 @@
+//! What clients saw: every operation with when it began, when it ended, and what it was told. Checkers know nothing else
+//! of the requests.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use cube_storage::model::{NodeId, Record, RowKey, Version};
+
+use crate::consistency::Level;
+use crate::coordinator::RequestError;
+use crate::topology::DataCenter;
+
+/// One row that an operation was to write.
+#[derive(Clone, Debug)]
+pub(super) struct RowWritten {
+    /// The write's number, which is also its value: no two writes have the same.
+    pub(super) write: u64,
+    pub(super) key: RowKey,
+    pub(super) is_delete: bool,
+    pub(super) reach: Reach,
+    /// The client chose the timestamp.
+    pub(super) client_timestamp: bool,
+    pub(super) coordinator: NodeId,
+    pub(super) coordinator_life: u64,
+    pub(super) begun_us: u64,
+    pub(super) ended: Option<Ended>,
+}
+
+/// How a write ended, where the client was told.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub(super) at_us: u64,
+    /// The version, and who acknowledged; nothing where the write is unknown or was refused.
+    pub(super) success: Option<(Version, Vec<NodeId>)>,
+    /// The client was told that nothing was written.
+    pub(super) refused: bool,
+}
+
+/// One row that an operation read.
+#[derive(Clone, Debug)]
+pub(super) struct RowRead {
+    pub(super) key: RowKey,
+    pub(super) reach: Reach,
+    pub(super) begun_us: u64,
+    pub(super) ended_us: u64,
+    pub(super) record: Option<Record>,
+}
+
+/// Everything that clients saw in a run.
+#[derive(Default)]
+pub(super) struct History {
+    pub(super) writes: Vec<RowWritten>,
+    pub(super) reads: Vec<RowRead>,
+    /// Operations by how they ended.
+    pub(super) outcomes: BTreeMap<&'static str, u64>,
+    /// The last errors that clients were told, in words.
+    pub(super) errors: VecDeque<String>,
+}
+
+/// Errors that are remembered in words.
+const ERRORS_MAX: usize = 4;
+
+impl History {
+    pub(super) fn count(&mut self, outcome: &'static str) {
+        *self.outcomes.entry(outcome).or_default() += 1;
+    }
+
+    /// Remembers an error in words.
+    pub(super) fn remember(&mut self, error: &RequestError) {
+        if self.errors.len() == ERRORS_MAX {
+            self.errors.pop_front();
+        }
+        self.errors.push_back(error.to_string());
+    }
+}
+
+/// How far an operation reaches: its level, counted from where its coordinator is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reach {
+    pub(super) level: Level,
+    pub(super) data_center: DataCenter,
+}
+
+impl Reach {
+    /// Whether any two such quorums share a replica, whatever the map.
+    pub(super) fn is_quorum(&self) -> bool {
+        matches!(self.level, Level::Quorum | Level::EachQuorum | Level::All)
+    }
+
+    /// Whether a later operation of that reach must meet what this one wrote, or saw.
+    pub(super) fn is_met_by(&self, later: &Self) -> bool {
+        match (self.level, later.level) {
+            (Level::LocalQuorum, Level::LocalQuorum) => self.data_center == later.data_center,
+            (Level::LocalQuorum, Level::EachQuorum | Level::All) => true,
+            (Level::EachQuorum | Level::All, Level::LocalQuorum) => true,
+            _ => self.is_quorum() && later.is_quorum(),
+        }
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.level, self.data_center)
+    }
+}

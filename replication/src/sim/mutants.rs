@@ -1,0 +1,173 @@
+//! Seeded mistakes, put where the code meets its seams, each of which a checker must catch. They keep the checkers
+//! honest: a checker that no mistake can trip proves nothing.
+
+use cube_storage::engine::{
+    Direction, Durability, Engine, EngineError, GetVisitor, MemoryEngine, Reader, Recovery, ScanVisitor, Space, Writes,
+};
+use cube_storage::keyspace::KeyRange;
+use cube_storage::model::{Epoch, Origin, Outcome};
+
+use crate::consistency::Level;
+use crate::messages::{Reply, ReplyBody, Request, RequestBody};
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutant {
+    /// The coordinator is content with one acknowledgement where a quorum is asked for.
+    OneAcknowledgementTooFew,
+    /// Replicas acknowledge before their log is synced.
+    AcknowledgedBeforeSync,
+    /// Replicas say that a row was applied when a newer one is there: the coordinator never stamps again.
+    SupersededNotTold,
+    /// Reads skip bringing stale replicas up to date.
+    ReadRepairSkipped,
+    /// Hints are called durable and not kept.
+    HintSkipped,
+    /// Deletions are acknowledged and not applied.
+    TombstoneIgnored,
+    /// Replicas do not look at the map that a request is counted by.
+    FenceForgotten,
+    /// New replicas call themselves complete without copying.
+    CopySkipped,
+    /// Rows are answered with the bytes of another row.
+    ValueMixedUp,
+    /// Coordinators do not look at the time.
+    DeadlineForgotten,
+    /// Who was once believed dead stays dead to the others.
+    SuspicionKept,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::OneAcknowledgementTooFew,
+        Self::AcknowledgedBeforeSync,
+        Self::SupersededNotTold,
+        Self::ReadRepairSkipped,
+        Self::HintSkipped,
+        Self::TombstoneIgnored,
+        Self::FenceForgotten,
+        Self::CopySkipped,
+        Self::ValueMixedUp,
+        Self::DeadlineForgotten,
+        Self::SuspicionKept,
+    ];
+
+    /// The level a coordinator counts by.
+    pub(super) fn level(mutant: Option<Self>, level: Level) -> Level {
+        match (mutant, level) {
+            (Some(Self::OneAcknowledgementTooFew), Level::Quorum) => Level::One,
+            _ => level,
+        }
+    }
+
+    /// A request as a replica understands it.
+    pub(super) fn spoil_request(mutant: Option<Self>, request: &Request) -> Request {
+        let mut request = request.clone();
+        if mutant == Some(Self::FenceForgotten) {
+            forget_claims(&mut request.body);
+        }
+        if let RequestBody::Write(write) = &mut request.body {
+            for mutation in &mut write.mutations {
+                let is_repair = matches!(write.origin, Origin::Replica { .. });
+                let dropped = match mutant {
+                    Some(Self::TombstoneIgnored) => mutation.record.is_tombstone(),
+                    Some(Self::ReadRepairSkipped) => is_repair,
+                    _ => false,
+                };
+                if dropped {
+                    // Kept where nobody looks, so that the answer still fits the question.
+                    mutation.key.partition = [b"dropped ", mutation.key.partition.as_ref()].concat().into();
+                    mutation.claim = None;
+                }
+            }
+        }
+        request
+    }
+
+    /// A reply as a coordinator gets it.
+    pub(super) fn spoil_reply(mutant: Option<Self>, reply: &Reply) -> Reply {
+        let mut reply = reply.clone();
+        match (mutant, &mut reply.body) {
+            (Some(Self::SupersededNotTold), Ok(ReplyBody::Wrote(outcomes))) => {
+                for outcome in outcomes {
+                    if matches!(outcome, Outcome::Superseded(_)) {
+                        *outcome = Outcome::Applied;
+                    }
+                }
+            }
+            (Some(Self::ValueMixedUp), Ok(ReplyBody::Rows(rows))) if rows.len() > 1 => {
+                let found: Vec<_> = rows.iter().rev().cloned().collect();
+                *rows = found;
+            }
+            _ => {}
+        }
+        reply
+    }
+
+    /// The engine a node runs on.
+    pub(super) fn engine(mutant: Option<Self>, engine: MemoryEngine) -> Box<dyn Engine> {
+        match mutant {
+            Some(Self::AcknowledgedBeforeSync) => Box::new(NeverSynced(engine)),
+            _ => Box::new(engine),
+        }
+    }
+}
+
+fn forget_claims(body: &mut RequestBody) {
+    match body {
+        RequestBody::Write(write) => write.mutations.iter_mut().for_each(|mutation| mutation.claim = None),
+        RequestBody::Read(read) => read.rows.iter_mut().for_each(|(_, claim)| *claim = Epoch(u64::MAX)),
+        RequestBody::Scan(scan) => scan.claim = None,
+        RequestBody::Fence(_) => {}
+    }
+}
+
+/// An engine that calls everything synced and syncs nothing.
+struct NeverSynced(MemoryEngine);
+
+impl Reader for NeverSynced {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<bytes::Bytes>, EngineError> {
+        self.0.get(space, key)
+    }
+
+    fn multi_get(&self, space: Space, keys: &[&[u8]], visit: &mut GetVisitor<'_>) {
+        self.0.multi_get(space, keys, visit);
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        range: &KeyRange,
+        direction: Direction,
+        visit: &mut ScanVisitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.0.scan(space, range, direction, visit)
+    }
+}
+
+impl Engine for NeverSynced {
+    fn snapshot(&self) -> Box<dyn Reader + '_> {
+        self.0.snapshot()
+    }
+
+    fn write(&self, _: Durability, fill: &mut dyn FnMut(&mut dyn Writes)) -> Result<(), EngineError> {
+        self.0.write(Durability::Buffered, fill)
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn recovery(&self) -> Recovery {
+        Recovery::Complete
+    }
+
+    fn acknowledge_recovery(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn space_debt_bytes(&self) -> u64 {
+        0
+    }
+}

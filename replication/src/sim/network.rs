@@ -1,0 +1,237 @@
+//! The simulated network: every message is serialised, delayed, and sometimes lost, doubled or held up by a cut.
+//!
+//! It keeps a transport's promises whatever happens (`transport/conformance.rs`): a request is told its reply or a failure
+//! once, at the latest when its time is over, and each lane between two nodes is bounded by itself. A node that crashed
+//! is told nothing any more; its requests die with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cube_storage::model::NodeId;
+use parking_lot::Mutex;
+
+use super::event::Event;
+use super::mutants::Mutant;
+use super::report::Messages;
+use super::time::Schedule;
+use crate::codec::{self, CodecError};
+use crate::messages::{Reply, Request};
+use crate::transport::{Lane, OnReply, PeerError, PeerTransport, Serve};
+
+/// Requests of one lane, from one node to another, that may wait for a reply.
+pub(super) const WAITING_MAX: usize = 512;
+
+/// A request under way, by its number.
+pub(super) type RequestId = u64;
+
+/// What is wrong with the network at the moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Weather {
+    pub(super) loss_percent: u64,
+    pub(super) double_percent: u64,
+    /// Most messages take up to this long.
+    pub(super) delay_us_max: u64,
+    /// Some take up to this long.
+    pub(super) spike_us_max: u64,
+    /// Directed links that carry nothing.
+    pub(super) cut: BTreeSet<(NodeId, NodeId)>,
+}
+
+struct Pending {
+    from: NodeId,
+    life: u64,
+    to: NodeId,
+    lane: Lane,
+    reply: OnReply,
+}
+
+#[derive(Default)]
+struct State {
+    next_id: RequestId,
+    pending: BTreeMap<RequestId, Pending>,
+    /// How many of them each lane between two nodes holds.
+    waiting: BTreeMap<(NodeId, NodeId, Lane), usize>,
+    weather: Weather,
+    /// The life of every process that runs; a message of an earlier life is nobody's.
+    lives: BTreeMap<NodeId, u64>,
+    /// The newest request that came, by where from and where to.
+    newest: BTreeMap<(NodeId, NodeId), RequestId>,
+    toll: Messages,
+}
+
+/// The network all simulated nodes share. Clones are the same network.
+#[derive(Clone)]
+pub struct SimNetwork {
+    schedule: Schedule,
+    mutant: Option<Mutant>,
+    state: Arc<Mutex<State>>,
+}
+
+impl SimNetwork {
+    pub(super) fn new(schedule: Schedule, mutant: Option<Mutant>) -> Self {
+        let weather = Weather { delay_us_max: 1_000, ..Weather::default() };
+        Self { schedule, mutant, state: Arc::new(Mutex::new(State { weather, ..State::default() })) }
+    }
+
+    pub(super) fn handle(&self, me: NodeId, life: u64) -> NetworkHandle {
+        self.state.lock().lives.insert(me, life);
+        NetworkHandle { network: self.clone(), me, life }
+    }
+
+    /// A process ends: nobody is told of its requests any more.
+    pub(super) fn forget(&self, node: NodeId) {
+        let mut state = self.state.lock();
+        state.lives.remove(&node);
+        // Dropped outside of the lock: what the callbacks hold may use the network.
+        let dead: Vec<RequestId> = state.pending.iter().filter(|(_, p)| p.from == node).map(|(id, _)| *id).collect();
+        let dropped: Vec<Pending> = dead.into_iter().filter_map(|id| state.remove(id)).collect();
+        drop(state);
+        drop(dropped);
+    }
+
+    pub(super) fn change_weather(&self, change: impl FnOnce(&mut Weather)) {
+        change(&mut self.state.lock().weather);
+    }
+
+    /// What became of messages so far.
+    pub(super) fn toll(&self) -> Messages {
+        self.state.lock().toll
+    }
+
+    fn send(&self, (from, life): (NodeId, u64), to: NodeId, lane: Lane, request: &Request, reply: OnReply) {
+        let mut state = self.state.lock();
+        if state.lives.get(&from) != Some(&life) {
+            return;
+        }
+        let waiting = state.waiting.entry((from, to, lane)).or_default();
+        if *waiting >= WAITING_MAX {
+            let full = PeerError::QueueFull { peer: to, waiting: *waiting, limit: WAITING_MAX };
+            drop(state);
+            return reply(Err(full));
+        }
+        if request.time_left_ms == 0 {
+            drop(state);
+            return reply(Err(PeerError::TimedOut { peer: to }));
+        }
+        *waiting += 1;
+        let id = state.next_id;
+        state.next_id += 1;
+        let is_up = state.lives.contains_key(&to);
+        state.pending.insert(id, Pending { from, life, to, lane, reply });
+        drop(state);
+        self.schedule.after_ms(u64::from(request.time_left_ms), Event::RequestTimeout(id));
+        match codec::encode(&Mutant::spoil_request(self.mutant, request)) {
+            Ok(bytes) if is_up => self.carry(from, to, |bytes| Event::Deliver { to, id, bytes }, bytes),
+            // A refused connection, told after a moment.
+            Ok(_) => self.schedule.after_us(self.schedule.pick(50, 500), Event::RequestUnreachable(id)),
+            Err(_) => self.fail(id, PeerError::Unreachable { peer: to }),
+        }
+    }
+
+    /// Brings bytes from one node to another, or loses them.
+    fn carry(&self, from: NodeId, to: NodeId, event: impl Fn(Vec<u8>) -> Event, bytes: Vec<u8>) {
+        let weather = self.state.lock().weather.clone();
+        if weather.cut.contains(&(from, to)) || self.schedule.chance(weather.loss_percent) {
+            self.state.lock().toll.lost += 1;
+            return;
+        }
+        let delay = || {
+            let longest = if self.schedule.chance(3) {
+                weather.spike_us_max.max(weather.delay_us_max)
+            } else {
+                weather.delay_us_max
+            };
+            self.schedule.pick(50, longest.max(51))
+        };
+        if self.schedule.chance(weather.double_percent) {
+            self.state.lock().toll.doubled += 1;
+            self.schedule.after_us(delay(), event(bytes.clone()));
+        }
+        self.schedule.after_us(delay(), event(bytes));
+    }
+
+    /// A request arrives at a process that runs.
+    pub(super) fn deliver(
+        &self,
+        (to, life): (NodeId, u64),
+        id: RequestId,
+        bytes: &[u8],
+        service: &dyn Serve,
+    ) -> Result<(), CodecError> {
+        let request: Request = codec::decode(bytes)?;
+        self.state.lock().note_order((request.from, to), id);
+        let network = self.clone();
+        service.serve(request, Box::new(move |reply| network.answer((to, life), id, &reply)));
+        Ok(())
+    }
+
+    /// Sends a reply on its way back.
+    fn answer(&self, (from, life): (NodeId, u64), id: RequestId, reply: &Reply) {
+        let state = self.state.lock();
+        let is_alive = state.lives.get(&from) == Some(&life);
+        let to = state.pending.get(&id).map(|pending| pending.from);
+        drop(state);
+        let (true, Some(to)) = (is_alive, to) else { return };
+        if let Ok(bytes) = codec::encode_reply(Mutant::spoil_reply(self.mutant, reply)) {
+            self.carry(from, to, |bytes| Event::DeliverReply { to, id, bytes }, bytes);
+        }
+    }
+
+    /// A reply arrives.
+    pub(super) fn deliver_reply(&self, id: RequestId, bytes: &[u8]) -> Result<(), CodecError> {
+        self.complete(id, Ok(codec::decode(bytes)?));
+        Ok(())
+    }
+
+    /// Who sent a request and to whom, if it still waits for its reply.
+    pub(super) fn ends(&self, id: RequestId) -> Option<(NodeId, NodeId)> {
+        self.state.lock().pending.get(&id).map(|pending| (pending.from, pending.to))
+    }
+
+    pub(super) fn fail(&self, id: RequestId, error: PeerError) {
+        self.complete(id, Err(error));
+    }
+
+    /// Tells whoever waits for it.
+    fn complete(&self, id: RequestId, result: Result<Reply, PeerError>) {
+        let mut state = self.state.lock();
+        let Some(pending) = state.remove(id) else { return };
+        let is_alive = state.lives.get(&pending.from) == Some(&pending.life);
+        drop(state);
+        if is_alive {
+            (pending.reply)(result);
+        }
+    }
+}
+
+impl State {
+    fn note_order(&mut self, way: (NodeId, NodeId), id: RequestId) {
+        let newest = self.newest.entry(way).or_default();
+        self.toll.overtaken += u64::from(id < *newest);
+        *newest = id.max(*newest);
+    }
+
+    fn remove(&mut self, id: RequestId) -> Option<Pending> {
+        let pending = self.pending.remove(&id)?;
+        if let Some(waiting) = self.waiting.get_mut(&(pending.from, pending.to, pending.lane)) {
+            *waiting -= 1;
+        }
+        Some(pending)
+    }
+}
+
+/// One process's end of the network.
+pub struct NetworkHandle {
+    network: SimNetwork,
+    me: NodeId,
+    life: u64,
+}
+
+impl PeerTransport for NetworkHandle {
+    fn send(&self, to: NodeId, lane: Lane, request: Request, reply: OnReply) {
+        self.network.send((self.me, self.life), to, lane, &request, reply);
+    }
+}
+
+#[cfg(test)]
+mod tests;

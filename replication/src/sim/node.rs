@@ -1,0 +1,173 @@
+//! A simulated node: a disk that outlives its process, and a process that is the real replica and coordinator.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cube_storage::engine::{Engine, MemoryEngine};
+use cube_storage::files::SimulatedFiles;
+use cube_storage::hints::HintLimits;
+use cube_storage::merkle::MerkleKey;
+use cube_storage::model::{Epoch, Limits, NodeId, PartitionBits, PartitionId};
+use cube_storage::{Identity, Store, StoreError, StoreOptions};
+use parking_lot::Mutex;
+
+use super::hints::SimHints;
+use super::mutants::Mutant;
+use super::network::SimNetwork;
+use super::time::{Schedule, SimClock};
+use crate::catalog::{Catalog, ClusterState};
+use crate::clock::NodeClock;
+use crate::coordinator::{Coordinator, Parts, Settings};
+use crate::handoff::HandoffParts;
+use crate::lifecycle::{BackfillParts, adopt};
+use crate::membership::Scripted;
+use crate::replica::Replica;
+use crate::transport::PeerTransport;
+
+/// How far clocks may differ: far more than the simulator makes them.
+const MAX_DRIFT_MS: u64 = 900_000;
+/// The time of a request: short, so that a run holds many of them.
+pub(super) const TIMEOUT_MS: u32 = 400;
+/// A page, and a reply, holds two rows or three: so that many are cut, and many records are left out and asked for again.
+const PAGE_BYTES_MAX: usize = 100;
+/// The number of partitions, as bits: few, so that requests and changes meet.
+pub(super) const BITS: u8 = 1;
+
+/// What runs on a node until it crashes.
+pub(super) struct Process {
+    pub(super) life: u64,
+    pub(super) store: Arc<Store>,
+    pub(super) clock: Arc<NodeClock>,
+    pub(super) replica: Arc<Replica>,
+    pub(super) coordinator: Arc<Coordinator>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) hints: Arc<SimHints>,
+    pub(super) transport: Arc<dyn PeerTransport>,
+    pub(super) commit_scheduled: bool,
+    /// Copies under way or complete, by the map they are made for.
+    pub(super) copies: Mutex<BTreeSet<(PartitionId, Epoch)>>,
+}
+
+/// A node.
+pub(super) struct SimNode {
+    pub(super) id: NodeId,
+    engine: MemoryEngine,
+    files: SimulatedFiles,
+    pub(super) clock: Arc<SimClock>,
+    pub(super) view: Arc<Scripted>,
+    /// The state that its disk remembers.
+    pub(super) known: ClusterState,
+    pub(super) process: Option<Process>,
+    pub(super) lives: u64,
+    /// When it last cleared a partition to become its replica.
+    pub(super) cleared_us: BTreeMap<PartitionId, u64>,
+    /// Until when it stands still.
+    pub(super) paused_until_us: u64,
+}
+
+impl SimNode {
+    pub(super) fn new(id: NodeId, clock: Arc<SimClock>, known: ClusterState) -> Self {
+        Self {
+            id,
+            engine: MemoryEngine::new(),
+            files: SimulatedFiles::new(),
+            clock,
+            view: Arc::new(Scripted::new(id)),
+            known,
+            process: None,
+            lives: 0,
+            cleared_us: BTreeMap::new(),
+            paused_until_us: 0,
+        }
+    }
+
+    /// Starts the process on what the disk holds.
+    pub(super) fn start(
+        &mut self,
+        schedule: &Schedule,
+        network: &SimNetwork,
+        mutant: Option<Mutant>,
+    ) -> Result<(), StoreError> {
+        self.lives += 1;
+        let life = self.lives;
+        let engine: Arc<dyn Engine> = Arc::from(Mutant::engine(mutant, self.engine.clone()));
+        let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
+        let identity = Identity { bits, merkle_key: MerkleKey(*b"simulated-merkle") };
+        let limits = Limits { page_bytes_max: PAGE_BYTES_MAX, ..Limits::default() };
+        let options = StoreOptions { limits, ..StoreOptions::default() };
+        let store = Arc::new(Store::open(engine, identity, options)?);
+        adopt(&store, self.id, &self.known)?;
+        let machine = Arc::clone(&self.clock);
+        let clock = NodeClock::new(self.id, machine, Arc::clone(&store), MAX_DRIFT_MS);
+        let clock = Arc::new(clock.map_err(|error| StoreError::Stopped { cause: error.to_string() })?);
+        let replica = Arc::new(Replica::new(self.id, Arc::clone(&store), Arc::clone(&clock)));
+        let catalog = Arc::new(Catalog::new(self.known.clone()));
+        let parts = HandoffParts {
+            files: Arc::new(self.files.clone()),
+            limits: HintLimits::default(),
+            bits,
+            catalog: Arc::clone(&catalog),
+            clock: Arc::clone(&clock),
+            wake: SimHints::wake(self.id, life, schedule.clone()),
+        };
+        let hints = SimHints::open(parts, mutant).map_err(|error| StoreError::Stopped { cause: error.to_string() })?;
+        let transport: Arc<dyn PeerTransport> = Arc::new(network.handle(self.id, life));
+        let parts = Parts {
+            me: self.id,
+            clock: Arc::clone(&clock),
+            catalog: Arc::clone(&catalog),
+            membership: self.view.clone(),
+            transport: Arc::clone(&transport),
+            replica: Arc::clone(&replica),
+            hints: hints.clone(),
+        };
+        let timeouts = Settings { write_timeout_ms: TIMEOUT_MS, read_timeout_ms: TIMEOUT_MS, ..Settings::default() };
+        let settings = Settings { in_flight_max: 256, ..timeouts };
+        let coordinator = Coordinator::new(parts, settings);
+        self.process = Some(Process {
+            life,
+            store,
+            clock,
+            replica,
+            coordinator,
+            catalog,
+            hints,
+            transport,
+            commit_scheduled: false,
+            copies: Mutex::default(),
+        });
+        Ok(())
+    }
+
+    /// The process dies and the machine loses power: nothing that was not synced is left. Now and then what waited to be
+    /// committed had reached the disk, though nobody was told.
+    pub(super) fn crash(&mut self, network: &SimNetwork, reached_disk: bool, tear: u64) {
+        network.forget(self.id);
+        if let Some(process) = self.process.take() {
+            if reached_disk {
+                process.store.run_pending();
+            }
+            // Callbacks that wait hold the process, and the process holds them: nobody else lets go of either.
+            process.store.abandon_pending();
+            process.coordinator.abandon();
+            process.hints.abandon();
+        }
+        self.engine.crash();
+        self.files.crash(tear);
+    }
+
+    /// Whether the process runs, be it that it stands still.
+    pub(super) fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    pub(super) fn backfill_parts(&self) -> Option<BackfillParts> {
+        let process = self.process.as_ref()?;
+        Some(BackfillParts {
+            me: self.id,
+            store: Arc::clone(&process.store),
+            clock: Arc::clone(&process.clock),
+            transport: Arc::clone(&process.transport),
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! Faults as they strike a run, and processes that come and go.
+
+use std::sync::Arc;
+
+use cube_storage::model::NodeId;
+
+use super::cluster::{CLIENTS, Run, TICK_MS};
+use super::event::Event;
+use super::faults::{self, Fault};
+use super::mutants::Mutant;
+
+impl Run {
+    pub(super) fn next_fault(&mut self) {
+        if self.healed || self.faults_left == 0 {
+            return;
+        }
+        self.faults_left -= 1;
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        if let Some(fault) = faults::next(&self.schedule, &ids, &mut self.faults) {
+            self.strike(fault);
+        }
+        self.schedule.after_ms(self.schedule.pick(20, 250), Event::NextFault);
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        if self.options.trace {
+            eprintln!("  {fault:?}");
+        }
+        let schedule = self.schedule.clone();
+        match fault {
+            Fault::Crash { node, down_ms } => self.crash(node, down_ms),
+            Fault::Pause { node, for_ms } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.paused_until_us = schedule.now_us() + for_ms * 1_000;
+                }
+            }
+            Fault::Cut { links, for_ms } => {
+                self.network.change_weather(|weather| weather.cut.extend(&links));
+                schedule.after_ms(for_ms, Event::EndCut(links));
+            }
+            Fault::Loss { percent, for_ms } => {
+                self.network.change_weather(|weather| weather.loss_percent = percent);
+                schedule.after_ms(for_ms, Event::EndLoss);
+            }
+            Fault::Delay { us_max, for_ms } => {
+                self.network.change_weather(|weather| weather.spike_us_max = us_max);
+                schedule.after_ms(for_ms, Event::EndDelay);
+            }
+            Fault::Doubling { percent, for_ms } => {
+                self.network.change_weather(|weather| weather.double_percent = percent);
+                schedule.after_ms(for_ms, Event::EndDoubling);
+            }
+            Fault::ClockJump { node, skew_ms } => {
+                if let Some(node) = self.nodes.get(&node) {
+                    node.clock.set_skew_ms(skew_ms);
+                }
+            }
+            Fault::ClockDrift { node, ppm } => {
+                if let Some(node) = self.nodes.get(&node) {
+                    node.clock.set_drift_ppm(ppm);
+                }
+            }
+            Fault::FalseSuspicion { by, of, for_ms } => {
+                schedule.after_us(0, Event::Believe { by, of, alive: false });
+                schedule.after_ms(for_ms, Event::Believe { by, of, alive: true });
+            }
+            Fault::Reshape { replicas, heavier, weight } => self.control.reshape(&schedule, replicas, heavier, weight),
+            Fault::AbortMoves => self.control.abort_moves(&schedule),
+        }
+    }
+
+    pub(super) fn crash(&mut self, id: NodeId, down_ms: u64) {
+        let (reached_disk, tear) = (self.schedule.chance(30), self.schedule.pick(0, u64::MAX));
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if !node.is_up() {
+            return;
+        }
+        node.crash(&self.network, reached_disk, tear);
+        self.schedule.after_ms(down_ms, Event::Restart(id));
+        self.tell_others(id);
+        for client in 0..CLIENTS {
+            if self.waiting.get(client).copied().flatten().is_some_and(|waiting| waiting.node == id) {
+                self.history.count("connection lost");
+                self.go_on(client);
+            }
+        }
+    }
+
+    /// The others hear how a node is, each some time later.
+    pub(super) fn tell_others(&self, of: NodeId) {
+        for by in self.nodes.keys().copied().filter(|by| *by != of) {
+            let lag_ms = self.schedule.pick(20, 400);
+            self.schedule.after_ms(lag_ms, Event::Observe { by, of });
+        }
+    }
+
+    pub(super) fn believe(&mut self, by: NodeId, of: NodeId, alive: bool) {
+        match self.nodes.get(&by) {
+            Some(_) if alive && self.options.mutant == Some(Mutant::SuspicionKept) => {}
+            Some(node) if alive => node.view.revive(of),
+            Some(node) => node.view.kill(of),
+            None => {}
+        }
+    }
+
+    pub(super) fn start(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.is_up()) else { return };
+        let started = node.start(&self.schedule, &self.network, self.options.mutant);
+        let life = node.lives;
+        self.must(started);
+        self.schedule.after_ms(TICK_MS, Event::Tick { node: id, life });
+        self.tell_others(id);
+        let lag_ms = self.schedule.pick(1, 300);
+        self.schedule.after_ms(lag_ms, Event::Learn { node: id, state: Arc::new(self.control.state.clone()) });
+        self.check_acknowledged(id);
+    }
+}

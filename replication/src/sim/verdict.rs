@@ -1,0 +1,93 @@
+//! The end of a run: everything heals, everything must work again, and the checkers judge what was seen.
+
+use std::sync::Arc;
+
+use cube_storage::StoreError;
+use cube_storage::model::NodeId;
+
+use super::checkers::{self, Violation};
+use super::client;
+use super::cluster::Run;
+use super::event::Event;
+
+/// What everything that was under way at the heal needs to end, moves included.
+const SETTLE_MS: u64 = 12_000;
+/// What the last operations need.
+const FINISH_MS: u64 = 2_000;
+
+impl Run {
+    /// All faults end; moves are to complete.
+    pub(super) fn heal(&mut self) {
+        let schedule = self.schedule.clone();
+        self.control.hurry();
+        self.network.change_weather(|weather| {
+            weather.cut.clear();
+            (weather.loss_percent, weather.double_percent, weather.spike_us_max) = (0, 0, 0);
+        });
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in &ids {
+            if let Some(node) = self.nodes.get_mut(id) {
+                node.paused_until_us = 0;
+            }
+            self.start(*id);
+            let state = Arc::new(self.control.state.clone());
+            schedule.after_ms(1, Event::Learn { node: *id, state });
+            self.tell_others(*id);
+        }
+        schedule.after_ms(SETTLE_MS, Event::WriteEverywhere);
+        schedule.after_ms(SETTLE_MS + FINISH_MS, Event::ReadEverywhere);
+        schedule.after_ms(SETTLE_MS + 2 * FINISH_MS, Event::Stop);
+    }
+
+    /// All that was under way has ended. What was promised is judged, before it is written over; then every node writes
+    /// every row, which must succeed.
+    pub(super) fn write_everywhere(&mut self) {
+        self.check_disks();
+        self.lively_from_us = self.schedule.now_us();
+        for (client, node) in self.nodes.values().enumerate() {
+            client::write_all(client, node, &self.schedule, &mut self.history, &self.mailbox);
+        }
+    }
+
+    /// Every row is read by quorum through every node, which must succeed too.
+    pub(super) fn read_everywhere(&mut self) {
+        for (client, node) in self.nodes.values().enumerate() {
+            client::read_all(client, node, &self.schedule, &self.mailbox);
+        }
+    }
+
+    pub(super) fn must(&mut self, result: Result<(), StoreError>) {
+        if let Err(error) = result {
+            self.violations.push(Violation::Setup(error.to_string()));
+        }
+    }
+
+    pub(super) fn check_acknowledged(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get(&id) {
+            self.violations.extend(checkers::acknowledged_is_held(&self.history, node));
+        }
+    }
+
+    /// What disks hold of what was acknowledged.
+    fn check_disks(&mut self) {
+        for node in self.nodes.values() {
+            self.violations.extend(checkers::acknowledged_is_held(&self.history, node));
+        }
+        let (unnoted, by_death) = checkers::missed_is_noted(&self.history, &self.nodes, &self.control.state);
+        self.violations.extend(unnoted);
+        self.unnoted_by_death += by_death;
+    }
+
+    pub(super) fn check_end(&mut self) {
+        if !self.violations.is_empty() {
+            return;
+        }
+        self.check_disks();
+        self.violations.extend(checkers::quorum_reads(&self.history));
+        self.violations.extend(checkers::monotonic_reads(&self.history));
+        self.violations.extend(checkers::writes_win_in_order(&self.history));
+        self.violations.extend(checkers::nothing_invented(&self.history));
+        let moves = self.control.moves_under_way();
+        self.violations.extend(checkers::liveness(&self.history, self.lively_from_us, self.nodes.len(), moves));
+    }
+}

@@ -1,0 +1,8 @@
+//! Where partitions are placed: shares, racks, moves, and the life of a topology.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod cluster;
+mod moves;
+mod reference;
+mod shares;
+mod topology;

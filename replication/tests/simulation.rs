@@ -1,0 +1,95 @@
+//! Whole clusters in one thread, seeded: the promises hold under faults, a seed is a run, and every checker can fail.
+//!
+//! `make sim SEEDS=1000` runs more seeds and `make test-long` ten thousand; a failing one is printed with the command that
+//! replays it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+use cube_replication::sim::{Mutant, Options, Report, Violation, run};
+
+/// Seeds that `make test` runs.
+const SEEDS: u64 = 200;
+/// A mutant is to be caught within so many.
+const MUTANT_SEEDS: u64 = 200;
+
+fn expect_no_violation(report: &Report) {
+    let seed = report.seed;
+    for violation in &report.violations {
+        eprintln!("seed {seed}: {violation}\n  replay it with: make sim SEED={seed} TRACE=1");
+    }
+    assert!(report.violations.is_empty(), "seed {seed} broke a promise");
+}
+
+fn run_seeds(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let report = run(Options::seed(seed));
+        expect_no_violation(&report);
+        assert!(report.operations >= 500, "seed {seed} holds {} operations", report.operations);
+        assert!(report.fault_count() >= 10, "seed {seed} holds {} faults", report.fault_count());
+    }
+}
+
+#[test]
+fn every_promise_holds_under_faults() {
+    run_seeds(0..SEEDS);
+}
+
+#[test]
+#[ignore = "long: ten thousand seeds"]
+fn every_promise_holds_over_ten_thousand_seeds() {
+    run_seeds(0..10_000);
+}
+
+#[test]
+fn two_runs_of_a_seed_are_the_same_run() {
+    for seed in 1_000..1_010 {
+        assert_eq!(run(Options::seed(seed)), run(Options::seed(seed)), "seed {seed}");
+    }
+}
+
+#[test]
+fn different_seeds_are_different_runs() {
+    assert_ne!(run(Options::seed(1)).trace, run(Options::seed(2)).trace);
+}
+
+/// The first seed at which a checker catches the mutant.
+fn caught(mutant: Mutant, by: fn(&Violation) -> bool) -> Option<(u64, Violation)> {
+    (0..MUTANT_SEEDS).find_map(|seed| {
+        let report = run(Options { mutant: Some(mutant), ..Options::seed(seed) });
+        report.violations.into_iter().find(by).map(|violation| (seed, violation))
+    })
+}
+
+/// One test for each checker, by the mistake that it, and not only another one, must catch; and so for each mistake. What
+/// a forgotten fence breaks depends on what it lets through.
+macro_rules! checker_catches {
+    ($($test:ident: $($violation:ident)|+ of $mutant:ident;)+) => {
+        $(#[test]
+        fn $test() {
+            let caught = caught(Mutant::$mutant, |violation| matches!(violation, $(Violation::$violation(_))|+));
+            let (seed, violation) = caught.expect("the checker catches the mutant within the seeds");
+            println!("caught at seed {seed}: {violation}");
+        })+
+
+        #[test]
+        fn every_mutant_is_caught_by_some_checker() {
+            let caught = [$(Mutant::$mutant),+];
+            assert!(Mutant::ALL.iter().all(|mutant| caught.contains(mutant)));
+        }
+    };
+}
+
+checker_catches! {
+    an_acknowledgement_before_the_sync_is_a_lost_write: AcknowledgedLost of AcknowledgedBeforeSync;
+    an_ignored_tombstone_is_a_lost_write: AcknowledgedLost of TombstoneIgnored;
+    one_acknowledgement_too_few_is_a_stale_read: StaleQuorumRead of OneAcknowledgementTooFew;
+    a_skipped_copy_is_a_stale_read: StaleQuorumRead of CopySkipped;
+    a_forgotten_fence_loses_what_was_acknowledged:
+        AcknowledgedLost | StaleQuorumRead | ReadWentBack | LaterWriteLost of FenceForgotten;
+    a_read_that_repairs_nothing_goes_back: ReadWentBack of ReadRepairSkipped;
+    a_superseded_write_that_is_not_stamped_again_loses_to_an_earlier_one: LaterWriteLost of SupersededNotTold;
+    a_mixed_up_value_was_never_written: Invented of ValueMixedUp;
+    a_hint_that_is_not_kept_is_noted_nowhere: MissedUnnoted of HintSkipped;
+    a_coordinator_that_forgets_the_time_never_tells: NeverTold of DeadlineForgotten;
+    a_suspicion_that_stays_keeps_the_cluster_from_recovering: NotAlive of SuspicionKept;
+}

@@ -1,0 +1,114 @@
+//! How front doors reach the rest of the node: how it fares, who else is there, and changes of the schema.
+//!
+//! The doors see this trait alone and know nothing of Raft, gossip or the hint log. What can be told from the cluster's
+//! state (topology, keyspaces, the hard side of members) has its view built here, in one place (`view.rs`); what only the
+//! rest of the node knows is filled in by whoever implements the trait.
+
+pub(crate) mod options;
+mod view;
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+pub use self::options::{
+    BadOptions, KeyspaceChange, KeyspaceOptions, NAME_CHARS_MAX, TableChange, TableOptions, check_name,
+};
+pub use self::view::{
+    AddressesView, Health, HintsView, KeyspaceView, NodeStatus, NodeView, PartitionView, PlacementView, TableView,
+    TopologyView, Vitals,
+};
+
+/// Whether a change made a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// It is as asked for now, and was not before.
+    Yes,
+    /// It was as asked for already.
+    No,
+}
+
+/// The rest of the node, as front doors see it. What is asked often is answered at once, from what is known.
+#[async_trait]
+pub trait Admin: Send + Sync {
+    /// Whether the node serves, and what an operator should know.
+    fn health(&self) -> Health;
+
+    /// All members that have not left, in the order of their names.
+    fn nodes(&self) -> Vec<NodeView>;
+
+    /// Who holds what.
+    fn topology(&self) -> TopologyView;
+
+    /// What this node keeps for others.
+    fn hints(&self) -> HintsView;
+
+    /// Creates a keyspace. One that exists with the same options is no error; with others it is
+    /// [`AdminError::AlreadyExists`].
+    async fn create_keyspace(&self, keyspace: &str, options: KeyspaceOptions) -> Result<Changed, AdminError>;
+
+    /// Changes what is named of a keyspace.
+    async fn alter_keyspace(&self, keyspace: &str, change: KeyspaceChange) -> Result<Changed, AdminError>;
+
+    /// Drops a keyspace with its tables and their rows.
+    async fn drop_keyspace(&self, keyspace: &str) -> Result<(), AdminError>;
+
+    /// Creates a table, as [`Admin::create_keyspace`] does a keyspace.
+    async fn create_table(&self, keyspace: &str, table: &str, options: TableOptions) -> Result<Changed, AdminError>;
+
+    /// Changes what is named of a table.
+    async fn alter_table(&self, keyspace: &str, table: &str, change: TableChange) -> Result<Changed, AdminError>;
+
+    /// Drops a table with its rows.
+    async fn drop_table(&self, keyspace: &str, table: &str) -> Result<(), AdminError>;
+}
+
+/// Why a change was not made, or not yet.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AdminError {
+    /// It exists, and is otherwise than asked for. Nothing was changed.
+    #[error("{what} exists with other options ({present}): change it, or drop it first")]
+    AlreadyExists {
+        /// A keyspace or a table, with its name.
+        what: String,
+        /// How it is.
+        present: String,
+    },
+    /// There is no such keyspace. Nothing was changed.
+    #[error("there is no keyspace {keyspace:?}")]
+    UnknownKeyspace {
+        /// The name given.
+        keyspace: String,
+    },
+    /// There is no such table. Nothing was changed.
+    #[error("there is no table {table:?} in keyspace {keyspace:?}")]
+    UnknownTable {
+        /// The keyspace.
+        keyspace: String,
+        /// The name given.
+        table: String,
+    },
+    /// It cannot be so. Nothing was changed.
+    #[error("{reason}")]
+    Invalid {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something stands in the way. Nothing was changed.
+    #[error("{reason}")]
+    Conflict {
+        /// What, and what to do about it.
+        reason: String,
+    },
+    /// The cluster cannot agree on a change now: there is no leader, or no majority of the voters.
+    #[error(
+        "the cluster cannot agree on the change now ({reason}); {}",
+        if *may_take_effect { "it was accepted, and may take effect on its own once a majority is back" }
+        else { "nothing was changed: try again" }
+    )]
+    NoMajority {
+        /// What is missing.
+        reason: String,
+        /// Whether it may take effect on its own.
+        may_take_effect: bool,
+    },
+}

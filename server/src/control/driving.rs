@@ -1,0 +1,119 @@
+//! Runs the moves of replicas on the leader, and brings what this node has to report to whoever leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cube_replication::lifecycle::MoveReport;
+use cube_replication::topology::TopologyChange;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::command::{Answer, Command};
+use super::link::{ControlCall, LinkError};
+use super::moves::MoveDriver;
+use super::network::Network;
+use super::propose::Proposer;
+use super::state::HardState;
+use super::wire::{REPORTS_MAX, ReportReply};
+
+/// How long a batch of changes may take before the moves are looked at anew.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one message of reports may take.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Nodes that reports are brought to, each naming who leads instead.
+const REPORT_HOPS_MAX: usize = 3;
+
+/// The moves, and the reports that wake them.
+pub(super) struct Driving {
+    driver: Mutex<MoveDriver>,
+    reported: Notify,
+    states: watch::Receiver<Arc<HardState>>,
+}
+
+impl Driving {
+    pub(super) fn new(states: watch::Receiver<Arc<HardState>>) -> Self {
+        Self { driver: Mutex::default(), reported: Notify::new(), states }
+    }
+
+    /// Takes reports in, on the leader.
+    pub(super) fn take(&self, reports: &[MoveReport]) {
+        let state = Arc::clone(&self.states.borrow());
+        let mut driver = self.driver.lock();
+        for report in reports {
+            driver.report(state.topology(), report);
+        }
+        drop(driver);
+        self.reported.notify_one();
+    }
+
+    /// Drives the moves for as long as this node lives, whenever it leads.
+    pub(super) async fn run(self: Arc<Self>, proposer: Arc<Proposer>, tick: Duration, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = timeout(tick, self.reported.notified()) => {}
+            }
+            if !proposer.leads() {
+                *self.driver.lock() = MoveDriver::default();
+                continue;
+            }
+            // Planning a large cluster takes a while, and this is not the only task of its thread.
+            let this = Arc::clone(&self);
+            let Ok(changes) = tokio::task::spawn_blocking(move || this.decide()).await else { continue };
+            if changes.is_empty() {
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                reply = proposer.write_here(Command::Topology(changes), WRITE_TIMEOUT) => match reply {
+                    super::wire::ProposeReply::Decided(Ok(Answer::Changed { refused })) => {
+                        for change in refused {
+                            tracing::debug!(reason = %change.reason, "a step of a move is out of date");
+                        }
+                    }
+                    other => tracing::warn!(reply = ?other, "the moves of replicas wait"),
+                },
+            }
+        }
+    }
+
+    fn decide(&self) -> Vec<TopologyChange> {
+        let state = Arc::clone(&self.states.borrow());
+        if state.founded.is_none() {
+            return Vec::new();
+        }
+        self.driver.lock().changes(state.topology())
+    }
+
+    /// Brings reports to the leader. Says why when they did not get there; they are made again anyway.
+    pub(super) async fn deliver(
+        &self,
+        proposer: &Proposer,
+        network: &Network,
+        reports: &[MoveReport],
+    ) -> Result<(), LinkError> {
+        for part in reports.chunks(REPORTS_MAX) {
+            self.deliver_part(proposer, network, part).await?;
+        }
+        Ok(())
+    }
+
+    async fn deliver_part(&self, proposer: &Proposer, network: &Network, part: &[MoveReport]) -> Result<(), LinkError> {
+        let nobody_leads = || LinkError::Refused { reason: "no leader is known to report to".to_owned() };
+        let mut leader = proposer.leader().ok_or_else(nobody_leads)?;
+        for _ in 0..REPORT_HOPS_MAX {
+            if proposer.leads() {
+                self.take(part);
+                return Ok(());
+            }
+            let call = network.call(leader, "", ControlCall::Report, part, REPORT_TIMEOUT);
+            leader = match call.await? {
+                ReportReply::Taken => return Ok(()),
+                ReportReply::NotLeader { leader } => leader.ok_or_else(nobody_leads)?,
+            };
+        }
+        Err(nobody_leads())
+    }
+}

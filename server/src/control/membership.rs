@@ -1,0 +1,138 @@
+//! Brings Raft's own membership to what the hard state says: every member a learner at least, the chosen ones voters.
+//! Runs on the leader.
+//!
+//! A new voter is taken on only once it holds the log, or one that never started would stop every change. Nobody waits
+//! for it: the next look is a tick away, and a voter that cannot be replaced yet is kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cube_replication::topology::{Member, MemberState};
+use cube_storage::model::NodeId;
+use openraft::{BasicNode, ChangeMembers};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::propose::leads;
+use super::raft_types::{Metrics, Raft, node_id, raft_id};
+use super::state::HardState;
+use super::voters::choose;
+
+/// How long one change of the membership may take before it is looked at anew.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A learner that is this close behind the leader catches up with the rest as a voter. Less than a snapshot's distance.
+const CAUGHT_UP_ENTRIES: u64 = 100;
+/// The longest wait after changes that failed.
+const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
+
+/// One change of Raft's membership.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    AddLearners(BTreeMap<u64, BasicNode>),
+    RemoveLearners(BTreeSet<u64>),
+    Voters(BTreeSet<u64>),
+}
+
+/// What is to be changed next, if anything.
+pub(super) fn wanted(members: &BTreeMap<NodeId, Member>, metrics: &Metrics) -> Option<Wanted> {
+    let membership = metrics.membership_config.membership();
+    let there: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
+    let stays = |member: &&Member| member.state != MemberState::Left;
+
+    let missing = members.values().filter(stays).filter(|member| !there.contains(&raft_id(member.id)));
+    let missing: BTreeMap<u64, BasicNode> =
+        missing.map(|member| (raft_id(member.id), BasicNode::new(&member.addresses.peer))).collect();
+    if !missing.is_empty() {
+        return Some(Wanted::AddLearners(missing));
+    }
+
+    let configs = membership.get_joint_config();
+    let voters: BTreeSet<u64> = configs.last().cloned().unwrap_or_default();
+    let next = next_voters(members, &voters, metrics);
+    // A leader that died half-way leaves both sets in force: the change is completed, whatever is wanted by now.
+    if configs.len() > 1 || next != voters {
+        return Some(Wanted::Voters(next)).filter(|_| !voters.is_empty());
+    }
+
+    let gone = members.values().filter(|member| !stays(member)).map(|member| raft_id(member.id));
+    let gone: BTreeSet<u64> = gone.filter(|id| there.contains(id) && !voters.contains(id)).collect();
+    (!gone.is_empty()).then_some(Wanted::RemoveLearners(gone))
+}
+
+fn next_voters(members: &BTreeMap<NodeId, Member>, voters: &BTreeSet<u64>, metrics: &Metrics) -> BTreeSet<u64> {
+    let present: BTreeSet<NodeId> = voters.iter().filter_map(|id| node_id(*id)).collect();
+    let holds_the_log = |node: &NodeId| {
+        let matched =
+            metrics.replication.as_ref().and_then(|followers| followers.get(&raft_id(*node)).copied().flatten());
+        matched.is_some_and(|matched| {
+            matched.index.saturating_add(CAUGHT_UP_ENTRIES) >= metrics.last_log_index.unwrap_or(u64::MAX)
+        })
+    };
+    let fit = |chosen: &BTreeSet<NodeId>| chosen.difference(&present).all(holds_the_log);
+    let in_raft = |chosen: &BTreeSet<NodeId>| chosen.iter().map(|node| raft_id(*node)).collect();
+
+    let ideal = choose(members, &present);
+    if fit(&ideal) {
+        return in_raft(&ideal);
+    }
+    // As far as it goes with those that are there, as long as it makes nobody step back.
+    let there = members.iter().filter(|(node, _)| present.contains(node) || holds_the_log(node));
+    let possible = choose(&there.map(|(node, member)| (*node, member.clone())).collect(), &present);
+    let steps_back = |node: &NodeId| members.get(node).is_some_and(|member| member.state != MemberState::Left);
+    if present.difference(&possible).any(steps_back) { voters.clone() } else { in_raft(&possible) }
+}
+
+/// Looks after the membership for as long as this node lives, whenever it leads.
+pub(super) async fn look_after(
+    raft: Raft,
+    mut states: watch::Receiver<Arc<HardState>>,
+    tick: Duration,
+    stop: CancellationToken,
+) {
+    let mut wait = tick;
+    loop {
+        let woken = async {
+            // A change of the state is a reason to look at once; a learner that has caught up shows at the next tick.
+            let changed = if wait == tick { timeout(wait, states.changed()).await.unwrap_or(Ok(())) } else { Ok(()) };
+            if wait != tick || changed.is_err() {
+                sleep(wait).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = woken => {}
+        }
+        let next = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow();
+            if leads(&metrics) { wanted(states.borrow().topology().members(), &metrics) } else { None }
+        };
+        let Some(next) = next else {
+            wait = tick;
+            continue;
+        };
+        tracing::info!(change = ?next, "Raft's membership changes");
+        let changes = match next {
+            Wanted::AddLearners(nodes) => ChangeMembers::AddNodes(nodes),
+            Wanted::RemoveLearners(ids) => ChangeMembers::RemoveNodes(ids),
+            Wanted::Voters(ids) => ChangeMembers::ReplaceAllVoters(ids),
+        };
+        let changed = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = timeout(CHANGE_TIMEOUT, raft.change_membership(changes, true)) => changed,
+        };
+        wait = match changed {
+            Ok(Ok(_)) => tick,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "Raft's membership did not change");
+                (wait * 2).min(BACKOFF_LONGEST)
+            }
+            Err(_) => {
+                tracing::warn!("Raft's membership did not change in time: a majority of the voters does not answer");
+                (wait * 2).min(BACKOFF_LONGEST)
+            }
+        };
+    }
+}

@@ -1,0 +1,178 @@
+//! The moves of replicas: which begin, which take their next step, which are given up, and how far members have come.
+//! Plain code: the topology and what nodes report come in, changes of the topology come out. `driving.rs` runs it on the
+//! leader.
+//!
+//! It may be forgotten at any time, as when another node becomes the leader: nodes report again until the map they report
+//! about has moved on, and every change it asks for names the map it was decided on, so a late one is refused. A report
+//! about a superseded map counts for nothing.
+
+use std::collections::BTreeMap;
+
+use cube_replication::lifecycle::{MoveDone, MoveReport};
+use cube_replication::topology::plan::plan;
+use cube_replication::topology::{
+    Assignment, DataCenter, Evidence, MemberState, PartitionMap, Rack, Step, Strategy, Topology, TopologyChange,
+};
+use cube_storage::model::{Epoch, NodeId, PartitionId, PlacementId};
+
+use super::command::CHANGES_MAX;
+
+/// The most moves under way at once: nodes copy a few partitions at a time anyway, and each move makes its writes meet
+/// two quorums.
+pub const MOVES_UNDER_WAY_MAX: usize = 64;
+
+/// What a plan follows from, but for where the replicas are now.
+#[derive(PartialEq, Eq)]
+struct Wishes {
+    strategy: Strategy,
+    holders: Vec<(NodeId, u32, DataCenter, Rack)>,
+}
+
+/// Where a placement's replicas ought to be. Made once for the same wishes: planning is work, and a goal that shifted
+/// while it is approached might never be reached.
+struct Target {
+    wishes: Wishes,
+    assignment: Assignment,
+}
+
+/// What is known of the moves under way.
+#[derive(Default)]
+pub struct MoveDriver {
+    evidence: BTreeMap<(PlacementId, PartitionId), (Epoch, Evidence)>,
+    targets: BTreeMap<PlacementId, Target>,
+}
+
+impl MoveDriver {
+    /// Takes a report in. `topology` is the newest this node knows; the reporter may know a newer one.
+    pub fn report(&mut self, topology: &Topology, report: &MoveReport) {
+        let map = topology.placement(report.placement).and_then(|placement| placement.partition(report.partition));
+        let Some(map) = map.filter(|map| map.epoch() <= report.map) else { return };
+        if map.epoch() == report.map && !is_under_way(map) {
+            return;
+        }
+        let key = (report.placement, report.partition);
+        let known = self.evidence.entry(key).or_insert_with(|| (report.map, Evidence::default()));
+        if known.0 < report.map {
+            *known = (report.map, Evidence::default());
+        }
+        if known.0 == report.map {
+            let nodes = match report.done {
+                MoveDone::Fenced => &mut known.1.fenced,
+                MoveDone::CaughtUp => &mut known.1.caught_up,
+            };
+            nodes.insert(report.node);
+        }
+    }
+
+    /// What is to be done now, at most [`CHANGES_MAX`]: steps that may be taken, moves to give up, moves to begin, and
+    /// members that have come further.
+    pub fn changes(&mut self, topology: &Topology) -> Vec<TopologyChange> {
+        self.forget(topology);
+        self.plan(topology);
+        let mut changes = self.steps(topology);
+        changes.extend(self.beginnings(topology));
+        changes.extend(self.member_states(topology));
+        changes.truncate(CHANGES_MAX);
+        changes
+    }
+
+    /// Maps that moved on, and placements that are gone.
+    fn forget(&mut self, topology: &Topology) {
+        self.targets.retain(|placement, _| topology.placement(*placement).is_some());
+        self.evidence.retain(|(placement, partition), (epoch, _)| {
+            let map = topology.placement(*placement).and_then(|placement| placement.partition(*partition));
+            map.is_some_and(|map| map.epoch() < *epoch || (map.epoch() == *epoch && is_under_way(map)))
+        });
+    }
+
+    fn plan(&mut self, topology: &Topology) {
+        let holders = topology.members().values().filter(|member| member.may_hold_data());
+        let holders: Vec<_> =
+            holders.map(|member| (member.id, member.weight, member.data_center.clone(), member.rack.clone())).collect();
+        for (id, placement) in topology.placements() {
+            let wishes = Wishes { strategy: placement.strategy().clone(), holders: holders.clone() };
+            if self.targets.get(&id).is_some_and(|target| target.wishes == wishes) {
+                continue;
+            }
+            let bits = topology.partition_bits();
+            let assignment = plan(&placement.goal(), topology.members(), placement.strategy(), bits);
+            self.targets.insert(id, Target { wishes, assignment });
+        }
+    }
+
+    /// Of the moves under way: those that may go on do, and those that lead to a node that is not wanted are given up.
+    fn steps(&self, topology: &Topology) -> Vec<TopologyChange> {
+        let mut steps = Vec::new();
+        for (placement, partition, map) in maps(topology).filter(|(_, _, map)| is_under_way(map)) {
+            let from = map.epoch();
+            let wanted = self.wanted(placement, partition);
+            if map.may_abort() && map.pending().any(|node| !wanted.contains(&node)) {
+                steps.push(TopologyChange::AbortMove { placement, partition, from });
+            } else if let Some((epoch, evidence)) = self.evidence.get(&(placement, partition))
+                && *epoch == from
+                && map.needs().is_some_and(|needs| needs.met_by(evidence))
+            {
+                steps.push(TopologyChange::AdvanceMove { placement, partition, from, evidence: evidence.clone() });
+            }
+        }
+        steps
+    }
+
+    /// Moves that are wanted and not under way, as many as there is room for. Another order of the same replicas is done
+    /// at once and takes no room.
+    fn beginnings(&self, topology: &Topology) -> Vec<TopologyChange> {
+        let under_way = maps(topology).filter(|(_, _, map)| is_under_way(map)).count();
+        let mut room = MOVES_UNDER_WAY_MAX.saturating_sub(under_way);
+        let mut begun = Vec::new();
+        for (placement, partition, map) in maps(topology).filter(|(_, _, map)| !is_under_way(map)) {
+            let wanted = self.wanted(placement, partition);
+            let present = map.serving();
+            if wanted.is_empty() || present.nodes() == wanted {
+                continue;
+            }
+            let same_nodes = present.len() == wanted.len() && wanted.iter().all(|node| present.contains(*node));
+            if !same_nodes {
+                if room == 0 {
+                    continue;
+                }
+                room -= 1;
+            }
+            begun.push(TopologyChange::BeginMove { placement, partition, replicas: wanted.to_vec() });
+        }
+        begun
+    }
+
+    /// A member that copies is warming; one that serves all it is wanted for is ready.
+    fn member_states(&self, topology: &Topology) -> Vec<TopologyChange> {
+        let arriving = |state| matches!(state, MemberState::Joining | MemberState::Warming);
+        let members = topology.members().values().filter(|member| arriving(member.state));
+        let set = members.filter_map(|member| {
+            let node = member.id;
+            let lacks = maps(topology).any(|(placement, partition, map)| {
+                let wanted = self.wanted(placement, partition).contains(&node) || map.goal().contains(node);
+                wanted && !map.serving().contains(node)
+            });
+            let copies = maps(topology).any(|(_, _, map)| map.pending().any(|pending| pending == node));
+            let state = match (lacks, copies) {
+                (false, _) => MemberState::Ready,
+                (true, true) => MemberState::Warming,
+                (true, false) => return None,
+            };
+            (state > member.state).then_some(TopologyChange::SetState { node, state })
+        });
+        set.collect()
+    }
+
+    fn wanted(&self, placement: PlacementId, partition: PartitionId) -> &[NodeId] {
+        self.targets.get(&placement).map_or(&[], |target| target.assignment.replicas(partition))
+    }
+}
+
+fn is_under_way(map: &PartitionMap) -> bool {
+    !matches!(map.step(), Step::Stable { .. })
+}
+
+fn maps(topology: &Topology) -> impl Iterator<Item = (PlacementId, PartitionId, &PartitionMap)> {
+    let placements = topology.placements();
+    placements.flat_map(|(id, placement)| placement.partitions().map(move |(partition, map)| (id, partition, map)))
+}

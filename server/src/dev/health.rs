@@ -1,0 +1,41 @@
+//! Asks a node whether it serves: `GET /api/v1/health`, and the status line of the answer.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A node that answers later than this is asked again.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// More of an answer is not read.
+const ANSWER_BYTES_MAX: usize = 4 << 10;
+
+/// Whether the node serves, or what it says instead.
+pub(super) async fn ask(http: SocketAddr) -> Result<(), String> {
+    match tokio::time::timeout(TIMEOUT, exchange(http)).await {
+        Ok(Ok(answer)) => judge(&answer),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it does not answer".to_owned()),
+    }
+}
+
+async fn exchange(http: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(http).await?;
+    let request = format!("GET /api/v1/health HTTP/1.1\r\nhost: {http}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    let mut limited = stream.take(ANSWER_BYTES_MAX as u64);
+    limited.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn judge(answer: &str) -> Result<(), String> {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
+    let status = head.split_whitespace().nth(1).unwrap_or("nothing");
+    match (status, body.trim()) {
+        ("200", _) => Ok(()),
+        (status, "") => Err(format!("it answers {status}")),
+        (status, body) => Err(format!("it answers {status}: {body}")),
+    }
+}

@@ -1,0 +1,43 @@
+//! Who asks for what. Every entry point of every front door comes through [`Edge::permit`]: here an identity and its
+//! permissions are checked once there are users, and here a node that is about to stop turns new work away.
+
+use cube_replication::coordinator::TableName;
+
+use super::Edge;
+use super::code::Code;
+use super::error::EdgeError;
+
+/// Who asks. Nobody is told apart yet: there are no users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Came without an identity.
+    Anonymous,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access<'a> {
+    /// To read rows of a table.
+    Read(&'a TableName),
+    /// To write rows of a table.
+    Write(&'a TableName),
+    /// To see the schema, the cluster, and how it fares.
+    Observe,
+    /// To change the schema.
+    ChangeSchema,
+}
+
+impl Edge {
+    /// Whether the caller may, and the node will.
+    pub fn permit(&self, caller: Caller, access: Access<'_>) -> Result<(), EdgeError> {
+        tracing::trace!(?caller, ?access, "asked");
+        match access {
+            Access::Observe => Ok(()),
+            Access::Read(_) | Access::Write(_) | Access::ChangeSchema if self.is_draining() => {
+                let message = "the node is about to stop, and nothing was done: ask another node";
+                Err(EdgeError::new(Code::ShuttingDown, message))
+            }
+            Access::Read(_) | Access::Write(_) | Access::ChangeSchema => Ok(()),
+        }
+    }
+}

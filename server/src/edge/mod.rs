@@ -1,0 +1,189 @@
+//! What every front door shares: REST, gRPC and whatever comes later are adapters over this and hold no logic of the
+//! store.
+//!
+//! A request's way: the door reads it (`rest/`, `grpc/`), [`Edge::permit`] lets it pass, [`Edge::write`], [`Edge::read`]
+//! and [`Edge::range`] hand it to the coordinator, which tells the answer by a callback, and `explain.rs` turns errors
+//! into what a client is told.
+//!
+//! Invariant: a request whose client went away goes on to its end, or a write would be lost half done; nobody waits for
+//! its answer, and nothing is left of it.
+
+mod access;
+mod code;
+pub(crate) mod duration;
+mod error;
+mod explain;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cube_replication::catalog::{Catalog, ClusterState};
+use cube_replication::consistency::Level;
+use cube_replication::coordinator::{
+    Coordinator, RangePage, RangeRequest, ReadRequest, ReadRow, RequestError, Settings, TableName, Terms, WriteRequest,
+    Written,
+};
+use cube_storage::model::Limits;
+use tokio::sync::oneshot;
+
+pub use self::access::{Access, Caller};
+pub use self::code::Code;
+#[cfg(test)]
+pub(crate) use self::error::FAILURES_MAX;
+pub use self::error::{Details, EdgeError, ReplicaFailure};
+pub use self::explain::{explain, refuse, unknown_level, unknown_name};
+pub use self::names::Names;
+use crate::admin::Admin;
+
+/// The keyspace of a request that names none.
+pub const DEFAULT_KEYSPACE: &str = "default";
+/// The table of a request that names none.
+pub const DEFAULT_TABLE: &str = "kv";
+/// The level of a request that names none: reads see the writes before them.
+pub const DEFAULT_LEVEL: Level = Level::Quorum;
+/// The longest time of a request, whatever it asks for: it holds a place among those under way.
+pub const TIMEOUT_MS_MAX: u32 = 60_000;
+
+/// What an edge works with.
+pub struct EdgeParts {
+    /// Carries requests for rows out.
+    pub coordinator: Arc<Coordinator>,
+    /// The schema, and the names of nodes.
+    pub catalog: Arc<Catalog>,
+    /// The rest of the node.
+    pub admin: Arc<dyn Admin>,
+    /// What a request may hold: the doors size their buffers by it.
+    pub limits: Limits,
+    /// The coordinator's, for the time of a request that does not say.
+    pub settings: Settings,
+}
+
+/// What front doors share.
+pub struct Edge {
+    parts: EdgeParts,
+    draining: AtomicBool,
+}
+
+impl Edge {
+    /// An edge that takes requests.
+    pub fn new(parts: EdgeParts) -> Arc<Self> {
+        Arc::new(Self { parts, draining: AtomicBool::new(false) })
+    }
+
+    /// From now on new work is turned away. What is under way goes on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether new work is turned away.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The rest of the node.
+    pub fn admin(&self) -> &dyn Admin {
+        self.parts.admin.as_ref()
+    }
+
+    /// What a request may hold.
+    pub fn limits(&self) -> &Limits {
+        &self.parts.limits
+    }
+
+    /// The time of a request that does not say, and its bounds.
+    pub fn settings(&self) -> &Settings {
+        &self.parts.settings
+    }
+
+    /// The newest state of the cluster.
+    pub fn state(&self) -> Arc<ClusterState> {
+        self.parts.catalog.current()
+    }
+
+    /// What a client is told of an error of the coordinator.
+    pub fn explain(&self, error: RequestError) -> EdgeError {
+        explain(error, &Names::new(&self.state()))
+    }
+
+    /// Writes rows: for each partition key, in the order they first appear, what came of it.
+    pub async fn write(
+        &self,
+        caller: Caller,
+        request: WriteRequest,
+    ) -> Result<Vec<Result<Written, RequestError>>, EdgeError> {
+        self.permit(caller, Access::Write(&request.table))?;
+        let (told, answer) = oneshot::channel();
+        // Nobody listens any more when the client went away.
+        self.parts.coordinator.write(request, Box::new(move |result| drop(told.send(result))));
+        let result = answer.await.map_err(|_| stopped_while_writing())?;
+        result.map_err(|error| self.explain(error))
+    }
+
+    /// Writes rows of one partition key.
+    pub async fn write_one(&self, caller: Caller, request: WriteRequest) -> Result<Written, EdgeError> {
+        let results = self.write(caller, request).await?;
+        let only = results.into_iter().next().ok_or_else(stopped_while_writing)?;
+        only.map_err(|error| self.explain(error))
+    }
+
+    /// Reads rows: what was found of each, in their order.
+    pub async fn read(
+        &self,
+        caller: Caller,
+        request: ReadRequest,
+    ) -> Result<Vec<Result<ReadRow, RequestError>>, EdgeError> {
+        self.permit(caller, Access::Read(&request.table))?;
+        let (told, answer) = oneshot::channel();
+        self.parts.coordinator.read(request, Box::new(move |result| drop(told.send(result))));
+        let result = answer.await.map_err(|_| stopped_while_reading())?;
+        result.map_err(|error| self.explain(error))
+    }
+
+    /// Reads one row.
+    pub async fn read_one(&self, caller: Caller, request: ReadRequest) -> Result<ReadRow, EdgeError> {
+        let results = self.read(caller, request).await?;
+        let only = results.into_iter().next().ok_or_else(stopped_while_reading)?;
+        only.map_err(|error| self.explain(error))
+    }
+
+    /// Reads a page of the rows of one partition key.
+    pub async fn range(&self, caller: Caller, request: RangeRequest) -> Result<RangePage, EdgeError> {
+        self.permit(caller, Access::Read(&request.table))?;
+        let (told, answer) = oneshot::channel();
+        self.parts.coordinator.range(request, Box::new(move |result| drop(told.send(result))));
+        let result = answer.await.map_err(|_| stopped_while_reading())?;
+        result.map_err(|error| self.explain(error))
+    }
+}
+
+/// A table by its names, with those that go without saying.
+pub fn table_name(keyspace: Option<String>, table: Option<String>) -> TableName {
+    TableName {
+        keyspace: keyspace.unwrap_or_else(|| DEFAULT_KEYSPACE.to_owned()),
+        table: table.unwrap_or_else(|| DEFAULT_TABLE.to_owned()),
+    }
+}
+
+/// How a request is to be done.
+pub fn terms(level: Option<Level>, timeout_ms: Option<u32>, explain: bool) -> Terms {
+    let timeout_ms = timeout_ms.map(|asked_ms| asked_ms.min(TIMEOUT_MS_MAX));
+    Terms { level: level.unwrap_or(DEFAULT_LEVEL), timeout_ms, explain }
+}
+
+/// A level by its name, in any case.
+pub fn parse_level(word: &str) -> Result<Level, EdgeError> {
+    word.parse().map_err(|unknown| unknown_level(&unknown))
+}
+
+/// The coordinator lets go of what is under way when the process ends.
+fn stopped_while_writing() -> EdgeError {
+    let details = Details { may_take_effect: true, acknowledged_by: Some(Vec::new()), ..Details::default() };
+    EdgeError::with(Code::WriteUnknown, "the node stopped: the write is unknown, it may still take effect", details)
+}
+
+fn stopped_while_reading() -> EdgeError {
+    EdgeError::new(Code::ShuttingDown, "the node stopped before the read was complete: ask another node")
+}

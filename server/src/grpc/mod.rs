@@ -1,0 +1,74 @@
+//! The gRPC front door: `cube.v1.Kv`, with the standard health and reflection services.
+//!
+//! `kv.rs` has the calls, `convert.rs` turns messages into requests and answers into messages, `status.rs` errors into
+//! statuses. Messages are as large as the configured limits let a request be, and no larger.
+
+mod convert;
+mod health;
+mod kv;
+mod page;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cube_proto::v1::kv_server::KvServer;
+use cube_storage::model::Limits;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::pb::health_server::HealthServer;
+
+use self::health::HealthService;
+use self::kv::KvService;
+use crate::edge::Edge;
+
+/// What a message holds beside keys and values, for each of its rows: lengths, versions, options.
+const ROW_OVERHEAD_BYTES: usize = 64;
+/// The fields of a message that come once.
+const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
+/// Calls at once on one connection: whoever needs more opens another one, or sends batches.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
+/// A client that is silent for so long is asked whether it is still there ...
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
+/// ... and hung up on when it does not answer: a half-open connection is not kept.
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
+
+/// The largest request and the largest answer: a batch or a page in full.
+pub fn message_bytes_max(limits: &Limits) -> usize {
+    let rows = limits.batch_bytes_max.max(limits.page_bytes_max).max(limits.value_bytes_max + limits.key_bytes_max);
+    let overhead = limits.batch_rows_max.max(limits.page_rows_max).saturating_mul(ROW_OVERHEAD_BYTES);
+    rows.saturating_add(overhead).saturating_add(MESSAGE_OVERHEAD_BYTES)
+}
+
+/// All services for clients.
+pub fn routes(edge: Arc<Edge>) -> Result<Routes, tonic_reflection::server::Error> {
+    let bytes_max = message_bytes_max(edge.limits());
+    let kv = KvServer::new(KvService::new(Arc::clone(&edge)));
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(cube_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Routes::new(kv.max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max))
+        .add_service(HealthServer::new(HealthService::new(edge)))
+        .add_service(described().build_v1()?)
+        // Tools that are a little older ask for this one.
+        .add_service(described().build_v1alpha()?))
+}
+
+/// Serves until `stop` is done and the calls under way have been answered.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+        .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
+        .await
+}

@@ -1,0 +1,10 @@
+//! `cubed`, one node of Cube KV: the command line over the library `cube_server`.
+
+mod cli;
+mod demo;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

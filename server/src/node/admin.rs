@@ -1,0 +1,240 @@
+//! The rest of the node, as front doors see it: over the hard state, gossip and the hint log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cube_replication::catalog::{Keyspace, Table};
+use cube_replication::membership::Membership as _;
+use cube_replication::topology::MemberState;
+
+use super::member::Member;
+use crate::admin::{
+    Admin, AdminError, Changed, Health, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView, TableChange,
+    TableOptions, TopologyView, Vitals,
+};
+use crate::control::{Answer, Command, HardState, ProposeError, Refusal};
+use crate::gossip::OwnReport;
+
+/// How long the cluster may take to agree on a change.
+const DECIDE_WITHIN: Duration = Duration::from_secs(10);
+/// How long this node may take to adopt a change that was agreed on, before its client is answered.
+const ADOPT_WITHIN: Duration = Duration::from_secs(5);
+
+#[async_trait]
+impl Admin for Member {
+    fn health(&self) -> Health {
+        Member::health(self)
+    }
+
+    fn nodes(&self) -> Vec<NodeView> {
+        let state = self.catalog.current();
+        let now_ms = self.clock.monotonic_ms();
+        let offsets = self.clock_watch.lock().offsets(now_ms);
+        let present = state.topology.members().values().filter(|member| member.state != MemberState::Left);
+        let mut nodes: Vec<NodeView> = present
+            .map(|member| {
+                let alive = self.gossip.is_alive(member.id);
+                let status = if alive { NodeStatus::Alive } else { NodeStatus::Down };
+                let vitals = if member.id == self.identity.node {
+                    Vitals { clock_offset_ms: Some(0), ..vitals(&self.own_report()) }
+                } else {
+                    let report = self.gossip.peer(member.id).map(|peer| vitals(&peer.report)).unwrap_or_default();
+                    let clock_offset_ms = offsets.get(&member.id).map(|offset| offset.offset_ms);
+                    Vitals { clock_offset_ms, ..report }
+                };
+                NodeView::of(member, status, vitals)
+            })
+            .collect();
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        nodes
+    }
+
+    fn topology(&self) -> TopologyView {
+        TopologyView::of(&self.catalog.current())
+    }
+
+    fn hints(&self) -> HintsView {
+        let totals = self.handoff.hints().totals();
+        let now_ms = self.machine.wall_ms();
+        let oldest_ms = totals.values().filter_map(|totals| totals.oldest_created_ms).min();
+        let node_hints: BTreeMap<String, u64> = totals
+            .iter()
+            .filter(|(_, totals)| totals.keys > 0)
+            .map(|(name, totals)| (name.clone(), totals.keys))
+            .collect();
+        let marks = self.handoff.marks().totals().into_iter();
+        HintsView {
+            total_hints: node_hints.values().sum(),
+            node_hints,
+            total_bytes: totals.values().map(|totals| totals.bytes).sum(),
+            dirty_ranges: marks
+                .filter(|(_, totals)| totals.marks > 0)
+                .map(|(name, totals)| (name, totals.marks))
+                .collect(),
+            oldest_hint_age_ms: oldest_ms.map(|oldest_ms| now_ms.saturating_sub(oldest_ms)),
+        }
+    }
+
+    async fn create_keyspace(&self, keyspace: &str, options: KeyspaceOptions) -> Result<Changed, AdminError> {
+        let KeyspaceOptions { strategy, sync } = options.clone();
+        match self.control.create_keyspace(keyspace, strategy, sync, false, DECIDE_WITHIN).await.map_err(Failed::from) {
+            Ok(_) => {
+                self.adopted().await;
+                Ok(Changed::Yes)
+            }
+            Err(Failed::Refused(Refusal::KeyspaceExists { .. })) => {
+                let state = self.control.current();
+                let unknown = || AdminError::UnknownKeyspace { keyspace: keyspace.to_owned() };
+                let present = state.schema().keyspaces.get(keyspace).ok_or_else(unknown)?;
+                same(&keyspace_options(&state, present), &options, || format!("keyspace {keyspace:?}"))
+            }
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    async fn alter_keyspace(&self, keyspace: &str, change: KeyspaceChange) -> Result<Changed, AdminError> {
+        let KeyspaceChange { strategy, sync } = change;
+        changed(self.decide(Command::AlterKeyspace { name: keyspace.to_owned(), strategy, sync }).await?)
+    }
+
+    async fn drop_keyspace(&self, keyspace: &str) -> Result<(), AdminError> {
+        self.decide(Command::DropKeyspace { name: keyspace.to_owned(), if_exists: false }).await?;
+        Ok(())
+    }
+
+    async fn create_table(&self, keyspace: &str, table: &str, options: TableOptions) -> Result<Changed, AdminError> {
+        let TableOptions { prefix_index, settings } = options;
+        let command = Command::CreateTable {
+            keyspace: keyspace.to_owned(),
+            name: table.to_owned(),
+            prefix_index,
+            settings,
+            if_not_exists: false,
+        };
+        match self.decide(command).await {
+            Ok(_) => Ok(Changed::Yes),
+            Err(Failed::Refused(Refusal::TableExists { .. })) => {
+                let present = self.table(keyspace, table)?;
+                same(&TableOptions::from(&present), &options, || format!("table {table:?} in keyspace {keyspace:?}"))
+            }
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    async fn alter_table(&self, keyspace: &str, table: &str, change: TableChange) -> Result<Changed, AdminError> {
+        let present = TableOptions::from(&self.table(keyspace, table)?);
+        let next = change.apply(present);
+        if next.prefix_index != present.prefix_index {
+            let reason = "prefix_index is for the life of a table: create another table and copy the rows";
+            return Err(AdminError::Conflict { reason: reason.into() });
+        }
+        let (keyspace, name) = (keyspace.to_owned(), table.to_owned());
+        changed(self.decide(Command::AlterTable { keyspace, name, settings: next.settings }).await?)
+    }
+
+    async fn drop_table(&self, keyspace: &str, table: &str) -> Result<(), AdminError> {
+        let (keyspace, name) = (keyspace.to_owned(), table.to_owned());
+        self.decide(Command::DropTable { keyspace, name, if_exists: false }).await?;
+        Ok(())
+    }
+}
+
+impl Member {
+    fn table(&self, keyspace: &str, table: &str) -> Result<Table, AdminError> {
+        let state = self.control.current();
+        let unknown = || AdminError::UnknownKeyspace { keyspace: keyspace.to_owned() };
+        let space = state.schema().keyspaces.get(keyspace).ok_or_else(unknown)?;
+        let unknown = || AdminError::UnknownTable { keyspace: keyspace.to_owned(), table: table.to_owned() };
+        space.tables.get(table).copied().ok_or_else(unknown)
+    }
+
+    /// Has the cluster agree on a command; when this returns, requests to this node work by it.
+    async fn decide(&self, command: Command) -> Result<Answer, Failed> {
+        let answer = self.control.propose(command, DECIDE_WITHIN).await?;
+        self.adopted().await;
+        Ok(answer)
+    }
+
+    /// Waits until requests work by the newest state, which the worker adopts within moments.
+    async fn adopted(&self) {
+        let newest = self.control.current();
+        let adopted = async {
+            while *self.catalog.current() != newest.cluster_state {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if tokio::time::timeout(ADOPT_WITHIN, adopted).await.is_err() {
+            tracing::warn!("a change was agreed on and is not adopted by this node yet");
+        }
+    }
+}
+
+fn keyspace_options(state: &HardState, keyspace: &Keyspace) -> KeyspaceOptions {
+    let placement = state.topology().placement(keyspace.placement);
+    let strategy = placement.map(|placement| placement.strategy().clone());
+    KeyspaceOptions { strategy: strategy.unwrap_or(KeyspaceOptions::default().strategy), sync: keyspace.sync }
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(
+    present: &T,
+    asked: &T,
+    what: impl FnOnce() -> String,
+) -> Result<Changed, AdminError> {
+    if present == asked {
+        return Ok(Changed::No);
+    }
+    Err(AdminError::AlreadyExists { what: what(), present: format!("{present:?}") })
+}
+
+fn changed(answer: Answer) -> Result<Changed, AdminError> {
+    Ok(if answer == Answer::Unchanged { Changed::No } else { Changed::Yes })
+}
+
+fn vitals(report: &OwnReport) -> Vitals {
+    Vitals {
+        version: (!report.version.is_empty()).then(|| report.version.clone()),
+        requests_in_flight: Some(report.load.in_flight),
+        hints: Some(report.hints.total),
+        oldest_hint_age_ms: report.hints.oldest_age_ms,
+        ..Vitals::default()
+    }
+}
+
+/// A proposal that failed.
+enum Failed {
+    Refused(Refusal),
+    Other(ProposeError),
+}
+
+impl From<ProposeError> for Failed {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::Refused(refusal) => Self::Refused(refusal),
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl From<Failed> for AdminError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Other(error) => {
+                let may_take_effect = matches!(error, ProposeError::Undecided { .. });
+                Self::NoMajority { reason: error.to_string(), may_take_effect }
+            }
+            Failed::Refused(Refusal::UnknownKeyspace { keyspace }) => Self::UnknownKeyspace { keyspace },
+            Failed::Refused(Refusal::UnknownTable { keyspace, table }) => Self::UnknownTable { keyspace, table },
+            Failed::Refused(
+                refusal @ (Refusal::BadName { .. } | Refusal::BadSetting { .. } | Refusal::NobodyThere { .. }),
+            ) => Self::Invalid { reason: refusal.to_string() },
+            Failed::Refused(refusal) => Self::Conflict { reason: refusal.to_string() },
+        }
+    }
+}
+
+/// The member behind the trait object that front doors hold.
+pub(super) fn admin(member: &Arc<Member>) -> Arc<dyn Admin> {
+    Arc::clone(member) as Arc<dyn Admin>
+}

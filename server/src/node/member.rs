@@ -1,0 +1,271 @@
+//! The parts of a node that is a member, in the order in which they start and stop.
+//!
+//! ```text
+//! store ── clock ── control (Raft) ── the state that has this member ── adopted: fences and marks, durable
+//!   └─ replica ── hints ── transport ── gossip ── coordinator ── worker that follows the state ── doors
+//! ```
+//!
+//! Invariant: nothing is served before the newest state this node holds is adopted, so no request is counted by a map
+//! whose demands are not durable here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cube_replication::catalog::Catalog;
+use cube_replication::clock::NodeClock;
+use cube_replication::coordinator::{Coordinator, Parts};
+use cube_replication::handoff::HintedHandoff;
+use cube_replication::lifecycle::{FollowParts, Follower, FollowerProgress, adopt};
+use cube_replication::replica::Replica;
+use cube_replication::topology::{Addresses, MemberState};
+use cube_replication::transport::PeerTransport;
+use cube_replication::worker::{Backoff, Workers};
+use cube_storage::clock::Clock;
+use cube_storage::{ApplyWorker, Store};
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand_xoshiro::Xoshiro256StarStar;
+use tokio::runtime::Handle;
+
+use super::bell::Bell;
+use super::calls::{Member as Answering, Outgoing, Switchboard};
+use super::threads::Threads;
+use super::{NodeError, opening, seams};
+use crate::clock_watch::ClockWatch;
+use crate::config::Config;
+use crate::control::{Command, Control};
+use crate::forming::Membership;
+use crate::gossip::{Gossip, GossipSettings};
+use crate::identity::{DataDir, Identity};
+use crate::peer::{GrpcTransport, GrpcTransportParts, PeerIdentity, PeerServer, PeerSettings};
+
+/// The first and the longest wait of a background worker that failed.
+const WORKER_BACKOFF_MS: (u64, u64) = (200, 30_000);
+
+/// A running member.
+pub(super) struct Member {
+    pub(super) identity: Identity,
+    pub(super) config: Config,
+    pub(super) machine: Arc<dyn Clock>,
+    pub(super) clock: Arc<NodeClock>,
+    pub(super) store: Arc<Store>,
+    pub(super) control: Arc<Control>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) handoff: Arc<HintedHandoff>,
+    pub(super) transport: Arc<GrpcTransport>,
+    pub(super) gossip: Arc<Gossip>,
+    pub(super) clock_watch: Arc<Mutex<ClockWatch>>,
+    pub(super) coordinator: Arc<Coordinator>,
+    pub(super) workers: Arc<Workers>,
+    pub(super) copies: FollowerProgress,
+    threads: Mutex<Threads>,
+    apply: Mutex<Option<ApplyWorker>>,
+}
+
+/// What a member is started with.
+pub(super) struct Start<'a> {
+    pub(super) config: &'a Config,
+    pub(super) dir: &'a DataDir,
+    pub(super) identity: Identity,
+    /// Where others reach it.
+    pub(super) addresses: Addresses,
+    /// Where others reach its gossip.
+    pub(super) advertise: SocketAddr,
+    /// Where gossip listens.
+    pub(super) gossip: SocketAddr,
+    pub(super) switchboard: &'a Arc<Switchboard>,
+    pub(super) peer_server: &'a PeerServer,
+    pub(super) outgoing: Outgoing,
+    pub(super) machine: Arc<dyn Clock>,
+}
+
+impl Member {
+    /// Starts everything but the doors for clients.
+    pub(super) async fn start(start: Start<'_>) -> Result<Arc<Self>, NodeError> {
+        let Start { config, dir, identity, addresses, advertise, gossip, switchboard, peer_server, outgoing, machine } =
+            start;
+        let me = identity.node;
+        let (store, clock, apply) = opening::open_store(config, dir.path(), &identity, &machine).await?;
+        let control =
+            opening::open_control(config, dir.path(), &identity, &addresses, dir.instance(), outgoing).await?;
+        let membership =
+            Membership { cluster: identity.cluster, node: me, name: identity.name.clone(), instance: dir.instance() };
+        switchboard.is_member(Answering { membership, control: Arc::clone(&control) });
+        let state = opening::state_with(&control, me).await?;
+
+        let adopted = Arc::clone(&state);
+        let store_adopts = Arc::clone(&store);
+        opening::blocking(move || adopt(&store_adopts, me, &adopted.cluster_state)).await??;
+        let catalog = Arc::new(Catalog::new(state.cluster_state.clone()));
+        let replica = Arc::new(Replica::new(me, Arc::clone(&store), Arc::clone(&clock)));
+
+        let mut threads = Threads::default();
+        let hint_bell = Arc::new(Bell::default());
+        let handoff = opening::open_handoff(config, dir.path(), &store, &catalog, &clock, &hint_bell).await?;
+        threads.flush(Arc::clone(&handoff), hint_bell)?;
+
+        let clock_watch = Arc::new(Mutex::new(ClockWatch::new()));
+        let peer_identity = PeerIdentity::of_this_build(identity.cluster, me, identity.name.clone(), dir.instance());
+        let check = seams::check_peer(&control);
+        let transport = Arc::new(GrpcTransport::new(GrpcTransportParts {
+            identity: peer_identity.clone(),
+            check: Arc::clone(&check),
+            addresses: Arc::new(seams::KnownAddresses(Arc::clone(&control))),
+            clock: Arc::clone(&machine),
+            random: Box::new(Xoshiro256StarStar::from_os_rng()),
+            on_ping: seams::watch_clocks(&clock_watch, &machine),
+            runtime: Handle::current(),
+            settings: PeerSettings::default(),
+        }));
+        peer_server.open(crate::peer::Membership { identity: peer_identity, check, serve: replica.clone() });
+
+        let vitals = Arc::new(seams::Vitals::default());
+        let gossip = Arc::new(Gossip::start(
+            GossipSettings {
+                cluster: identity.cluster,
+                me,
+                name: identity.name.clone(),
+                generation: dir.generation(),
+                listen: gossip,
+                advertise,
+                seeds: seams::gossip_addresses(&state.cluster_state, me),
+                clock: Arc::clone(&machine),
+                timing: opening::timing(config),
+            },
+            vitals.report(),
+        )?);
+        let woken = Arc::downgrade(&transport);
+        gossip.on_change(move |node, alive| {
+            if alive && let Some(transport) = woken.upgrade() {
+                transport.wake(node);
+            }
+        });
+
+        let parts = Parts {
+            me,
+            clock: Arc::clone(&clock),
+            catalog: Arc::clone(&catalog),
+            membership: Arc::clone(&gossip) as Arc<dyn cube_replication::membership::Membership>,
+            transport: Arc::clone(&transport) as Arc<dyn PeerTransport>,
+            replica,
+            hints: Arc::clone(&handoff) as Arc<dyn cube_replication::handoff::HintKeeper>,
+        };
+        let coordinator = Coordinator::new(parts, config.coordinator());
+        threads.tick(Arc::clone(&coordinator))?;
+
+        let (first_ms, longest_ms) = WORKER_BACKOFF_MS;
+        let backoff = Backoff::new(first_ms, longest_ms);
+        let workers = Arc::new(Workers::new(backoff, Xoshiro256StarStar::from_os_rng()));
+        let work_bell = Arc::new(Bell::default());
+        let follower = Follower::new(FollowParts {
+            me,
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            catalog: Arc::clone(&catalog),
+            coordinator: Arc::clone(&coordinator),
+            transport: Arc::clone(&transport) as Arc<dyn PeerTransport>,
+            newest: seams::newest(&control),
+            report: seams::report_to(&control),
+            wake: seams::waker(&workers, &clock, &work_bell),
+        });
+        let copies = follower.progress();
+        workers.begin(Box::new(follower)).map_err(|error| NodeError::Failed(error.to_string()))?;
+        threads.work(&workers, &clock, &work_bell)?;
+
+        let member = Arc::new(Self {
+            identity,
+            config: config.clone(),
+            machine,
+            clock,
+            store,
+            control,
+            catalog,
+            handoff,
+            transport,
+            gossip,
+            clock_watch,
+            coordinator,
+            workers,
+            copies,
+            threads: Mutex::new(threads),
+            apply: Mutex::new(Some(apply)),
+        });
+        vitals.of(&member);
+        member.follow_state(work_bell);
+        member.tell_addresses(addresses);
+        Ok(member)
+    }
+
+    /// Wakes the worker, and gives gossip its seeds, whenever the hard state changes.
+    fn follow_state(self: &Arc<Self>, bell: Arc<Bell>) {
+        let wake = seams::waker(&self.workers, &self.clock, &bell);
+        let mut states = self.control.watch();
+        let member = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while states.changed().await.is_ok() {
+                let Some(member) = member.upgrade() else { return };
+                let state = Arc::clone(&states.borrow_and_update());
+                wake();
+                member.gossip.set_seeds(seams::gossip_addresses(&state.cluster_state, member.identity.node));
+                for (node, other) in state.topology().members() {
+                    match other.state {
+                        MemberState::Left => member.transport.forget(*node),
+                        // Its marks exist before they are needed: a full disk cannot keep a mark from being set.
+                        _ if *node != member.identity.node => member.prepare_marks(&other.name),
+                        _ => {}
+                    }
+                }
+            }
+        });
+        // What was there already is looked at too.
+        for (node, other) in self.control.current().topology().members() {
+            if *node != self.identity.node {
+                self.prepare_marks(&other.name);
+            }
+        }
+    }
+
+    fn prepare_marks(&self, name: &str) {
+        if let Err(error) = self.handoff.marks().target(name) {
+            tracing::warn!(%error, name, "the file for dirty marks cannot be made");
+        }
+    }
+
+    /// A node that is reached elsewhere than the cluster believes tells it, until it knows.
+    fn tell_addresses(self: &Arc<Self>, addresses: Addresses) {
+        const WITHIN: Duration = Duration::from_secs(10);
+        let node = self.identity.node;
+        let member = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                let Some(member) = member.upgrade() else { return };
+                let known = member.control.current().topology().member(node).map(|member| member.addresses.clone());
+                if known.as_ref() == Some(&addresses) {
+                    return;
+                }
+                let command = Command::SetAddresses { node, addresses: addresses.clone() };
+                if let Err(error) = member.control.propose(command, WITHIN).await {
+                    tracing::warn!(%error, "the cluster was not told this node's new addresses");
+                }
+            }
+        });
+    }
+
+    /// Ends everything, in the order in which it leans on each other. Requests have ended before.
+    pub(super) async fn stop(self: &Arc<Self>) {
+        self.workers.drain(self.clock.monotonic_ms());
+        self.gossip.leave().await;
+        self.control.shutdown().await;
+        let member = Arc::clone(self);
+        let stopped = opening::blocking(move || {
+            member.threads.lock().stop();
+            member.handoff.flush();
+            // Commits what waits, and syncs.
+            member.apply.lock().take();
+        });
+        if let Err(error) = stopped.await {
+            tracing::error!(%error, "the node's threads did not stop");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Reading a JSON body: bounded in size and time, and refused with what is wrong with it and where.
+
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use cube_storage::model::Limits;
+use futures::StreamExt;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::error::Category;
+
+use crate::edge::{Code, Details, EdgeError};
+
+/// How much longer keys and values may be as JSON text: what JSON libraries write as `\uXXXX` triples. Base64 needs less.
+const JSON_GROWTH: usize = 3;
+/// The other fields of a document, and its spaces.
+const FIELDS_BYTES: usize = 4 << 10;
+/// The whole body must be here after that long: whoever sends it slower holds a connection and sends nothing.
+const BODY_TIME: Duration = Duration::from_secs(30);
+/// A body that is too long is read to this much, so that the client sees the answer instead of a broken connection.
+const OVERREAD_BYTES_MAX: usize = 64 << 20;
+
+/// The longest body of a request for one row.
+pub(crate) fn body_bytes_max(limits: &Limits) -> usize {
+    limits.key_bytes_max.saturating_add(limits.value_bytes_max).saturating_mul(JSON_GROWTH).saturating_add(FIELDS_BYTES)
+}
+
+/// Reads a document.
+pub(crate) async fn read_json<T: DeserializeOwned>(request: Request, bytes_max: usize) -> Result<T, EdgeError> {
+    check_media_type(request.headers())?;
+    let body = read(request, bytes_max).await?;
+    parse(&body)
+}
+
+/// Reads a document whose fields all go without saying: then the body may be left out.
+pub(crate) async fn read_json_or_default<T: DeserializeOwned + Default>(
+    request: Request,
+    bytes_max: usize,
+) -> Result<T, EdgeError> {
+    let media_type = check_media_type(request.headers());
+    let body = read(request, bytes_max).await?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    media_type?;
+    parse(&body)
+}
+
+/// A page in a browser can send other media types to a node of the reader's own network, but not JSON.
+fn check_media_type(headers: &HeaderMap) -> Result<(), EdgeError> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if media_type == "application/json" || (media_type.starts_with("application/") && media_type.ends_with("+json")) {
+        return Ok(());
+    }
+    let message = "the body must be JSON and say so: send the header Content-Type: application/json";
+    let details = Details { given: Some(given.chars().take(64).collect()), ..Details::default() };
+    Err(EdgeError::with(Code::UnsupportedMediaType, message, details))
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, EdgeError> {
+    // A list would be taken for the fields of a document in their order.
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(match serde_json::from_slice::<IgnoredAny>(body) {
+            Ok(_) => EdgeError::invalid("the body is JSON, but not an object: send {...}"),
+            Err(error) => refuse(&error, body),
+        });
+    }
+    serde_json::from_slice(body).map_err(|error| refuse(&error, body))
+}
+
+fn refuse(error: &serde_json::Error, body: &[u8]) -> EdgeError {
+    match error.classify() {
+        Category::Data => EdgeError::invalid(error.to_string()),
+        Category::Eof if body.is_empty() => {
+            EdgeError::new(Code::MalformedJson, "the body is empty: send a JSON object")
+        }
+        Category::Syntax | Category::Eof | Category::Io => {
+            EdgeError::new(Code::MalformedJson, format!("the body is not valid JSON: {error}"))
+        }
+    }
+}
+
+async fn read(request: Request, bytes_max: usize) -> Result<Bytes, EdgeError> {
+    let too_slow = || {
+        let message = format!("the body was not complete after {} s", BODY_TIME.as_secs());
+        EdgeError::new(Code::BodyTooSlow, message)
+    };
+    tokio::time::timeout(BODY_TIME, read_all(request, bytes_max)).await.map_err(|_| too_slow())?
+}
+
+async fn read_all(request: Request, bytes_max: usize) -> Result<Bytes, EdgeError> {
+    let too_large = || {
+        let message = format!("the body is longer than {bytes_max} bytes, the most for the configured key and value");
+        let limit = u64::try_from(bytes_max).ok();
+        EdgeError::with(Code::BodyTooLarge, message, Details { limit, ..Details::default() })
+    };
+    let said = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let said: usize = said.unwrap_or(0);
+    let waits_for_answer = request.headers().contains_key(header::EXPECT);
+    if said > OVERREAD_BYTES_MAX || (said > bytes_max && waits_for_answer) {
+        return Err(too_large());
+    }
+    let mut body = BytesMut::with_capacity(said.min(bytes_max));
+    let mut bytes = 0usize;
+    let mut chunks = request.into_body().into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| EdgeError::invalid(format!("the body broke off: {error}")))?;
+        bytes = bytes.saturating_add(chunk.len());
+        if bytes <= bytes_max {
+            body.extend_from_slice(&chunk);
+        } else if bytes > OVERREAD_BYTES_MAX {
+            break;
+        }
+    }
+    if bytes > bytes_max { Err(too_large()) } else { Ok(body.freeze()) }
+}

@@ -1,0 +1,93 @@
+//! The HTTP front door: JSON in and out, as `docs/rest-api.md` says.
+//!
+//! Here stand the paths. `data.rs` reads and writes rows, `schema.rs` keyspaces and tables, `cluster.rs` tells how node
+//! and cluster fare; `dto.rs` holds the documents, `input.rs` and `body.rs` read what comes in. Every error has the one
+//! shape `{"error":{"code","message","details"}}`, also where there is no such path or method.
+
+mod body;
+mod cluster;
+mod data;
+mod dto;
+mod error;
+mod input;
+mod schema;
+mod text;
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::routing::{delete, get, post, put};
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+
+use crate::admin::Health;
+use crate::edge::{Code, Edge, EdgeError};
+
+/// Everything there is over HTTP. Other routers (metrics, API documents) can be merged with it.
+pub fn router(edge: Arc<Edge>) -> Router {
+    let rows = get(data::get_row).put(data::put_row).delete(data::delete_row);
+    let table_path = "/api/v1/keyspaces/{keyspace}/tables/{table}";
+    Router::new()
+        .route("/livez", get(cluster::livez))
+        .route("/api/v1/health", get(cluster::health))
+        .route("/api/v1/put", post(data::put))
+        // A key may hold slashes, encoded or not, so it is everything that follows; and it must not be empty.
+        .route("/api/v1/get/{*key}", get(data::get))
+        .route("/api/v1/get/", get(data::get))
+        .route("/api/v1/get", get(data::get))
+        .route("/api/v1/delete/{*key}", delete(data::delete))
+        .route("/api/v1/delete/", delete(data::delete))
+        .route("/api/v1/delete", delete(data::delete))
+        .route("/api/v1/keyspaces", get(schema::list))
+        .route(
+            "/api/v1/keyspaces/{keyspace}",
+            put(schema::create_keyspace)
+                .get(schema::get_keyspace)
+                .patch(schema::alter_keyspace)
+                .delete(schema::drop_keyspace),
+        )
+        .route(
+            table_path,
+            put(schema::create_table).get(schema::get_table).patch(schema::alter_table).delete(schema::drop_table),
+        )
+        .route(&format!("{table_path}/rows/{{*row}}"), rows.clone())
+        .route(&format!("{table_path}/rows/"), rows.clone())
+        .route(&format!("{table_path}/rows"), rows)
+        .route("/api/v1/cluster/nodes", get(cluster::nodes))
+        .route("/api/v1/cluster/topology", get(cluster::topology))
+        .route("/api/v1/replication/hints", get(cluster::hints))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(edge)
+}
+
+/// What there is over HTTP before the node can serve: whether it lives, and why it does not serve yet.
+pub fn starting(health: Arc<dyn Fn() -> Health + Send + Sync>) -> Router {
+    cluster::starting(health)
+}
+
+/// Serves until `stop` is done and the requests under way have been answered.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let listener = listener.tap_io(|connection| {
+        // Answers are small and waited for.
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection cannot be told to send at once");
+        }
+    });
+    axum::serve(listener, router).with_graceful_shutdown(stop).await
+}
+
+async fn no_such_path(uri: Uri) -> EdgeError {
+    let message = format!("there is nothing at {}: docs/rest-api.md lists the paths", uri.path());
+    EdgeError::new(Code::NotFound, message)
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> EdgeError {
+    EdgeError::new(Code::MethodNotAllowed, format!("{method} is nothing that can be done with {}", uri.path()))
+}

@@ -1,0 +1,14 @@
+//! The front doors, driven over real connections: a node with its real coordinator, replica and store stands behind the
+//! HTTP router and the gRPC services on ports of their own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod bad_requests;
+mod documents;
+mod failures;
+mod grpc;
+mod http;
+mod keys;
+mod node;
+mod rows;
+mod schema;

@@ -1,0 +1,154 @@
+//! The one write path: everything that changes a row passes here, whoever brings it.
+//!
+//! What it owes, in this order, for every group of batches that waited together:
+//! 1. refuse what the limits, the room on the disk, an unknown table or the partition's fence forbid;
+//! 2. look up what the rows hold, remembered from the last writes or read in one multi-get, and keep the winners;
+//! 3. put rows, key index, Merkle leaves and the notes they touch into ONE engine write, synced once for all;
+//! 4. take the same change into the trees in memory, and only then tell those who wait.
+//!
+//! Idempotent and commutative: batches may come twice, in any order and in any split, and the node ends the same.
+//! A failed write leaves the log's end unknown, so it stops all writing until the engine is opened anew; only a full
+//! disk passes by itself.
+
+mod group;
+mod queue;
+mod recent;
+mod resolve;
+mod worker;
+
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use self::group::Group;
+pub use self::queue::Done;
+pub(crate) use self::queue::{Job, Queue, Wake};
+pub(crate) use self::recent::RecentRows;
+pub use self::worker::ApplyWorker;
+use crate::engine::Durability;
+use crate::error::StoreError;
+use crate::model::{Batch, Body, Origin, Outcome};
+use crate::space::Writer;
+use crate::store::{Commit, Store};
+
+impl Store {
+    /// Queues a batch and returns at once. `done` is told when its outcome is durable, or why there is none.
+    pub fn submit(&self, batch: Batch, done: Done) {
+        if let Err(invalid) = batch.check(&self.limits) {
+            return done(Err(invalid.into()));
+        }
+        if let Err((refused, done)) = self.queue.push(batch, done) {
+            done(Err(refused));
+        }
+    }
+
+    /// Applies a batch and waits until its outcome is durable. The caller's thread does the work of all that wait, or
+    /// the worker does it for the caller, whoever comes first.
+    pub fn apply(&self, batch: Batch) -> Result<Vec<Outcome>, StoreError> {
+        let told = Arc::new((Mutex::new(None), Condvar::new()));
+        let teller = Arc::clone(&told);
+        let done: Done = Box::new(move |result| {
+            *teller.0.lock() = Some(result);
+            teller.1.notify_one();
+        });
+        self.submit(batch, done);
+        // Others may have queued more than one group before this batch.
+        while told.0.lock().is_none() && self.run_pending() {}
+        let mut result = told.0.lock();
+        loop {
+            match result.take() {
+                Some(result) => return result,
+                None => told.1.wait(&mut result),
+            }
+        }
+    }
+
+    /// Commits one group of what waits, if anything does. Whether there was something.
+    pub fn run_pending(&self) -> bool {
+        // The lock comes before the group is taken: groups are committed in the order they were queued.
+        let mut commit = self.commit.lock();
+        let jobs = self.queue.take_group();
+        if jobs.is_empty() {
+            return false;
+        }
+        let results = self.commit_group(&mut commit, &jobs);
+        drop(commit);
+        for (job, result) in jobs.into_iter().zip(results) {
+            (job.done)(result);
+        }
+        true
+    }
+
+    /// Drops what waits to be committed without telling anyone, as the end of the process would.
+    pub fn abandon_pending(&self) {
+        self.queue.abandon();
+    }
+
+    /// Bytes and batches that wait to be committed.
+    pub fn queue_depth(&self) -> (usize, usize) {
+        self.queue.depth()
+    }
+
+    /// Makes durable what tables with a sync interval have acknowledged since the last sync.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let mut commit = self.commit.lock();
+        self.sync_locked(&mut commit)
+    }
+
+    pub(crate) fn sync_locked(&self, commit: &mut Commit) -> Result<(), StoreError> {
+        if !commit.unsynced {
+            return Ok(());
+        }
+        commit.check_running()?;
+        self.engine.sync().map_err(|error| self.write_failed(commit, error))?;
+        commit.unsynced = false;
+        Ok(())
+    }
+
+    fn commit_group(&self, commit: &mut Commit, jobs: &[Job]) -> Vec<Result<Vec<Outcome>, StoreError>> {
+        if let Err(stopped) = commit.check_running() {
+            return jobs.iter().map(|_| Err(stopped.clone())).collect();
+        }
+        let room = self.admission.look(self.engine.as_ref());
+        let mut group = Group::new(self, jobs, |batch| room.admit(writer_of(batch)));
+        if let Err(error) = group.read(self.engine.as_ref(), &mut commit.recent) {
+            return jobs.iter().map(|_| Err(error.clone().into())).collect();
+        }
+        group.resolve(&mut self.partitions.write());
+        match self.write_group(commit, &mut group) {
+            Ok(()) => group.into_results(),
+            Err(error) => jobs.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    fn write_group(&self, commit: &mut Commit, group: &mut Group<'_>) -> Result<(), StoreError> {
+        if group.is_unchanged() {
+            // Even a row that was there already is only told once it is durable.
+            return if group.durability() == Durability::Synced { self.sync_locked(commit) } else { Ok(()) };
+        }
+        self.engine
+            .write(group.durability(), &mut |writes| group.fill(writes))
+            .map_err(|error| self.write_failed(commit, error))?;
+        commit.unsynced = group.durability() == Durability::Buffered;
+        group.remember(&mut commit.recent);
+        let mut forest = self.forest.lock();
+        for &(table, leaf, delta) in group.leaf_deltas() {
+            forest.add(table, leaf, delta);
+        }
+        drop(forest);
+        for damaged in group.damage() {
+            self.damage.report(damaged.clone());
+        }
+        self.counters.count_group(group.changed_rows());
+        Ok(())
+    }
+}
+
+/// Deletions and what repairs are welcome for longer than what takes room for a client.
+fn writer_of(batch: &Batch) -> Writer {
+    let frees = batch.mutations.iter().all(|m| matches!(m.record.body, Body::Tombstone));
+    match batch.origin {
+        Origin::Client if !frees => Writer::Client,
+        Origin::Client | Origin::Hint | Origin::Replica { .. } => Writer::Upkeep,
+    }
+}

@@ -1,0 +1,185 @@
+//! What waits for the one write path: batches and who is to be told.
+//!
+//! Bounded by bytes: past the bound a batch is refused at once, so that a slow disk is felt as refusals and not as
+//! memory.
+
+use std::collections::VecDeque;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::StoreError;
+use crate::model::{Batch, Outcome};
+
+/// Told once what came of a batch: one outcome for each mutation, in their order. Runs on the thread that commits, so
+/// it hands the news on and does no work.
+pub type Done = Box<dyn FnOnce(Result<Vec<Outcome>, StoreError>) + Send>;
+
+/// Bytes committed at once. Large enough to share an fsync among all that wait, small enough that the last of them
+/// does not wait long for the first.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+/// Mutations committed at once.
+const GROUP_ROWS_MAX: usize = 4096;
+/// What a waiting mutation costs besides its bytes.
+const MUTATION_OVERHEAD_BYTES: usize = 256;
+
+pub(crate) struct Job {
+    pub(crate) batch: Batch,
+    pub(crate) done: Done,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    bytes: usize,
+    /// Whoever waits for work is to stop.
+    closed: bool,
+}
+
+pub(crate) struct Queue {
+    bytes_max: usize,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+/// Why waiting for work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    Work,
+    TimedOut,
+    Closed,
+}
+
+impl Queue {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, state: Mutex::default(), work: Condvar::new() }
+    }
+
+    /// Puts a batch at the end, or hands it back with the reason.
+    pub(crate) fn push(&self, batch: Batch, done: Done) -> Result<(), (StoreError, Done)> {
+        let bytes = batch.len_bytes() + batch.mutations.len() * MUTATION_OVERHEAD_BYTES;
+        let mut state = self.state.lock();
+        // A batch larger than the bound still passes when it is alone: its own limit is another one.
+        if state.bytes > 0 && state.bytes + bytes > self.bytes_max {
+            let refused = StoreError::Overloaded { queued_bytes: state.bytes, limit_bytes: self.bytes_max };
+            return Err((refused, done));
+        }
+        state.bytes += bytes;
+        state.jobs.push_back(Job { batch, done, bytes });
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Takes what is to be committed together; nothing when nothing waits.
+    pub(crate) fn take_group(&self) -> Vec<Job> {
+        let mut state = self.state.lock();
+        let (mut bytes, mut rows) = (0, 0);
+        let mut group = Vec::with_capacity(state.jobs.len().min(GROUP_ROWS_MAX));
+        while let Some(job) = state.jobs.pop_front() {
+            bytes += job.bytes;
+            rows += job.batch.mutations.len();
+            group.push(job);
+            if bytes >= GROUP_BYTES_MAX || rows >= GROUP_ROWS_MAX {
+                break;
+            }
+        }
+        state.bytes = state.bytes.saturating_sub(bytes);
+        group
+    }
+
+    /// Blocks until there is work, the queue is closed, or the time is over.
+    pub(crate) fn wait(&self, timeout_ms: Option<u32>) -> Wake {
+        let mut state = self.state.lock();
+        loop {
+            if !state.jobs.is_empty() {
+                return Wake::Work;
+            }
+            if state.closed {
+                return Wake::Closed;
+            }
+            match timeout_ms {
+                None => self.work.wait(&mut state),
+                Some(ms) => {
+                    let waited = self.work.wait_for(&mut state, std::time::Duration::from_millis(u64::from(ms)));
+                    if waited.timed_out() && state.jobs.is_empty() && !state.closed {
+                        return Wake::TimedOut;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets whoever waits go, once all that waits is done.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.work.notify_all();
+    }
+
+    /// Drops what waits without telling anyone.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.bytes = 0;
+        let abandoned = std::mem::take(&mut state.jobs);
+        // What the callbacks hold may use the store when it is dropped.
+        drop(state);
+        drop(abandoned);
+    }
+
+    /// Bytes and batches that wait.
+    pub(crate) fn depth(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.bytes, state.jobs.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Mutation, Record, RowKey, TableId, Version};
+
+    fn batch(value_bytes: usize) -> Batch {
+        Batch::of(Mutation {
+            table: TableId(1),
+            key: RowKey::of("k"),
+            record: Record::value(Version::ZERO, vec![0; value_bytes]),
+            claim: None,
+        })
+    }
+
+    fn nobody() -> Done {
+        Box::new(|_| {})
+    }
+
+    #[test]
+    fn past_its_bound_the_queue_refuses_and_afterwards_accepts_again() {
+        let queue = Queue::new(10_000);
+        assert!(queue.push(batch(8_000), nobody()).is_ok());
+        let Err((refused, _)) = queue.push(batch(8_000), nobody()) else { panic!("the bound was passed") };
+        assert!(matches!(refused, StoreError::Overloaded { limit_bytes: 10_000, .. }), "{refused}");
+        assert_eq!(queue.take_group().len(), 1);
+        assert_eq!(queue.depth(), (0, 0));
+        assert!(queue.push(batch(50_000), nobody()).is_ok(), "alone, a batch of any size passes");
+    }
+
+    #[test]
+    fn a_group_ends_at_its_bounds_and_keeps_the_order() {
+        let queue = Queue::new(usize::MAX);
+        for _ in 0..3 {
+            assert!(queue.push(batch(GROUP_BYTES_MAX / 2), nobody()).is_ok());
+        }
+        assert_eq!(queue.take_group().len(), 2);
+        assert_eq!(queue.take_group().len(), 1);
+        assert!(queue.take_group().is_empty());
+    }
+
+    #[test]
+    fn closing_lets_go_only_when_the_work_is_done() {
+        let queue = Queue::new(usize::MAX);
+        assert!(queue.push(batch(1), nobody()).is_ok());
+        queue.close();
+        assert_eq!(queue.wait(None), Wake::Work);
+        queue.take_group();
+        assert_eq!(queue.wait(None), Wake::Closed);
+    }
+}

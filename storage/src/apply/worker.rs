@@ -1,0 +1,58 @@
+//! The thread that commits what is queued, and syncs the tables that asked for it by interval.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::Wake;
+use crate::clock::Clock;
+use crate::store::Store;
+
+/// Owns the thread. Dropping it finishes what waits and joins.
+pub struct ApplyWorker {
+    store: Arc<Store>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ApplyWorker {
+    /// Starts the thread.
+    pub fn start(store: Arc<Store>, clock: Arc<dyn Clock>) -> io::Result<Self> {
+        let worked = Arc::clone(&store);
+        let thread =
+            std::thread::Builder::new().name("cube-apply".into()).spawn(move || run(&worked, clock.as_ref()))?;
+        Ok(Self { store, thread: Some(thread) })
+    }
+}
+
+impl Drop for ApplyWorker {
+    fn drop(&mut self) {
+        self.store.queue.close();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the apply worker panicked: what it had not committed was not acknowledged");
+        }
+    }
+}
+
+fn run(store: &Store, clock: &dyn Clock) {
+    let mut synced_ms = clock.monotonic_ms();
+    loop {
+        let interval_ms = store.tables.read().sync_interval_ms();
+        let wake = store.queue.wait(interval_ms);
+        if wake == Wake::Work {
+            store.run_pending();
+        }
+        let now_ms = clock.monotonic_ms();
+        let due = interval_ms.is_some_and(|every_ms| now_ms.saturating_sub(synced_ms) >= u64::from(every_ms));
+        if due || wake == Wake::Closed {
+            synced_ms = now_ms;
+            if let Err(error) = store.sync() {
+                tracing::error!(%error, "syncing the log failed");
+            }
+        }
+        if wake == Wake::Closed {
+            return;
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What a node knows of each partition it holds: the fence and the marks that `apply` checks in one place.
+//!
+//! Per placement and partition: the epoch of the newest map it has fenced, and whether the replica is in sync. Per
+//! table and partition: the purge floor, and the horizon up to which the replica was proven equal with the others.
+//! All of it is durable before it counts, and loaded whole at start.
+//!
+//! Invariants: an epoch and a floor never go back; a floor never rises above the proof; a partition that nobody has
+//! declared in sync is not.
+
+use std::collections::BTreeMap;
+
+use bytes::BufMut;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{EngineError, Reader};
+use crate::meta::{self, Tag};
+use crate::model::{Epoch, Hlc, PartitionId, PlacementId, TableId};
+
+/// Why a replica is not in sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum UnsyncedCause {
+    /// It is new here: nothing was copied yet.
+    New,
+    /// Some of its data was found damaged.
+    DamagedData,
+    /// The write-ahead log ended before what had been synced.
+    DamagedLog,
+    /// The operator asked for it.
+    Operator,
+}
+
+/// Whether a replica holds every write it ever acknowledged, and so may be counted in reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SyncState {
+    /// It does.
+    Synced,
+    /// It does not: it takes writes, is not counted, and heals like a joiner.
+    Unsynced(UnsyncedCause),
+}
+
+/// A placement's partition on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionState {
+    /// The newest map it has fenced: requests by an older one are refused.
+    pub epoch: Epoch,
+    /// Whether it may be counted.
+    pub sync: SyncState,
+}
+
+impl Default for PartitionState {
+    fn default() -> Self {
+        Self { epoch: Epoch(0), sync: SyncState::Unsynced(UnsyncedCause::New) }
+    }
+}
+
+/// A table's partition on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RangeState {
+    /// Deletions and ended values up to here may have been purged.
+    pub floor: Hlc,
+    /// Up to here the replica was proven equal with all others. Taken back by any older version that arrives later.
+    pub synced_through: Hlc,
+}
+
+const FORMAT: u8 = 1;
+
+impl PartitionState {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        out.put_u64(self.epoch.0);
+        out.put_u8(match self.sync {
+            SyncState::Synced => 0,
+            SyncState::Unsynced(UnsyncedCause::New) => 1,
+            SyncState::Unsynced(UnsyncedCause::DamagedData) => 2,
+            SyncState::Unsynced(UnsyncedCause::DamagedLog) => 3,
+            SyncState::Unsynced(UnsyncedCause::Operator) => 4,
+        });
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&[FORMAT], rest) = bytes.split_first_chunk::<1>()? else { return None };
+        let (epoch, rest) = rest.split_first_chunk::<8>()?;
+        let sync = match rest {
+            [0] => SyncState::Synced,
+            [1] => SyncState::Unsynced(UnsyncedCause::New),
+            [2] => SyncState::Unsynced(UnsyncedCause::DamagedData),
+            [3] => SyncState::Unsynced(UnsyncedCause::DamagedLog),
+            [4] => SyncState::Unsynced(UnsyncedCause::Operator),
+            _ => return None,
+        };
+        Some(Self { epoch: Epoch(u64::from_be_bytes(*epoch)), sync })
+    }
+}
+
+impl RangeState {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        out.put_u64(self.floor.0);
+        out.put_u64(self.synced_through.0);
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&[FORMAT], rest) = bytes.split_first_chunk::<1>()? else { return None };
+        let (floor, rest) = rest.split_first_chunk::<8>()?;
+        let synced = <[u8; 8]>::try_from(rest).ok()?;
+        Some(Self { floor: Hlc(u64::from_be_bytes(*floor)), synced_through: Hlc(u64::from_be_bytes(synced)) })
+    }
+}
+
+/// A table's partition in memory: its durable state, and what a proof under way must know.
+#[derive(Clone, Copy, Debug, Default)]
+struct Range {
+    state: RangeState,
+    /// The oldest version applied since the proof under way began.
+    oldest_since_proof: Option<Hlc>,
+}
+
+/// All partitions of the node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Partitions {
+    states: BTreeMap<(PlacementId, PartitionId), PartitionState>,
+    ranges: BTreeMap<(TableId, PartitionId), Range>,
+}
+
+impl Partitions {
+    pub(crate) fn load(reader: &dyn Reader) -> Result<Self, EngineError> {
+        let mut partitions = Self::default();
+        meta::load(reader, Tag::Partition, |about, value| {
+            let (placement, partition) = decode_pair(about)?;
+            partitions.states.insert((PlacementId(placement), partition), PartitionState::decode(value)?);
+            Some(())
+        })?;
+        meta::load(reader, Tag::Range, |about, value| {
+            let (table, partition) = decode_pair(about)?;
+            let state = RangeState::decode(value)?;
+            partitions.ranges.insert((TableId(table), partition), Range { state, oldest_since_proof: None });
+            Some(())
+        })?;
+        Ok(partitions)
+    }
+
+    pub(crate) fn state(&self, placement: PlacementId, partition: PartitionId) -> PartitionState {
+        self.states.get(&(placement, partition)).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn states(&self) -> impl Iterator<Item = (PlacementId, PartitionId, PartitionState)> + '_ {
+        self.states.iter().map(|(&(placement, partition), &state)| (placement, partition, state))
+    }
+
+    pub(crate) fn set_state(&mut self, placement: PlacementId, partition: PartitionId, state: PartitionState) {
+        self.states.insert((placement, partition), state);
+    }
+
+    pub(crate) fn range(&self, table: TableId, partition: PartitionId) -> RangeState {
+        self.ranges.get(&(table, partition)).map(|range| range.state).unwrap_or_default()
+    }
+
+    pub(crate) fn set_range(&mut self, table: TableId, partition: PartitionId, state: RangeState) {
+        self.ranges.entry((table, partition)).or_default().state = state;
+    }
+
+    pub(crate) fn forget_table(&mut self, table: TableId) {
+        self.ranges.retain(|&(of, _), _| of != table);
+    }
+
+    /// From here on the oldest version that arrives is remembered.
+    pub(crate) fn begin_proof(&mut self, table: TableId, partition: PartitionId) {
+        self.ranges.entry((table, partition)).or_default().oldest_since_proof = Some(Hlc(u64::MAX));
+    }
+
+    /// Up to where a proof at `horizon` still holds, after what has arrived since it began; nothing without a proof
+    /// under way.
+    pub(crate) fn end_proof(&mut self, table: TableId, partition: PartitionId, horizon: Hlc) -> Option<Hlc> {
+        let oldest = self.ranges.get_mut(&(table, partition))?.oldest_since_proof.take()?;
+        (oldest > horizon).then_some(horizon)
+    }
+
+    /// Ends a proof under way without a result.
+    pub(crate) fn cancel_proof(&mut self, table: TableId, partition: PartitionId) {
+        if let Some(range) = self.ranges.get_mut(&(table, partition)) {
+            range.oldest_since_proof = None;
+        }
+    }
+
+    /// Takes note that `version` was applied. The new state of the range, where the version takes the proof back.
+    pub(crate) fn applied(&mut self, table: TableId, partition: PartitionId, version: Hlc) -> Option<RangeState> {
+        let range = self.ranges.get_mut(&(table, partition))?;
+        if let Some(oldest) = &mut range.oldest_since_proof {
+            *oldest = version.min(*oldest);
+        }
+        if version > range.state.synced_through {
+            return None;
+        }
+        range.state.synced_through = Hlc(version.0.saturating_sub(1));
+        Some(range.state)
+    }
+
+    /// The pair that notes a placement's partition on disk.
+    pub(crate) fn note_state(
+        placement: PlacementId,
+        partition: PartitionId,
+        state: PartitionState,
+    ) -> (Vec<u8>, Vec<u8>) {
+        (meta::key(Tag::Partition, &encode_pair(placement.0, partition)), state.encode())
+    }
+
+    /// The pair that notes a table's partition on disk.
+    pub(crate) fn note_range(table: TableId, partition: PartitionId, state: RangeState) -> (Vec<u8>, Vec<u8>) {
+        (meta::key(Tag::Range, &encode_pair(table.0, partition)), state.encode())
+    }
+
+    /// The prefix of the notes of a table's partitions.
+    pub(crate) fn note_range_prefix(table: TableId) -> Vec<u8> {
+        meta::key(Tag::Range, &table.0.to_be_bytes())
+    }
+}
+
+fn encode_pair(id: u32, partition: PartitionId) -> Vec<u8> {
+    let mut out = Vec::with_capacity(6);
+    out.put_u32(id);
+    out.put_u16(partition.0);
+    out
+}
+
+fn decode_pair(bytes: &[u8]) -> Option<(u32, PartitionId)> {
+    let (id, partition) = bytes.split_first_chunk::<4>()?;
+    let partition = <[u8; 2]>::try_from(partition).ok()?;
+    Some((u32::from_be_bytes(*id), PartitionId(u16::from_be_bytes(partition))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: (TableId, PartitionId) = (TableId(1), PartitionId(2));
+
+    #[test]
+    fn an_older_version_takes_the_proof_back_and_a_newer_one_does_not() {
+        let mut partitions = Partitions::default();
+        partitions.set_range(AT.0, AT.1, RangeState { floor: Hlc(3), synced_through: Hlc(100) });
+        assert_eq!(partitions.applied(AT.0, AT.1, Hlc(101)), None);
+        let lowered = partitions.applied(AT.0, AT.1, Hlc(50)).unwrap();
+        assert_eq!(lowered, RangeState { floor: Hlc(3), synced_through: Hlc(49) });
+        assert_eq!(partitions.range(AT.0, AT.1), lowered);
+    }
+
+    #[test]
+    fn a_proof_fails_when_something_older_arrived_meanwhile() {
+        let mut partitions = Partitions::default();
+        assert_eq!(partitions.end_proof(AT.0, AT.1, Hlc(10)), None, "no proof was begun");
+        partitions.begin_proof(AT.0, AT.1);
+        partitions.applied(AT.0, AT.1, Hlc(11));
+        assert_eq!(partitions.end_proof(AT.0, AT.1, Hlc(10)), Some(Hlc(10)));
+        partitions.begin_proof(AT.0, AT.1);
+        partitions.applied(AT.0, AT.1, Hlc(10));
+        assert_eq!(partitions.end_proof(AT.0, AT.1, Hlc(10)), None);
+    }
+
+    #[test]
+    fn a_partition_nobody_declared_in_sync_is_not() {
+        let state = Partitions::default().state(PlacementId(0), PartitionId(0));
+        assert_eq!(state.sync, SyncState::Unsynced(UnsyncedCause::New));
+    }
+
+    #[test]
+    fn states_read_back_as_noted() {
+        for sync in [
+            SyncState::Synced,
+            SyncState::Unsynced(UnsyncedCause::New),
+            SyncState::Unsynced(UnsyncedCause::DamagedData),
+            SyncState::Unsynced(UnsyncedCause::DamagedLog),
+            SyncState::Unsynced(UnsyncedCause::Operator),
+        ] {
+            let state = PartitionState { epoch: Epoch(9), sync };
+            assert_eq!(PartitionState::decode(&state.encode()), Some(state));
+        }
+        let range = RangeState { floor: Hlc(1), synced_through: Hlc(2) };
+        assert_eq!(RangeState::decode(&range.encode()), Some(range));
+        assert_eq!(RangeState::decode(&[9; 17]), None, "another format is not read");
+    }
+}

@@ -1,0 +1,177 @@
+//! What the node is told about its tables and partitions, and what it notes of itself. Each change is durable before
+//! it counts and before the call returns.
+
+use crate::clock::BoundKeeper;
+use crate::engine::Space;
+use crate::error::StoreError;
+use crate::keyspace::{KeyRange, table_range};
+use crate::meta::{self, Tag};
+use crate::model::{Epoch, Hlc, Invalid, PartitionId, PlacementId, TableId};
+use crate::partition::{PartitionState, Partitions, RangeState, SyncState};
+use crate::store::Store;
+use crate::table::{TableOptions, Tables};
+
+impl Store {
+    /// Adds a table or changes its options, except whether it keeps a prefix index: an index begun later would miss
+    /// the rows there are.
+    pub fn put_table(&self, table: TableId, options: TableOptions) -> Result<(), StoreError> {
+        let mut commit = self.commit.lock();
+        if self.tables.read().get(table).is_ok_and(|present| present.prefix_index != options.prefix_index) {
+            return Err(Invalid::PrefixIndexFixed { table }.into());
+        }
+        self.write_notes(&mut commit, [Tables::note(table, &options)])?;
+        self.tables.write().insert(table, options);
+        Ok(())
+    }
+
+    /// Removes a table with all its rows.
+    pub fn drop_table(&self, table: TableId) -> Result<(), StoreError> {
+        let mut commit = self.commit.lock();
+        self.tables.read().get(table)?;
+        // Every space names the table first, so its range is the same in all of them.
+        let range = table_range(table);
+        let notes = KeyRange::prefix(Partitions::note_range_prefix(table));
+        self.write(&mut commit, &mut |writes| {
+            for space in [Space::Data, Space::Keys, Space::Merkle] {
+                writes.delete_range(space, &range);
+            }
+            writes.delete_range(Space::Meta, &notes);
+            writes.delete(Space::Meta, &Tables::note_key(table));
+        })?;
+        self.tables.write().remove(table);
+        self.partitions.write().forget_table(table);
+        self.forest.lock().forget_table(table);
+        Ok(())
+    }
+
+    /// The tables of this node.
+    pub fn tables(&self) -> Vec<(TableId, TableOptions)> {
+        self.tables.read().iter().collect()
+    }
+
+    /// The options of a table.
+    pub fn table(&self, table: TableId) -> Result<TableOptions, StoreError> {
+        Ok(self.tables.read().get(table)?)
+    }
+
+    /// What this node knows of a placement's partition.
+    pub fn partition(&self, placement: PlacementId, partition: PartitionId) -> PartitionState {
+        self.partitions.read().state(placement, partition)
+    }
+
+    /// What this node knows of a table's partition.
+    pub fn range_state(&self, table: TableId, partition: PartitionId) -> RangeState {
+        self.partitions.read().range(table, partition)
+    }
+
+    /// Refuses from now on what was counted by a map older than `epoch`.
+    pub fn fence(&self, placement: PlacementId, partition: PartitionId, epoch: Epoch) -> Result<(), StoreError> {
+        self.change_partition(placement, partition, |state| {
+            if epoch < state.epoch {
+                return Err(StoreError::EpochBehind { placement, partition, present: state.epoch, asked: epoch });
+            }
+            Ok(PartitionState { epoch, ..state })
+        })
+    }
+
+    /// Declares a partition in sync or not.
+    pub fn set_sync(&self, placement: PlacementId, partition: PartitionId, sync: SyncState) -> Result<(), StoreError> {
+        self.change_partition(placement, partition, |state| Ok(PartitionState { sync, ..state }))
+    }
+
+    /// Sets up many partitions of a placement at once, as when a cluster is created or a map arrives.
+    pub fn set_partitions(
+        &self,
+        placement: PlacementId,
+        states: impl IntoIterator<Item = (PartitionId, PartitionState)>,
+    ) -> Result<(), StoreError> {
+        let mut commit = self.commit.lock();
+        let states: Vec<_> = states.into_iter().collect();
+        let known = self.partitions.read().clone();
+        for &(partition, state) in &states {
+            let present = known.state(placement, partition).epoch;
+            if state.epoch < present {
+                return Err(StoreError::EpochBehind { placement, partition, present, asked: state.epoch });
+            }
+        }
+        self.write_notes(&mut commit, states.iter().map(|&(p, state)| Partitions::note_state(placement, p, state)))?;
+        let mut partitions = self.partitions.write();
+        states.into_iter().for_each(|(partition, state)| partitions.set_state(placement, partition, state));
+        Ok(())
+    }
+
+    fn change_partition(
+        &self,
+        placement: PlacementId,
+        partition: PartitionId,
+        change: impl FnOnce(PartitionState) -> Result<PartitionState, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut commit = self.commit.lock();
+        let before = self.partition(placement, partition);
+        let after = change(before)?;
+        if after == before {
+            return Ok(());
+        }
+        self.write_notes(&mut commit, [Partitions::note_state(placement, partition, after)])?;
+        self.partitions.write().set_state(placement, partition, after);
+        Ok(())
+    }
+
+    /// Begins to watch for old versions that arrive while a partition is compared with its other replicas.
+    pub fn begin_proof(&self, table: TableId, partition: PartitionId) {
+        // A group under way has noted its versions already but cannot be read yet: the proof begins behind it.
+        let _commit = self.commit.lock();
+        self.partitions.write().begin_proof(table, partition);
+    }
+
+    /// Notes that a partition was found equal with all replicas as of `horizon`. Whether that still holds: something
+    /// older may have arrived since [`Store::begin_proof`].
+    pub fn end_proof(&self, table: TableId, partition: PartitionId, horizon: Hlc) -> Result<bool, StoreError> {
+        let mut commit = self.commit.lock();
+        let mut partitions = self.partitions.write();
+        let Some(proven) = partitions.end_proof(table, partition, horizon) else { return Ok(false) };
+        let before = partitions.range(table, partition);
+        let state = RangeState { synced_through: proven.max(before.synced_through), ..before };
+        self.write_notes(&mut commit, [Partitions::note_range(table, partition, state)])?;
+        partitions.set_range(table, partition, state);
+        Ok(true)
+    }
+
+    /// Raises the purge floor of a table's partition, at most up to what is proven. A lower one than there is changes
+    /// nothing.
+    pub fn raise_floor(&self, table: TableId, partition: PartitionId, floor: Hlc) -> Result<(), StoreError> {
+        let mut commit = self.commit.lock();
+        self.tables.read().get(table)?;
+        let state = self.range_state(table, partition);
+        if floor <= state.floor {
+            return Ok(());
+        }
+        if floor > state.synced_through {
+            let synced_through = state.synced_through;
+            return Err(StoreError::FloorAboveProof { table, partition, floor, synced_through });
+        }
+        let state = RangeState { floor, ..state };
+        self.write_notes(&mut commit, [Partitions::note_range(table, partition, state)])?;
+        self.partitions.write().set_range(table, partition, state);
+        Ok(())
+    }
+}
+
+impl BoundKeeper for std::sync::Arc<Store> {
+    fn keep(&self, bound: Hlc) -> Result<(), StoreError> {
+        let mut commit = self.commit.lock();
+        self.write_notes(&mut commit, [(meta::key(Tag::ClockBound, &[]), bound.0.to_be_bytes().to_vec())])
+    }
+
+    fn kept(&self) -> Result<Option<Hlc>, StoreError> {
+        let bound = self.engine.get(Space::Meta, &meta::key(Tag::ClockBound, &[]));
+        let Some(bytes) = meta::needed(bound)? else { return Ok(None) };
+        match <[u8; 8]>::try_from(bytes.as_ref()) {
+            Ok(bound) => Ok(Some(Hlc(u64::from_be_bytes(bound)))),
+            Err(_) => Err(crate::engine::EngineError::Unusable {
+                detail: "the note of the clock's bound does not read back".into(),
+            }
+            .into()),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The process that is killed. It writes from several threads as fast as it can, and tells in a file what was
+//! acknowledged, one line for each:
+//!
+//! ```text
+//! w <writer> <n>     the writer's n-th write
+//! f <epoch>          a fence of the first partition
+//! p <n>              the first partition's purge floor, and that all up to it is purged
+//! h <keeper> <n>     a keeper's n-th hint
+//! r <keeper> <n>     the keeper's hints up to here may be gone: they are about to be acknowledged
+//! e <error>          a write that failed
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use cube_storage::clock::SystemClock;
+use cube_storage::engine::{Recovery, RocksEngine};
+use cube_storage::model::{Batch, Epoch, Hlc, Mutation, NodeId, Outcome, PartitionId, Record, Version};
+use cube_storage::{ApplyWorker, Store, StoreError, SyncPolicy};
+
+use crate::common::{disks, mark_all_synced, open_store};
+use crate::hints::{KEEPERS, Keeper};
+use crate::work;
+
+/// The variables that make this test binary a child.
+pub(crate) const DIR: &str = "CUBE_CRASH_DIR";
+pub(crate) const ACKNOWLEDGED: &str = "CUBE_CRASH_ACKNOWLEDGED";
+pub(crate) const FIRST: &str = "CUBE_CRASH_FIRST";
+/// Makes the child promise what it does not do: it acknowledges before anything is synced.
+pub(crate) const UNSYNCED: &str = "CUBE_CRASH_UNSYNCED";
+
+/// Writes of one writer that wait at a time.
+const WINDOW: usize = 8;
+
+pub(crate) struct Child {
+    store: Arc<Store>,
+    hints: Keeper,
+    acknowledged: File,
+    first: u64,
+    /// A write failed: the process is to end.
+    failed: AtomicBool,
+}
+
+/// Runs the child, if this process is one.
+pub(crate) fn run_if_child() {
+    let Some(dir) = std::env::var_os(DIR) else { return };
+    let acknowledged = std::env::var_os(ACKNOWLEDGED).unwrap();
+    let first = std::env::var(FIRST).unwrap().parse().unwrap();
+    let sync = match std::env::var_os(UNSYNCED) {
+        Some(_) => SyncPolicy::Interval { every_ms: 3_600_000 },
+        None => SyncPolicy::Sync,
+    };
+    Child::open(Path::new(&dir), &PathBuf::from(acknowledged), first, sync).work();
+    std::process::exit(0);
+}
+
+impl Child {
+    fn open(dir: &Path, acknowledged: &Path, first: u64, sync: SyncPolicy) -> Self {
+        let engine = Arc::new(RocksEngine::open(dir, &disks::small_options()).unwrap());
+        assert_eq!(cube_storage::engine::Engine::recovery(engine.as_ref()), Recovery::Complete);
+        let store = open_store(engine);
+        // The one before may have been killed half way.
+        if std::fs::metadata(acknowledged).is_ok_and(|file| file.len() > 0) {
+            assert_eq!(store.tables().len(), work::TABLES);
+        } else {
+            work::tables(sync).into_iter().for_each(|(table, options)| store.put_table(table, options).unwrap());
+            mark_all_synced(&store, work::PLACEMENT);
+        }
+        let hints = Keeper::open(dir, sync == SyncPolicy::Sync);
+        let acknowledged = OpenOptions::new().append(true).create(true).open(acknowledged).unwrap();
+        Self { store: Arc::new(store), hints, acknowledged, first, failed: AtomicBool::new(false) }
+    }
+
+    /// Until it is killed, or a write fails.
+    fn work(&self) {
+        let _worker = ApplyWorker::start(Arc::clone(&self.store), Arc::new(SystemClock::new(0))).unwrap();
+        std::thread::scope(|threads| {
+            for writer in 0..work::WRITERS {
+                threads.spawn(move || if writer < 2 { self.write_waiting(writer) } else { self.write_ahead(writer) });
+            }
+            for keeper in 0..KEEPERS {
+                threads.spawn(move || self.keep_hints(keeper));
+            }
+            threads.spawn(|| self.purge());
+            threads.spawn(|| self.fence());
+        });
+        self.after_a_failure();
+    }
+
+    /// Tells what was acknowledged, in one write: a kill leaves all of a line or nothing.
+    fn tell(&self, line: std::fmt::Arguments<'_>) {
+        (&self.acknowledged).write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    fn tell_error(&self, error: &StoreError) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.tell(format_args!("e {}", error.to_string().replace('\n', " ")));
+    }
+
+    /// One write after the other, each on this thread.
+    fn write_waiting(&self, writer: u64) {
+        for n in self.first.. {
+            match self.store.apply(work::batch(writer, n)) {
+                Ok(outcomes) => {
+                    assert_eq!(outcomes, [Outcome::Applied; 2]);
+                    self.tell(format_args!("w {writer} {n}"));
+                }
+                Err(error) => return self.tell_error(&error),
+            }
+        }
+    }
+
+    /// Some writes at a time, committed by the worker.
+    fn write_ahead(&self, writer: u64) {
+        let (tell, told) = mpsc::channel();
+        let mut waiting = 0;
+        for n in self.first.. {
+            let tell = tell.clone();
+            let done = move |result: Result<Vec<Outcome>, StoreError>| tell.send((n, result)).unwrap_or_default();
+            self.store.submit(work::batch(writer, n), Box::new(done));
+            waiting += 1;
+            if waiting < WINDOW {
+                continue;
+            }
+            let (n, result) = told.recv().unwrap();
+            waiting -= 1;
+            match result {
+                Ok(_) => self.tell(format_args!("w {writer} {n}")),
+                Err(error) => return self.tell_error(&error),
+            }
+        }
+    }
+
+    fn keep_hints(&self, keeper: u64) {
+        // Hints are on a log of their own: what happens to them stops no writes, and they go on when writes have stopped.
+        let goes_on = || !self.failed.load(Ordering::Relaxed);
+        if let Err(error) = self.hints.work(keeper, self.first, goes_on, |line| self.tell(line)) {
+            self.tell(format_args!("e {error}"));
+        }
+    }
+
+    /// Rows that are written, deleted and purged, in the first partition.
+    fn purge(&self) {
+        for n in self.first.. {
+            if let Err(error) = self.purge_one(n) {
+                return self.tell_error(&error);
+            }
+            self.tell(format_args!("p {n}"));
+        }
+    }
+
+    fn purge_one(&self, n: u64) -> Result<(), StoreError> {
+        let (table, partition, horizon) = (work::PURGED, PartitionId(0), Hlc(2 * n + 1));
+        let key = work::purged_key(n);
+        let mutation = |record| Batch::of(Mutation { table, key: key.clone(), record, claim: None });
+        let version = |hlc| Version::new(Hlc(hlc), NodeId(1));
+        self.store.apply(mutation(Record::value(version(2 * n), format!("purged:{n}"))))?;
+        self.store.apply(mutation(Record::tombstone(version(2 * n + 1))))?;
+        self.store.begin_proof(table, partition);
+        assert!(self.store.end_proof(table, partition, horizon)?);
+        self.store.raise_floor(table, partition, horizon)?;
+        self.store.purge_step(table, partition, None, usize::MAX).map(drop)
+    }
+
+    fn fence(&self) {
+        for epoch in self.first.. {
+            if let Err(error) = self.store.fence(work::PLACEMENT, PartitionId(0), Epoch(epoch)) {
+                return self.tell_error(&error);
+            }
+            self.tell(format_args!("f {epoch}"));
+        }
+    }
+
+    /// Asserts that a store that could not write writes nothing more, and that reads go on.
+    fn after_a_failure(&self) {
+        for writer in 0..work::WRITERS {
+            let refused = self.store.apply(work::batch(writer, u64::MAX / 2));
+            assert!(matches!(refused, Err(StoreError::Stopped { .. })), "{refused:?}");
+            let read = self.store.get(work::table(writer), &work::keys(writer, self.first)[0]);
+            assert!(matches!(read, Ok(Some(_))), "{read:?}");
+        }
+        self.tell(format_args!("e stopped"));
+    }
+}

@@ -1,0 +1,88 @@
+/*
+ * Preloaded into the process that the crash tests kill: knows what that process has really made durable.
+ *
+ * A killed process keeps the page cache, so what it wrote and never synced is there afterwards, and a missing fsync
+ * would go unnoticed. This library notes every successful fsync and fdatasync with the size that the file had before
+ * the call; the test then cuts files back to that size, as a loss of power would.
+ *
+ *   FSYNC_RECORD     the file to append "<size> <path>\n" to, one line for each sync
+ *   FSYNC_SKIP       paths that end so are not synced at all, while the caller is told they were: the fsync taken out
+ *   FSYNC_FAIL       syncs of paths that end so fail with EIO ...
+ *   FSYNC_FAIL_WHEN  ... from the moment this file exists
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int ends_with(const char *path, const char *variable)
+{
+    const char *end = getenv(variable);
+    size_t length = strlen(path);
+
+    return end && strlen(end) <= length && strcmp(path + length - strlen(end), end) == 0;
+}
+
+static int must_fail(const char *path)
+{
+    const char *when = getenv("FSYNC_FAIL_WHEN");
+
+    return when && ends_with(path, "FSYNC_FAIL") && access(when, F_OK) == 0;
+}
+
+static void record(const char *path, long long size)
+{
+    const char *to = getenv("FSYNC_RECORD");
+    char line[PATH_MAX + 32];
+    int length = snprintf(line, sizeof line, "%lld %s\n", size, path);
+    int fd = to ? open(to, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
+
+    /* One write for a line: lines of several threads do not mix, and a kill leaves all of a line or nothing. */
+    if (fd < 0 || write(fd, line, (size_t)length) != length)
+        abort();
+    close(fd);
+}
+
+static int sync_with(int fd, long number)
+{
+    char link[64], path[PATH_MAX];
+    struct stat before;
+    ssize_t length;
+    int result;
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    length = readlink(link, path, sizeof path - 1);
+    if (length < 0 || fstat(fd, &before) != 0)
+        return (int)syscall(number, fd);
+    path[length] = '\0';
+    if (must_fail(path)) {
+        errno = EIO;
+        return -1;
+    }
+    if (ends_with(path, "FSYNC_SKIP"))
+        return 0;
+    result = (int)syscall(number, fd);
+    if (result == 0 && S_ISREG(before.st_mode)) {
+        int kept = errno;
+
+        record(path, (long long)before.st_size);
+        errno = kept;
+    }
+    return result;
+}
+
+int fsync(int fd)
+{
+    return sync_with(fd, SYS_fsync);
+}
+
+int fdatasync(int fd)
+{
+    return sync_with(fd, SYS_fdatasync);
+}

@@ -1,0 +1,123 @@
+//! What a loss of power does to the files of a killed process: everything after the last fsync of a file is gone, or
+//! torn.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::random::Random;
+
+/// The recorder of fsyncs, compiled once, and the file it writes to.
+pub(crate) struct Recorder {
+    pub(crate) library: PathBuf,
+    pub(crate) record: PathBuf,
+}
+
+impl Recorder {
+    /// Compiles the library. A C compiler is there where RocksDB was compiled.
+    pub(crate) fn build(dir: &Path) -> Self {
+        let library = dir.join("fsync_recorder.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/crash/fsync_recorder.c");
+        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
+        let compiled = Command::new(&compiler)
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
+            .arg(&library)
+            .arg(&source)
+            .status()
+            .unwrap_or_else(|error| panic!("{compiler}: {error}"));
+        assert!(compiled.success(), "{compiler} could not compile {}", source.display());
+        Self { library, record: dir.join("fsyncs") }
+    }
+
+    /// How much of each file was synced, by its path.
+    pub(crate) fn synced(&self) -> BTreeMap<PathBuf, u64> {
+        let text = fs::read_to_string(&self.record).unwrap_or_default();
+        let mut synced = BTreeMap::new();
+        for line in text.lines() {
+            let (size, path) = line.split_once(' ').expect("a line of the recorder");
+            synced.insert(PathBuf::from(path), size.parse().expect("a size"));
+        }
+        synced
+    }
+}
+
+/// Whether a file is only ever appended to and synced, so that what was not synced is its tail.
+fn is_log_structured(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    [".log", ".sst", ".blob", ".hints"].iter().any(|end| name.ends_with(end)) || is_manifest(path)
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.file_name().unwrap_or_default().to_string_lossy().starts_with("MANIFEST-")
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() { files.extend(files_below(&entry)) } else { files.push(entry) }
+    }
+    files
+}
+
+/// Copies a folder with all in it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    for path in files_below(from) {
+        let copy = to.join(path.strip_prefix(from).unwrap());
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(&path, copy).unwrap();
+    }
+}
+
+/// What was done to the tails that were not synced.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    pub(crate) files: usize,
+    pub(crate) bytes: u64,
+}
+
+/// Cuts every file of a data directory back to what was synced of it; leaves some of the rest, whole or spoilt, as a
+/// disk may.
+pub(crate) fn cut_back(dir: &Path, recorder: &Recorder, random: &mut Random) -> Cut {
+    let synced = recorder.synced();
+    let mut cut = Cut::default();
+    for path in files_below(dir).into_iter().filter(|path| is_log_structured(path)) {
+        let kept = synced.get(&path).copied().unwrap_or_default();
+        let len = fs::metadata(&path).unwrap().len();
+        if len <= kept {
+            continue;
+        }
+        cut.files += 1;
+        cut.bytes += len - kept;
+        let torn = kept + random.below(len - kept + 1);
+        match random.below(3) {
+            0 => truncate(&path, kept),
+            1 => truncate(&path, torn),
+            // RocksDB syncs each record of its manifest before it relies on it, takes a torn one for the end, and refuses
+            // to open over one that is whole in length and wrong in content, which no file system leaves after a crash.
+            _ if is_manifest(&path) => truncate(&path, torn),
+            _ => {
+                truncate(&path, torn);
+                spoil(&path, kept, random);
+            }
+        }
+    }
+    cut
+}
+
+fn truncate(path: &Path, len: u64) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+}
+
+/// Changes some bytes behind `from`.
+fn spoil(path: &Path, from: u64, random: &mut Random) {
+    let mut bytes = fs::read(path).unwrap();
+    let tail = &mut bytes[from as usize..];
+    if !tail.is_empty() {
+        for _ in 0..3 {
+            let at = random.below(tail.len() as u64) as usize;
+            tail[at] ^= 1 << random.below(8);
+        }
+    }
+    fs::write(path, bytes).unwrap();
+}
