@@ -241,11 +241,11 @@ impl KeyspaceForm {
         Ok(KeyspaceChange { strategy, sync: self.durability.map(DurabilityForm::policy).transpose()? })
     }
 
-    /// What is not said is as usual.
-    pub(crate) fn options(self) -> Result<KeyspaceOptions, BadOptions> {
+    /// What is not said is as usual; when writes are acknowledged is as the node was configured.
+    pub(crate) fn options(self, usual_sync: SyncPolicy) -> Result<KeyspaceOptions, BadOptions> {
         let KeyspaceChange { strategy, sync } = self.change()?;
         let usual = KeyspaceOptions::default();
-        Ok(KeyspaceOptions { strategy: strategy.unwrap_or(usual.strategy), sync: sync.unwrap_or(usual.sync) })
+        Ok(KeyspaceOptions { strategy: strategy.unwrap_or(usual.strategy), sync: sync.unwrap_or(usual_sync) })
     }
 
     pub(crate) fn of(options: &KeyspaceOptions) -> Self {

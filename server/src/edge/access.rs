@@ -31,6 +31,11 @@ impl Edge {
     /// Whether the caller may, and the node will.
     pub fn permit(&self, caller: Caller, access: Access<'_>) -> Result<(), EdgeError> {
         tracing::trace!(?caller, ?access, "asked");
+        if let Access::Read(_) | Access::Write(_) = access
+            && let Some(reason) = self.turned_away()
+        {
+            return Err(EdgeError::new(Code::NotServing, format!("nothing was done: {reason}; ask another node")));
+        }
         match access {
             Access::Observe => Ok(()),
             Access::Read(_) | Access::Write(_) | Access::ChangeSchema if self.is_draining() => {

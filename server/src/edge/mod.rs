@@ -20,12 +20,14 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwapOption;
 use cube_replication::catalog::{Catalog, ClusterState};
 use cube_replication::consistency::Level;
 use cube_replication::coordinator::{
     Coordinator, RangePage, RangeRequest, ReadRequest, ReadRow, RequestError, Settings, TableName, Terms, WriteRequest,
     Written,
 };
+use cube_storage::SyncPolicy;
 use cube_storage::model::Limits;
 use tokio::sync::oneshot;
 
@@ -59,18 +61,21 @@ pub struct EdgeParts {
     pub limits: Limits,
     /// The coordinator's, for the time of a request that does not say.
     pub settings: Settings,
+    /// When writes are acknowledged in keyspaces that do not say.
+    pub sync: SyncPolicy,
 }
 
 /// What front doors share.
 pub struct Edge {
     parts: EdgeParts,
     draining: AtomicBool,
+    turned_away: ArcSwapOption<String>,
 }
 
 impl Edge {
     /// An edge that takes requests.
     pub fn new(parts: EdgeParts) -> Arc<Self> {
-        Arc::new(Self { parts, draining: AtomicBool::new(false) })
+        Arc::new(Self { parts, draining: AtomicBool::new(false), turned_away: ArcSwapOption::empty() })
     }
 
     /// From now on new work is turned away. What is under way goes on.
@@ -81,6 +86,22 @@ impl Edge {
     /// Whether new work is turned away.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Turns reads and writes away for this reason, until it is called again without one: what such a node coordinates
+    /// would be refused by the others, or do harm.
+    pub fn turn_away(&self, reason: Option<String>) {
+        self.turned_away.store(reason.map(Arc::new));
+    }
+
+    /// Why reads and writes are turned away.
+    fn turned_away(&self) -> Option<Arc<String>> {
+        self.turned_away.load_full()
+    }
+
+    /// When writes are acknowledged in keyspaces that do not say.
+    pub fn sync(&self) -> SyncPolicy {
+        self.parts.sync
     }
 
     /// The rest of the node.

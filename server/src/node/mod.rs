@@ -149,7 +149,9 @@ async fn live(config: Config, dir: DataDir) -> Result<(), NodeError> {
         admin: admin::admin(&member),
         limits: config.store_limits(),
         settings: config.coordinator(),
+        sync: config.sync_policy(),
     });
+    watch_clock(&member, &edge);
     front.replace(rest::router(Arc::clone(&edge)));
     let doors = stop_doors.clone();
     let routes = grpc::routes(Arc::clone(&edge)).map_err(|error| NodeError::Failed(error.to_string()))?;
@@ -169,6 +171,21 @@ async fn live(config: Config, dir: DataDir) -> Result<(), NodeError> {
 
 /// Clients that may wait to be accepted.
 const CLIENTS_WAITING_MAX: u32 = 1024;
+
+/// How often it is looked whether the clock is out of bound: peers tell theirs every second.
+const CLOCK_LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A node whose clock is out of bound against most others does not coordinate.
+fn watch_clock(member: &Arc<Member>, edge: &Arc<Edge>) {
+    let (member, edge) = (Arc::downgrade(member), Arc::downgrade(edge));
+    tokio::spawn(async move {
+        while let (Some(member), Some(edge)) = (member.upgrade(), edge.upgrade()) {
+            edge.turn_away(member.wrong_clock());
+            drop((member, edge));
+            tokio::time::sleep(CLOCK_LOOK_EVERY).await;
+        }
+    });
+}
 
 /// What has been started when a node is a member.
 struct Started {

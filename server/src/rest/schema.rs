@@ -72,7 +72,7 @@ pub(super) async fn create_keyspace(State(edge): State<Arc<Edge>>, request: Requ
     admit(&edge, request.uri(), Access::ChangeSchema)?;
     let keyspace = keyspace_of(request.uri())?;
     check_name("keyspace", &keyspace)?;
-    let options = read_json_or_default::<KeyspaceForm>(request, BODY_BYTES_MAX).await?.options()?;
+    let options = read_json_or_default::<KeyspaceForm>(request, BODY_BYTES_MAX).await?.options(edge.sync())?;
     let changed = edge.admin().create_keyspace(&keyspace, options).await?;
     Ok(created(format!("Keyspace {keyspace}"), changed))
 }

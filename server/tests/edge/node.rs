@@ -109,6 +109,7 @@ impl Node {
             admin: rest_of_node.clone(),
             limits: plan.limits,
             settings: plan.settings,
+            sync: SyncPolicy::Sync,
         });
         let listener = || TcpListener::bind("127.0.0.1:0");
         let (http, grpc) = (listener().await.unwrap(), listener().await.unwrap());
