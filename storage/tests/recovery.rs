@@ -310,3 +310,12 @@ fn nothing_of_a_healthy_node_is_marked_by_reading_it_all() {
     assert_eq!(store.damage().found(), 0);
     assert_eq!(engine.recovery(), Recovery::Complete);
 }
+
+#[test]
+fn data_without_a_format_is_refused_and_not_taken_for_the_present_one() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(RocksEngine::open(dir.path(), &common::disks::small_options()).unwrap());
+    fs::remove_file(dir.path().join("FORMAT")).unwrap();
+    let error = RocksEngine::open(dir.path(), &common::disks::small_options()).map(drop).unwrap_err();
+    assert!(error.to_string().contains("FORMAT is missing beside the data"), "{error}");
+}

@@ -43,7 +43,7 @@ pub(super) async fn open_store(
     let (rocks, limits, reserve) = (config.rocks(), config.store_limits(), config.reserve());
     let (queue_bytes_max, max_drift_ms) = (config.write_queue_bytes_max(), config.max_drift_ms());
     blocking(move || {
-        let engine = RocksEngine::open(&dir.join("rocks"), &rocks).map_err(StoreError::from)?;
+        let engine = RocksEngine::open(&dir, &rocks).map_err(StoreError::from)?;
         let options = StoreOptions {
             limits,
             queue_bytes_max,

@@ -27,7 +27,7 @@ use rocksdb::{ColumnFamily, DB, ErrorKind, WaitForCompactOptions, WriteBatch, Wr
 
 use self::batch::RocksWrites;
 use self::families::Families;
-use self::notes::{Note, Unreadable, parse_lost_line};
+use self::notes::{Note, Unreadable, read_lost_line};
 use self::open::{Opened, open_database, open_read_only, prepare};
 pub use self::options::RocksOptions;
 use self::position::SyncedPosition;
@@ -96,7 +96,7 @@ impl RocksEngine {
             position,
             stall: Stall::of(dir, options),
             recovery,
-            lost: lost.lines().filter_map(parse_lost_line).collect(),
+            lost: lost.lines().map(read_lost_line).collect(),
             read_only,
             unreadable: Mutex::default(),
         })

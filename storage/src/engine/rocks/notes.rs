@@ -46,12 +46,22 @@ impl Note {
         }
     }
 
-    /// Adds lines, durably.
+    /// Adds lines, durably. The note is replaced as a whole, so that a crash leaves no half of a line for the next ones
+    /// to run into.
     pub(super) fn add(&self, lines: &[String]) -> io::Result<()> {
-        let text: String = lines.iter().map(|line| line.replace('\n', " ") + "\n").collect();
-        let mut file = fs::OpenOptions::new().append(true).create(true).open(self.path())?;
+        let mut text = self.read()?.unwrap_or_default();
+        for line in lines {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(&line.replace('\n', " "));
+        }
+        text.push('\n');
+        let draft = self.dir.join(format!("{}.new", self.name));
+        let mut file = fs::File::create(&draft)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
+        fs::rename(&draft, self.path())?;
         self.sync_dir()
     }
 
@@ -94,8 +104,16 @@ pub(super) fn lost_line(lost: &LostRange) -> String {
     format!("{} {} {} {}", lost.space.name(), hex(&lost.range.start), hex(&lost.range.end), lost.detail)
 }
 
-/// Reads back a line of [`lost_line`]; one that was cut says nothing.
-pub(super) fn parse_lost_line(line: &str) -> Option<LostRange> {
+/// Reads back a line of [`lost_line`]. One that is not as it was written may have told of anything: then all rows are
+/// lost as far as is known.
+pub(super) fn read_lost_line(line: &str) -> LostRange {
+    parse_lost_line(line).unwrap_or_else(|| {
+        let range = KeyRange { start: Vec::new(), end: Vec::new() };
+        LostRange { space: Space::Data, range, detail: format!("a note of what was lost does not read back: {line:?}") }
+    })
+}
+
+fn parse_lost_line(line: &str) -> Option<LostRange> {
     let mut words = line.splitn(4, ' ');
     let (name, start, end) = (words.next()?, words.next()?, words.next()?);
     let space = Space::ALL.into_iter().find(|space| space.name() == name)?;
@@ -150,8 +168,9 @@ mod tests {
             let range = KeyRange { start, end };
             let lost = LostRange { space: Space::Merkle, range, detail: "what was  found".into() };
             let line = lost_line(&lost);
-            assert_eq!(parse_lost_line(&line), Some(lost));
-            assert_eq!(parse_lost_line(&line[..6]), None);
+            assert_eq!(read_lost_line(&line), lost);
+            let everything = read_lost_line(&line[..6]);
+            assert_eq!((everything.space, everything.range.start, everything.range.end), (Space::Data, vec![], vec![]));
         }
     }
 }

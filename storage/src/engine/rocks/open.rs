@@ -190,6 +190,10 @@ fn check_format(dir: &Path) -> Result<(), EngineError> {
                 }),
             }
         }
+        // It is written before anything else, so where there is data it was there too.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && rocks_dir(dir).join("CURRENT").exists() => {
+            Err(EngineError::Unusable { detail: format!("{} is missing beside the data it tells of", path.display()) })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => write_format(dir).map_err(|e| io_error(dir, &e)),
         Err(error) => Err(io_error(&path, &error)),
     }
