@@ -130,6 +130,8 @@ enum Step {
     Apply(Batch),
     /// Batches that wait together and are committed as one group.
     ApplyTogether(Vec<Batch>),
+    /// Tried while the disk is full, where the ground can be, and again when there is space.
+    ApplyTwice(Batch),
     Fence(PlacementId, PartitionId, Epoch),
     BeginProof(TableId, PartitionId),
     EndProof(TableId, PartitionId, Hlc),
@@ -171,6 +173,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => any_batch().prop_map(Step::Apply),
         4 => prop::collection::vec(any_batch(), 2..4).prop_map(Step::ApplyTogether),
+        3 => any_batch().prop_map(Step::ApplyTwice),
         1 => (place, part(), 0u64..4).prop_map(|(place, part, epoch)| Step::Fence(place, part, Epoch(epoch))),
         3 => (table(), part()).prop_map(|(table, part)| Step::BeginProof(table, part)),
         3 => (table(), part(), hlc()).prop_map(|(table, part, horizon)| Step::EndProof(table, part, horizon)),
@@ -207,6 +210,9 @@ trait Ground {
     fn engine(&self) -> Arc<dyn Engine>;
     /// Whether a shake may lose what was not synced.
     fn shake(&self, engine: Arc<dyn Engine>) -> bool;
+    /// Fills the disk up, if that can be done.
+    fn fill_up(&self) {}
+    fn make_room(&self) {}
 }
 
 impl Ground for MemoryDisk {
@@ -217,6 +223,14 @@ impl Ground for MemoryDisk {
     fn shake(&self, _: Arc<dyn Engine>) -> bool {
         self.0.crash();
         true
+    }
+
+    fn fill_up(&self) {
+        self.0.fail_with(EngineError::NoSpace { detail: "full".into() });
+    }
+
+    fn make_room(&self) {
+        self.0.heal();
     }
 }
 
@@ -269,6 +283,7 @@ impl<'a> Run<'a> {
                 self.promises(batch)
             }
             Step::ApplyTogether(batches) => self.apply_together(batches),
+            Step::ApplyTwice(batch) => self.apply_twice(batch),
             Step::Fence(placement, partition, epoch) => self.fence(*placement, *partition, *epoch),
             Step::BeginProof(table, partition) => {
                 self.store.begin_proof(*table, *partition);
@@ -331,6 +346,18 @@ impl<'a> Run<'a> {
         let expected: Vec<_> = self.model.apply_together(batches).into_iter().map(|told| Some(Ok(told))).collect();
         assert_eq!(*told.lock(), expected);
         batches.iter().any(|batch| self.promises(batch))
+    }
+
+    fn apply_twice(&mut self, batch: &Batch) -> bool {
+        self.ground.fill_up();
+        let mut told = self.store.apply(batch.clone());
+        self.ground.make_room();
+        if told.is_err() {
+            assert_eq!(observe::spaces(self.engine.as_ref()), self.model.spaces(), "a failed write left something");
+            told = self.store.apply(batch.clone());
+        }
+        assert_eq!(told.unwrap(), self.model.apply(batch));
+        self.promises(batch)
     }
 
     fn fence(&mut self, placement: PlacementId, partition: PartitionId, epoch: Epoch) -> bool {

@@ -287,6 +287,11 @@ impl<'a> Group<'a> {
         }
     }
 
+    /// What a failed write was to note of the partitions.
+    pub(super) fn take_notes(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        std::mem::take(&mut self.notes)
+    }
+
     pub(super) fn is_unchanged(&self) -> bool {
         self.changes.is_empty() && self.notes.is_empty()
     }

@@ -8,7 +8,8 @@
 //!
 //! Idempotent and commutative: batches may come twice, in any order and in any split, and the node ends the same.
 //! A failed write leaves the log's end unknown, so it stops all writing until the engine is opened anew; only a full
-//! disk passes by itself.
+//! disk passes by itself. Whether a write that found it full happened is not known either, so memory keeps the more
+//! cautious state of the partitions, and what was not noted of it goes with the next write.
 
 mod group;
 mod queue;
@@ -25,7 +26,7 @@ pub use self::queue::Done;
 pub(crate) use self::queue::{Job, Queue, Wake};
 pub(crate) use self::recent::RecentRows;
 pub use self::worker::ApplyWorker;
-use crate::engine::Durability;
+use crate::engine::{Durability, Writes};
 use crate::error::StoreError;
 use crate::model::{Batch, Body, Origin, Outcome};
 use crate::space::Writer;
@@ -126,10 +127,19 @@ impl Store {
             // Even a row that was there already is only told once it is durable.
             return if group.durability() == Durability::Synced { self.sync_locked(commit) } else { Ok(()) };
         }
-        self.engine
-            .write(group.durability(), &mut |writes| group.fill(writes))
-            .map_err(|error| self.write_failed(commit, error))?;
-        commit.unsynced = group.durability() == Durability::Buffered;
+        let durability = group.durability();
+        let mut fill = |writes: &mut dyn Writes| {
+            commit.fill_unnoted(writes);
+            group.fill(writes);
+        };
+        if let Err(error) = self.engine.write(durability, &mut fill) {
+            // What the partitions were told stays in memory, where it is only cautious. On disk it must not come after
+            // the row that it is about.
+            commit.unnoted.extend(group.take_notes());
+            return Err(self.write_failed(commit, error));
+        }
+        commit.unnoted.clear();
+        commit.unsynced = durability == Durability::Buffered;
         group.remember(&mut commit.recent);
         let mut forest = self.forest.lock();
         for &(table, leaf, delta) in group.leaf_deltas() {

@@ -10,6 +10,7 @@ mod control;
 mod damage;
 mod lost;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -69,6 +70,9 @@ pub(crate) struct Commit {
     pub(crate) unsynced: bool,
     /// What rows hold that were written lately.
     pub(crate) recent: RecentRows,
+    /// Notes of partitions that a failed write left behind. Every later write brings them along until one succeeds:
+    /// memory says already what they say, so nothing else would note it again. One for each partition at the most.
+    pub(crate) unnoted: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Commit {
@@ -77,6 +81,11 @@ impl Commit {
             Some(cause) => Err(StoreError::Stopped { cause: cause.clone() }),
             None => Ok(()),
         }
+    }
+
+    /// Puts what is still to be noted into a write, before all that the write itself has to say.
+    pub(crate) fn fill_unnoted(&self, writes: &mut dyn Writes) {
+        self.unnoted.iter().for_each(|(key, value)| writes.put(Space::Meta, key, value));
     }
 }
 
@@ -114,6 +123,7 @@ impl Store {
                 // A process that was killed may have left in the log what nothing synced.
                 unsynced: true,
                 recent: RecentRows::new(options.recent_rows_max),
+                unnoted: BTreeMap::new(),
             }),
             tables: RwLock::new(tables),
             partitions: RwLock::new(partitions),
@@ -216,7 +226,14 @@ impl Store {
 
     fn write_synced(&self, commit: &mut Commit, fill: &mut dyn FnMut(&mut dyn Writes)) -> Result<(), StoreError> {
         commit.check_running()?;
-        self.engine.write(Durability::Synced, fill).map_err(|error| self.write_failed(commit, error))?;
+        let mut fill = |writes: &mut dyn Writes| {
+            commit.fill_unnoted(writes);
+            fill(writes);
+        };
+        if let Err(error) = self.engine.write(Durability::Synced, &mut fill) {
+            return Err(self.write_failed(commit, error));
+        }
+        commit.unnoted.clear();
         commit.unsynced = false;
         Ok(())
     }

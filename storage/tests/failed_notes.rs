@@ -1,0 +1,88 @@
+//! What a write on a full disk could not note of its partitions goes with the next write: a restart afterwards knows no
+//! less than the process before it did.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::sync::Arc;
+
+use cube_storage::engine::EngineError;
+use cube_storage::model::{Hlc, Mutation, Outcome, PartitionId, RowKey, TableId};
+use cube_storage::{Store, StoreError, TableOptions};
+
+use crate::common::disks::MemoryDisk;
+use crate::common::{at, client, open_store, put};
+
+const TABLE: TableId = TableId(1);
+
+fn open(disk: &MemoryDisk) -> Store {
+    open_store(Arc::new(disk.0.clone()))
+}
+
+fn fresh() -> (MemoryDisk, Store) {
+    let disk = MemoryDisk::default();
+    let store = open(&disk);
+    store.put_table(TABLE, TableOptions::default()).unwrap();
+    (disk, store)
+}
+
+fn fill_up(disk: &MemoryDisk) {
+    disk.0.fail_with(EngineError::NoSpace { detail: "full".into() });
+}
+
+fn row(name: &'static str, millis: u64) -> Mutation {
+    put(TABLE, RowKey::of(name), at(millis), "v")
+}
+
+fn partition_of(name: &'static str) -> PartitionId {
+    common::bits().partition_of(RowKey::of(name).token())
+}
+
+fn assert_full<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+    assert!(matches!(result, Err(StoreError::Engine(EngineError::NoSpace { .. }))), "{result:?}");
+}
+
+/// Proven through 10, then told an older write for which there was no space.
+fn with_failed_older_write() -> (MemoryDisk, Store) {
+    let (disk, store) = fresh();
+    let partition = partition_of("k");
+    store.begin_proof(TABLE, partition);
+    assert!(store.end_proof(TABLE, partition, Hlc::new(10, 0)).unwrap());
+    fill_up(&disk);
+    assert_full(store.apply(client(vec![row("k", 7)])));
+    disk.0.heal();
+    (disk, store)
+}
+
+#[test]
+fn an_older_write_that_is_retried_takes_the_proof_back_durably() {
+    let (disk, store) = with_failed_older_write();
+    assert_eq!(store.apply(client(vec![row("k", 7)])).unwrap(), [Outcome::Applied]);
+    drop(store);
+    disk.0.crash();
+    let store = open(&disk);
+    assert!(store.get(TABLE, &RowKey::of("k")).unwrap().is_some());
+    let synced_through = store.range_state(TABLE, partition_of("k")).synced_through;
+    assert_eq!(synced_through, Hlc(Hlc::new(7, 0).0 - 1), "a floor up to the old proof would cover the row");
+}
+
+#[test]
+fn a_note_that_failed_does_not_outlive_a_newer_one() {
+    let (disk, store) = with_failed_older_write();
+    let (partition, horizon) = (partition_of("k"), Hlc::new(9, 0));
+    store.begin_proof(TABLE, partition);
+    assert!(store.end_proof(TABLE, partition, horizon).unwrap());
+    store.apply(client(vec![row("k", 20)])).unwrap();
+    drop(store);
+    assert_eq!(open(&disk).range_state(TABLE, partition).synced_through, horizon);
+}
+
+#[test]
+fn a_note_that_failed_goes_with_its_table() {
+    let (disk, store) = with_failed_older_write();
+    store.drop_table(TABLE).unwrap();
+    store.put_table(TABLE, TableOptions::default()).unwrap();
+    drop(store);
+    assert_eq!(open(&disk).range_state(TABLE, partition_of("k")).synced_through, Hlc(0));
+}
