@@ -7,14 +7,15 @@ mod common;
 
 use std::sync::Arc;
 
-use cube_storage::engine::EngineError;
-use cube_storage::model::{Hlc, Mutation, Outcome, PartitionId, RowKey, TableId};
-use cube_storage::{Store, StoreError, TableOptions};
+use cube_storage::engine::{EngineError, Space};
+use cube_storage::model::{Hlc, Mutation, Outcome, PartitionId, PlacementId, RowKey, TableId};
+use cube_storage::{Store, StoreError, SyncState, TableOptions, UnsyncedCause};
 
 use crate::common::disks::MemoryDisk;
-use crate::common::{at, client, open_store, put};
+use crate::common::{at, client, format, mark_all_synced, open_store, put};
 
 const TABLE: TableId = TableId(1);
+const PLACEMENT: PlacementId = PlacementId(0);
 
 fn open(disk: &MemoryDisk) -> Store {
     open_store(Arc::new(disk.0.clone()))
@@ -85,4 +86,54 @@ fn a_note_that_failed_goes_with_its_table() {
     store.put_table(TABLE, TableOptions::default()).unwrap();
     drop(store);
     assert_eq!(open(&disk).range_state(TABLE, partition_of("k")).synced_through, Hlc(0));
+}
+
+/// A row of a partition in sync, damaged on disk, and nothing remembered of it.
+fn with_a_damaged_row() -> (MemoryDisk, Store) {
+    let (disk, store) = fresh();
+    mark_all_synced(&store, PLACEMENT);
+    store.apply(client(vec![row("k", 5)])).unwrap();
+    drop(store);
+    assert!(disk.0.flip(Space::Data, &format::data_key(TABLE, &RowKey::of("k")), 3, 1));
+    let store = open(&disk);
+    fill_up(&disk);
+    (disk, store)
+}
+
+fn assert_marked_after_restart(disk: &MemoryDisk, store: Store) {
+    drop(store);
+    disk.0.crash();
+    let store = open(disk);
+    assert_eq!(store.get(TABLE, &RowKey::of("k")).unwrap().unwrap().version, at(9), "the evidence is gone");
+    let damaged = SyncState::Unsynced(UnsyncedCause::DamagedData);
+    assert_eq!(store.partition(PLACEMENT, partition_of("k")).sync, damaged);
+}
+
+#[test]
+fn damage_that_a_read_found_on_a_full_disk_is_marked_by_the_write_that_covers_it() {
+    let (disk, store) = with_a_damaged_row();
+    assert!(matches!(store.get(TABLE, &RowKey::of("k")), Err(StoreError::Corrupt(_))));
+    disk.0.heal();
+    assert_eq!(store.apply(client(vec![row("k", 9)])).unwrap(), [Outcome::Applied]);
+    assert_marked_after_restart(&disk, store);
+}
+
+#[test]
+fn damage_that_a_write_found_on_a_full_disk_is_marked_when_it_is_retried() {
+    let (disk, store) = with_a_damaged_row();
+    assert_full(store.apply(client(vec![row("k", 9)])));
+    disk.0.heal();
+    assert_eq!(store.apply(client(vec![row("k", 9)])).unwrap(), [Outcome::Applied]);
+    assert_marked_after_restart(&disk, store);
+}
+
+#[test]
+fn damage_that_could_not_be_marked_is_marked_when_it_is_read_again() {
+    let (disk, store) = with_a_damaged_row();
+    assert!(store.get(TABLE, &RowKey::of("k")).is_err());
+    disk.0.heal();
+    assert!(store.get(TABLE, &RowKey::of("k")).is_err());
+    drop(store);
+    let damaged = SyncState::Unsynced(UnsyncedCause::DamagedData);
+    assert_eq!(open(&disk).partition(PLACEMENT, partition_of("k")).sync, damaged);
 }

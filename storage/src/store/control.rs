@@ -112,7 +112,11 @@ impl Store {
         if after == before {
             return Ok(());
         }
-        self.write_notes(&mut commit, [Partitions::note_state(placement, partition, after)])?;
+        if let Err(error) = self.write_notes(&mut commit, [Partitions::note_state(placement, partition, after)]) {
+            // It may have happened all the same, and must not outlive a refusal.
+            commit.unnoted.extend([Partitions::note_state(placement, partition, before)]);
+            return Err(error);
+        }
         self.partitions.write().set_state(placement, partition, after);
         Ok(())
     }
@@ -132,7 +136,11 @@ impl Store {
         let Some(proven) = partitions.end_proof(table, partition, horizon) else { return Ok(false) };
         let before = partitions.range(table, partition);
         let state = RangeState { synced_through: proven.max(before.synced_through), ..before };
-        self.write_notes(&mut commit, [Partitions::note_range(table, partition, state)])?;
+        if let Err(error) = self.write_notes(&mut commit, [Partitions::note_range(table, partition, state)]) {
+            // It may have happened all the same, and what arrives from here on would not take it back.
+            commit.unnoted.extend([Partitions::note_range(table, partition, before)]);
+            return Err(error);
+        }
         partitions.set_range(table, partition, state);
         Ok(true)
     }

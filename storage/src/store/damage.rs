@@ -112,12 +112,14 @@ impl Store {
             let state = partitions.state(placement, partition);
             if state.sync == SyncState::Synced {
                 let state = PartitionState { sync: SyncState::Unsynced(UnsyncedCause::DamagedData), ..state };
-                // Even when it cannot be noted: after a restart the damage is found again, and meanwhile it must not
-                // be counted.
+                // Even when it cannot be noted: meanwhile it must not be counted.
                 partitions.set_state(placement, partition, state);
                 notes.push(Partitions::note_state(placement, partition, state));
             }
         }
-        if notes.is_empty() { Ok(()) } else { self.write_notes(&mut commit, notes) }
+        // The next write over the damaged row takes the evidence away, so the mark may not stay behind it. Not those of
+        // this range alone: a mark that failed before is made durable by whoever comes across damage next.
+        commit.unnoted.extend(notes);
+        if commit.unnoted.is_empty() { Ok(()) } else { self.write_notes(&mut commit, []) }
     }
 }
