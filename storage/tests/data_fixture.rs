@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cube_storage::clock::BoundKeeper;
+use cube_storage::clock::{Bound, BoundKeeper};
 use cube_storage::engine::{Engine, Recovery, RocksEngine, RocksOptions};
 use cube_storage::merkle::{LeafId, LeafSum, MerkleKey};
 use cube_storage::model::{
@@ -85,7 +85,7 @@ fn make_the_fixture() {
     store.put_table(PLAIN, TableOptions { prefix_index: false, sync, ..options }).unwrap();
     store.set_partitions(PLACEMENT, store.bits().all().map(|partition| (partition, partition_state()))).unwrap();
     store.set_sync(PLACEMENT, PartitionId(2), SyncState::Unsynced(UnsyncedCause::Operator)).unwrap();
-    store.keep(BOUND).unwrap();
+    store.keep(Bound::Readings, BOUND).unwrap();
     for (half, (table, key, record)) in rows().into_iter().enumerate() {
         if half == 30 {
             engine.flush().unwrap();
@@ -152,7 +152,7 @@ fn a_directory_of_format_1_opens_with_all_that_was_written() {
     let marked = PartitionState { sync: SyncState::Unsynced(UnsyncedCause::Operator), ..partition_state() };
     assert_eq!(store.partition(PLACEMENT, PartitionId(2)), marked);
     assert_eq!(store.range_state(INDEXED, FLOOR_AT), RANGE);
-    assert_eq!(store.kept().unwrap(), Some(BOUND));
+    assert_eq!(store.kept(Bound::Readings).unwrap(), Some(BOUND));
     assert_eq!(store.table(PLAIN).unwrap().sync, SyncPolicy::Interval { every_ms: 250 });
     for table in [INDEXED, PLAIN] {
         assert_eq!(store.scrub_step(table, LeafId(0), usize::MAX).unwrap().damaged, []);

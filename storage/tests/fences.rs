@@ -326,7 +326,7 @@ fn all_writes(store: &Arc<Store>) -> Vec<Result<(), StoreError>> {
         store.set_partitions(PLACEMENT, [(P0, PartitionState { epoch: Epoch(9), sync: SyncState::Synced })]),
         store.put_table(TableId(8), TableOptions::default()),
         store.drop_table(ELSEWHERE),
-        cube_storage::clock::BoundKeeper::keep(store, Hlc(1)),
+        cube_storage::clock::BoundKeeper::keep(store, cube_storage::clock::Bound::Readings, Hlc(1)),
     ]
 }
 

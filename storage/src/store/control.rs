@@ -1,7 +1,7 @@
 //! What the node is told about its tables and partitions, and what it notes of itself. Each change is durable before
 //! it counts and before the call returns.
 
-use crate::clock::BoundKeeper;
+use crate::clock::{Bound, BoundKeeper};
 use crate::engine::Space;
 use crate::error::StoreError;
 use crate::keyspace::{KeyRange, table_range};
@@ -166,13 +166,13 @@ impl Store {
 }
 
 impl BoundKeeper for std::sync::Arc<Store> {
-    fn keep(&self, bound: Hlc) -> Result<(), StoreError> {
+    fn keep(&self, of: Bound, bound: Hlc) -> Result<(), StoreError> {
         let mut commit = self.commit.lock();
-        self.write_notes(&mut commit, [(meta::key(Tag::ClockBound, &[]), bound.0.to_be_bytes().to_vec())])
+        self.write_notes(&mut commit, [(bound_key(of), bound.0.to_be_bytes().to_vec())])
     }
 
-    fn kept(&self) -> Result<Option<Hlc>, StoreError> {
-        let bound = self.engine.get(Space::Meta, &meta::key(Tag::ClockBound, &[]));
+    fn kept(&self, of: Bound) -> Result<Option<Hlc>, StoreError> {
+        let bound = self.engine.get(Space::Meta, &bound_key(of));
         let Some(bytes) = meta::needed(bound)? else { return Ok(None) };
         match <[u8; 8]>::try_from(bytes.as_ref()) {
             Ok(bound) => Ok(Some(Hlc(u64::from_be_bytes(bound)))),
@@ -181,5 +181,12 @@ impl BoundKeeper for std::sync::Arc<Store> {
             }
             .into()),
         }
+    }
+}
+
+fn bound_key(of: Bound) -> Vec<u8> {
+    match of {
+        Bound::Readings => meta::key(Tag::ClockBound, &[]),
+        Bound::Restamps => meta::key(Tag::ClockBound, &[1]),
     }
 }
