@@ -158,6 +158,56 @@ fn a_worker_that_is_dropped_finishes_what_waits() {
     assert_eq!(told.load(Ordering::Relaxed), 50);
 }
 
+/// Submits a write; its result comes by the channel, once.
+fn submit(store: &Store, key: &'static str) -> mpsc::Receiver<Result<Vec<Outcome>, StoreError>> {
+    let (tell, told) = mpsc::channel();
+    let batch = client(vec![put(TABLE, RowKey::of(key), at(1), "v")]);
+    store.submit(batch, Box::new(move |result| tell.send(result).unwrap()));
+    told
+}
+
+fn assert_told_once_that_it_stopped(told: &mpsc::Receiver<Result<Vec<Outcome>, StoreError>>, why: &str) {
+    let Err(StoreError::Stopped { cause }) = told.recv_timeout(PATIENCE).unwrap() else { panic!("not stopped") };
+    assert!(cause.contains(why), "{cause}");
+    assert_eq!(told.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected), "told twice");
+}
+
+#[test]
+fn a_callback_that_panics_stops_writes_with_its_cause_and_all_others_are_told() {
+    let engine = Arc::new(GatedEngine::default());
+    let store = open(&engine, 1_000);
+    let _worker = start(&store);
+    engine.close();
+    let first = submit(&store, "first");
+    engine.wait_for_a_write();
+    let batch = client(vec![put(TABLE, RowKey::of("k"), at(1), "v")]);
+    store.submit(batch, Box::new(|_| panic!("a bug in a callback")));
+    let with_it = submit(&store, "with it");
+    engine.open();
+    assert!(first.recv_timeout(PATIENCE).unwrap().is_ok());
+    assert!(with_it.recv_timeout(PATIENCE).unwrap().is_ok(), "it was committed with the one that panicked");
+    wait_until(|| store.stopped().is_some_and(|cause| cause.contains("a bug in a callback")));
+    assert_told_once_that_it_stopped(&submit(&store, "later"), "a bug in a callback");
+    assert!(there(&store, TABLE, "with it") && !there(&store, TABLE, "later"));
+}
+
+#[test]
+fn a_commit_that_panics_stops_writes_with_its_cause_and_all_that_wait_are_told() {
+    let engine = Arc::new(GatedEngine::default());
+    let store = open(&engine, 1_000);
+    let _worker = start(&store);
+    engine.close();
+    let under_way = submit(&store, "under way");
+    engine.wait_for_a_write();
+    let waiting = submit(&store, "waiting");
+    engine.open_and_panic("a bug in the engine");
+    assert_told_once_that_it_stopped(&under_way, "a bug in the engine");
+    assert_told_once_that_it_stopped(&waiting, "a bug in the engine");
+    assert!(store.stopped().unwrap().contains("a bug in the engine"));
+    let refused = store.apply(client(vec![put(TABLE, RowKey::of("later"), at(1), "v")]));
+    assert!(matches!(refused, Err(StoreError::Stopped { .. })), "{refused:?}");
+}
+
 #[test]
 fn a_caller_behind_more_than_one_group_is_not_left_waiting() {
     let engine = Arc::new(GatedEngine::default());

@@ -9,7 +9,8 @@
 //! Idempotent and commutative: batches may come twice, in any order and in any split, and the node ends the same.
 //! A failed write leaves the log's end unknown, so it stops all writing until the engine is opened anew; only a full
 //! disk passes by itself. Whether a write that found it full happened is not known either, so memory keeps the more
-//! cautious state of the partitions, and what was not noted of it goes with the next write.
+//! cautious state of the partitions, and what was not noted of it goes with the next write. A panic stops writing like a
+//! failed write, and those who wait are told so, each once.
 
 mod group;
 mod queue;
@@ -17,6 +18,7 @@ mod recent;
 mod resolve;
 mod worker;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
@@ -72,10 +74,16 @@ impl Store {
         if jobs.is_empty() {
             return false;
         }
-        let results = self.commit_group(&mut commit, &jobs);
+        let results = caught(|| self.commit_group(&mut commit, &jobs)).unwrap_or_else(|cause| {
+            let stopped = self.stop(&mut commit, format!("committing a group panicked: {cause}"));
+            jobs.iter().map(|_| Err(stopped.clone())).collect()
+        });
         drop(commit);
         for (job, result) in jobs.into_iter().zip(results) {
-            (job.done)(result);
+            // One that panics must not keep the others of its group from being told.
+            if let Err(cause) = caught(|| (job.done)(result)) {
+                self.stop(&mut self.commit.lock(), format!("a callback of a write panicked: {cause}"));
+            }
         }
         true
     }
@@ -152,6 +160,15 @@ impl Store {
         self.counters.count_group(group.changed_rows());
         Ok(())
     }
+}
+
+/// Runs `work`; what it panicked with, if it did. A panic must not end the one thread that commits: whoever waits would
+/// wait for ever.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
+    })
 }
 
 /// Deletions and what repairs are welcome for longer than what takes room for a client.

@@ -1,10 +1,12 @@
 //! The thread that commits what is queued, and syncs the tables that asked for it by interval.
+//!
+//! It outlives panics of what it runs: writes have stopped then, and it tells so to those who wait.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::Wake;
+use super::{Wake, caught};
 use crate::clock::Clock;
 use crate::store::Store;
 
@@ -47,8 +49,12 @@ fn run(store: &Store, clock: &dyn Clock) {
         let due = interval_ms.is_some_and(|every_ms| now_ms.saturating_sub(synced_ms) >= u64::from(every_ms));
         if due || wake == Wake::Closed {
             synced_ms = now_ms;
-            if let Err(error) = store.sync() {
-                tracing::error!(%error, "syncing the log failed");
+            match caught(|| store.sync()) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "syncing the log failed"),
+                Err(cause) => {
+                    store.stop(&mut store.commit.lock(), format!("syncing the log panicked: {cause}"));
+                }
             }
         }
         if wake == Wake::Closed {

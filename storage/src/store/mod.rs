@@ -194,16 +194,26 @@ impl Store {
     /// Takes note of a failed write or sync. A full disk is told each time, for as long as the engine says so. After
     /// any other failure nobody knows what the disk holds: nothing more is written.
     pub(crate) fn write_failed(&self, commit: &mut Commit, error: EngineError) -> StoreError {
-        // What is kept in memory holds only while every write is known to have happened, or not to.
-        commit.recent.clear();
-        self.forest.lock().clear();
         if let EngineError::NoSpace { .. } = &error {
             tracing::error!(%error, "a write found the disk full");
+            self.forget_what_is_kept(commit);
         } else {
-            tracing::error!(%error, "a write failed: writes stop until the node restarts");
-            commit.stopped.get_or_insert_with(|| error.to_string());
+            self.stop(commit, error.to_string());
         }
         error.into()
+    }
+
+    /// Writes nothing more until the node restarts. The first cause is the one that is told.
+    pub(crate) fn stop(&self, commit: &mut Commit, cause: String) -> StoreError {
+        tracing::error!(%cause, "writes stop until the node restarts");
+        self.forget_what_is_kept(commit);
+        StoreError::Stopped { cause: commit.stopped.get_or_insert(cause).clone() }
+    }
+
+    /// What is kept in memory holds only while every write is known to have happened, or not to.
+    fn forget_what_is_kept(&self, commit: &mut Commit) {
+        commit.recent.clear();
+        self.forest.lock().clear();
     }
 
     /// Writes notes of the node about itself, durably.

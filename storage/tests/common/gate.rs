@@ -27,6 +27,7 @@ pub(crate) struct GatedEngine {
 struct Gate {
     closed: bool,
     waiting: usize,
+    panic: Option<&'static str>,
 }
 
 impl GatedEngine {
@@ -37,6 +38,12 @@ impl GatedEngine {
     pub(crate) fn open(&self) {
         self.gate.lock().closed = false;
         self.changed.notify_all();
+    }
+
+    /// Opens the gate, and panics in the writes that pass it.
+    pub(crate) fn open_and_panic(&self, message: &'static str) {
+        self.gate.lock().panic = Some(message);
+        self.open();
     }
 
     /// Returns when a write has come to the closed gate.
@@ -55,6 +62,9 @@ impl GatedEngine {
             assert!(!self.changed.wait_for(&mut gate, PATIENCE).timed_out(), "the gate stayed closed");
         }
         gate.waiting -= 1;
+        if let Some(message) = gate.panic {
+            panic!("{message}");
+        }
     }
 }
 
