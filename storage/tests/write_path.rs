@@ -228,6 +228,30 @@ fn a_caller_behind_more_than_one_group_is_not_left_waiting() {
 }
 
 #[test]
+fn a_caller_whose_batch_is_abandoned_is_told_and_not_left_waiting() {
+    let engine = Arc::new(GatedEngine::default());
+    let store = open(&engine, 1_000);
+    engine.close();
+    std::thread::scope(|threads| {
+        threads.spawn(|| store.apply(client(vec![put(TABLE, RowKey::of("first"), at(1), "v")])).unwrap());
+        engine.wait_for_a_write();
+        let (tell, told) = mpsc::channel();
+        let store = &store;
+        threads.spawn(move || tell.send(store.apply(client(vec![put(TABLE, RowKey::of("k"), at(1), "v")]))));
+        wait_until(|| store.queue_depth().1 == 1);
+        store.abandon_pending();
+        engine.open();
+        let Ok(result) = told.recv_timeout(PATIENCE) else {
+            // A thread that waits for ever cannot be joined.
+            eprintln!("the caller was left waiting");
+            std::process::abort();
+        };
+        assert!(matches!(result, Err(StoreError::Stopped { .. })), "{result:?}");
+    });
+    assert!(there(&store, TABLE, "first") && !there(&store, TABLE, "k"));
+}
+
+#[test]
 fn past_the_bound_of_the_queue_a_batch_is_refused_with_the_limit() {
     let engine = Arc::new(GatedEngine::default());
     let options = StoreOptions { queue_bytes_max: 10_000, ..StoreOptions::default() };

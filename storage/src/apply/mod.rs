@@ -48,22 +48,12 @@ impl Store {
     /// Applies a batch and waits until its outcome is durable. The caller's thread does the work of all that wait, or
     /// the worker does it for the caller, whoever comes first.
     pub fn apply(&self, batch: Batch) -> Result<Vec<Outcome>, StoreError> {
-        let told = Arc::new((Mutex::new(None), Condvar::new()));
-        let teller = Arc::clone(&told);
-        let done: Done = Box::new(move |result| {
-            *teller.0.lock() = Some(result);
-            teller.1.notify_one();
-        });
-        self.submit(batch, done);
+        let told = Arc::new(Told::default());
+        let teller = Teller(Arc::clone(&told));
+        self.submit(batch, Box::new(move |result| teller.tell(result)));
         // Others may have queued more than one group before this batch.
-        while told.0.lock().is_none() && self.run_pending() {}
-        let mut result = told.0.lock();
-        loop {
-            match result.take() {
-                Some(result) => return result,
-                None => told.1.wait(&mut result),
-            }
-        }
+        while told.result.lock().is_none() && self.run_pending() {}
+        told.wait()
     }
 
     /// Commits one group of what waits, if anything does. Whether there was something.
@@ -88,7 +78,8 @@ impl Store {
         true
     }
 
-    /// Drops what waits to be committed without telling anyone, as the end of the process would.
+    /// Drops what waits to be committed without calling anyone back, as the end of the process would. Threads inside
+    /// [`Store::apply`] are told that writes have stopped.
     pub fn abandon_pending(&self) {
         self.queue.abandon();
     }
@@ -159,6 +150,42 @@ impl Store {
         }
         self.counters.count_group(group.changed_rows());
         Ok(())
+    }
+}
+
+/// What a thread that waits for its batch is told.
+#[derive(Default)]
+struct Told {
+    result: Mutex<Option<Result<Vec<Outcome>, StoreError>>>,
+    is_there: Condvar,
+}
+
+impl Told {
+    fn wait(&self) -> Result<Vec<Outcome>, StoreError> {
+        let mut result = self.result.lock();
+        loop {
+            match result.take() {
+                Some(result) => return result,
+                None => self.is_there.wait(&mut result),
+            }
+        }
+    }
+}
+
+/// Tells a waiting thread, also when its batch is dropped: it would wait for ever.
+struct Teller(Arc<Told>);
+
+impl Teller {
+    fn tell(&self, result: Result<Vec<Outcome>, StoreError>) {
+        self.0.result.lock().get_or_insert(result);
+        self.0.is_there.notify_one();
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        // Nobody hears it who was told before.
+        self.tell(Err(StoreError::Stopped { cause: "what waited to be written was dropped".into() }));
     }
 }
 
