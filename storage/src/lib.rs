@@ -36,7 +36,7 @@ mod table;
 
 pub use apply::{ApplyWorker, Done};
 pub use error::{DamagedRange, StoreError};
-pub use partition::{PartitionState, RangeState, SyncState, UnsyncedCause};
+pub use partition::{MarkGeneration, PartitionState, RangeState, SyncState, UnsyncedCause};
 pub use removal::{RemovalCursor, Removed};
 pub use scrub::Scrubbed;
 pub use store::{Identity, Store, StoreOptions};

@@ -53,6 +53,11 @@ impl Default for PartitionState {
     }
 }
 
+/// How often a partition was marked out of sync since the store was opened. Who makes it whole notes this before, so that
+/// a mark that is set meanwhile is not taken away with the older one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct MarkGeneration(u64);
+
 /// A table's partition on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RangeState {
@@ -121,6 +126,7 @@ struct Range {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Partitions {
     states: BTreeMap<(PlacementId, PartitionId), PartitionState>,
+    marks: BTreeMap<(PlacementId, PartitionId), MarkGeneration>,
     ranges: BTreeMap<(TableId, PartitionId), Range>,
 }
 
@@ -150,7 +156,20 @@ impl Partitions {
     }
 
     pub(crate) fn set_state(&mut self, placement: PlacementId, partition: PartitionId, state: PartitionState) {
+        if state.sync != SyncState::Synced {
+            self.count_mark(placement, partition);
+        }
         self.states.insert((placement, partition), state);
+    }
+
+    pub(crate) fn marks(&self, placement: PlacementId, partition: PartitionId) -> MarkGeneration {
+        self.marks.get(&(placement, partition)).copied().unwrap_or_default()
+    }
+
+    /// Something was found wrong with a partition, be it that it was marked before.
+    pub(crate) fn count_mark(&mut self, placement: PlacementId, partition: PartitionId) {
+        let marks = self.marks.entry((placement, partition)).or_default();
+        *marks = MarkGeneration(marks.0 + 1);
     }
 
     pub(crate) fn range(&self, table: TableId, partition: PartitionId) -> RangeState {

@@ -316,6 +316,29 @@ fn a_damaged_log_is_reported_until_the_marks_are_durable() {
     assert_eq!(synced_partitions(&open(&disk), PLACEMENT), []);
 }
 
+#[test]
+fn a_partition_is_declared_in_sync_only_if_nothing_was_marked_and_no_map_came_meanwhile() {
+    let disk = MemoryDisk::default();
+    let store = open(&disk);
+    let synced = || store.partition(PLACEMENT, P0).sync == SyncState::Synced;
+    store.fence(PLACEMENT, P0, Epoch(3)).unwrap();
+    let (_, before) = store.partition_marks(PLACEMENT, P0);
+    let (_, elsewhere) = store.partition_marks(PLACEMENT, P1);
+    let operator = SyncState::Unsynced(UnsyncedCause::Operator);
+    store.set_sync(PLACEMENT, P0, operator).unwrap();
+    assert_eq!(store.mark_synced_if(PLACEMENT, P0, Epoch(3), before), Ok(false), "marked since");
+    let (state, marks) = store.partition_marks(PLACEMENT, P0);
+    assert_eq!(state, PartitionState { epoch: Epoch(3), sync: operator });
+    assert_eq!(store.mark_synced_if(PLACEMENT, P0, Epoch(2), marks), Ok(false), "another map");
+    assert!(!synced());
+    assert_eq!(store.mark_synced_if(PLACEMENT, P0, Epoch(3), marks), Ok(true));
+    assert!(synced());
+    assert_eq!(store.partition_marks(PLACEMENT, P1).1, elsewhere, "another partition's marks are its own");
+    drop(store);
+    disk.0.crash();
+    assert_eq!(open(&disk).partition(PLACEMENT, P0).sync, SyncState::Synced, "durably");
+}
+
 /// Everything that writes.
 fn all_writes(store: &Arc<Store>) -> Vec<Result<(), StoreError>> {
     vec![

@@ -101,6 +101,10 @@ impl Backfill {
     }
 
     fn on_page(self: &Arc<Self>, source: NodeId, table: TableId, place: usize, reply: Result<Reply, PeerError>) {
+        if let Ok(reply) = &reply {
+            // A clock out of bound is not absorbed; rows are copied whatever the clocks say.
+            let _absorbed = self.parts.clock.observe(reply.clock);
+        }
         let Ok(Reply { body: Ok(ReplyBody::Page { rows, next, floor }), .. }) = reply else {
             return self.count(source, false);
         };

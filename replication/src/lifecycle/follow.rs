@@ -6,7 +6,8 @@
 //! so that live requests keep most of the node.
 //!
 //! Invariant: `CaughtUp` is reported only after the mark "in sync" is durable, and the mark is only set after a complete
-//! copy behind the fence of the map that the report names. The tables of the copy are those of a state that has the map.
+//! copy behind the fence of the map that the report names. A mark that is set while the copy is made stays: the store takes
+//! the older one away only if there is no newer one. The tables of the copy are those of a state that has the map.
 //! A table that is not among them was created later, so whoever knows it knows the map too, and writes its rows to the
 //! new replicas as well: there is nothing of it to copy.
 
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cube_storage::model::{Epoch, NodeId, PartitionId, PlacementId, TableId};
-use cube_storage::{Store, SyncState};
+use cube_storage::{MarkGeneration, Store, SyncState};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +119,8 @@ struct Copies {
     /// Failed, and not before this time again.
     again_ms: BTreeMap<CopyKey, u64>,
     progress: CopyProgress,
+    /// One has ended since the worker looked.
+    has_ended: bool,
 }
 
 /// Follows the hard state. Shared with whoever shows its progress.
@@ -152,17 +155,18 @@ impl Follower {
     }
 
     /// Adopts a newer state, and lets requests work by it. Schema changes leave the epoch as it is, so states are
-    /// compared whole.
-    fn adopt_newest(&self) -> Result<Arc<ClusterState>, StepError> {
+    /// compared whole. Also whether there was one.
+    fn adopt_newest(&self) -> Result<(Arc<ClusterState>, bool), StepError> {
         let Newest { state, next_table } = (self.parts.newest)();
-        if *self.parts.catalog.current() != *state {
+        let is_newer = *self.parts.catalog.current() != *state;
+        if is_newer {
             adopt(&self.parts.store, self.parts.me, &state)?;
             if self.parts.catalog.advance(state.as_ref().clone()) {
                 self.parts.coordinator.on_state();
             }
         }
         self.drop_tables(&state, next_table)?;
-        Ok(state)
+        Ok((state, is_newer))
     }
 
     /// Removes the rows of tables that were dropped, once no request works by a schema that has them.
@@ -206,7 +210,8 @@ impl Follower {
         if !new.contains(me) {
             return;
         }
-        if self.copies.lock().complete.contains(&key) {
+        let is_synced = self.parts.store.partition(placement, partition).sync == SyncState::Synced;
+        if is_synced && self.copies.lock().complete.contains(&key) {
             reports.insert(report(MoveDone::CaughtUp));
         } else {
             wanted.push(Copy { key, sources: ReplicaSets::one(Arc::clone(old)) });
@@ -233,22 +238,31 @@ impl Follower {
         let me = self.parts.me;
         let Copy { key: key @ (placement, partition, map), sources } = copy;
         let local = state.topology.member(me).map_or_else(|| DataCenter::from(""), |me| me.data_center.clone());
-        let holds_already = sources.contains(me);
         let mut sources = Tracker::new(Level::EachQuorum, &sources, local);
-        if holds_already {
+        let (held, marks) = self.parts.store.partition_marks(placement, partition);
+        // A holder that is in sync has all that it ever acknowledged: it is one of the quorum itself. One that is not may
+        // have lost a write that only a quorum with it held, so it copies from a quorum of the others.
+        if held.sync == SyncState::Synced {
             sources.ack(me);
+        } else {
+            sources.fail(me);
         }
-        let tables = self.parts.store.tables().into_iter();
-        let tables = tables.filter(|(_, options)| options.placement == placement).map(|(table, _)| table).collect();
+        let tables = state.schema.table_options().filter(|(_, options)| options.placement == placement);
+        let tables = tables.map(|(table, _)| table).collect();
         let ended = Ended {
             store: Arc::clone(&self.parts.store),
             clock: Arc::clone(&self.parts.clock),
             copies: Arc::clone(&self.copies),
             wake: Arc::clone(&self.parts.wake),
             key,
+            marks,
         };
-        if sources.state() == Count::Met {
-            return ended.tell(true);
+        match sources.state() {
+            Count::Pending => {}
+            Count::Met => return ended.tell(true),
+            // The others are no quorum, as where it is the only replica there was: nobody can say what it lost, so this
+            // move does not make it whole. The move waits, until it is healed by other means or the move is taken back.
+            Count::Impossible => return ended.look_later(),
         }
         let parts = BackfillParts {
             me,
@@ -287,21 +301,23 @@ struct Ended {
     copies: Arc<Mutex<Copies>>,
     wake: Arc<dyn Fn() + Send + Sync>,
     key: CopyKey,
+    /// What was known to be wrong with the partition when the copy began.
+    marks: MarkGeneration,
 }
 
 impl Ended {
     fn tell(self, complete: bool) {
         let (placement, partition, map) = self.key;
-        // A copy for a map that was taken back meanwhile says nothing of the present one.
-        let is_current = self.store.partition(placement, partition).epoch == map;
-        let marked = complete && is_current && {
-            let marked = self.store.set_sync(placement, partition, SyncState::Synced);
-            marked
-                .inspect_err(|error| tracing::warn!(%error, %partition, "a copied partition cannot be marked"))
-                .is_ok()
-        };
+        // A copy for a map that was taken back meanwhile says nothing of the present one, and one that was under way when
+        // damage was found nothing of what was damaged.
+        let marked = complete
+            && self.store.mark_synced_if(placement, partition, map, self.marks).unwrap_or_else(|error| {
+                tracing::warn!(%error, %partition, "a copied partition cannot be marked");
+                false
+            });
         let mut copies = self.copies.lock();
         copies.under_way.remove(&self.key);
+        copies.has_ended = true;
         if marked {
             copies.complete.insert(self.key);
             copies.progress.completed += 1;
@@ -312,6 +328,13 @@ impl Ended {
         drop(copies);
         (self.wake)();
     }
+
+    /// There is nobody to copy from.
+    fn look_later(self) {
+        let mut copies = self.copies.lock();
+        copies.under_way.remove(&self.key);
+        copies.again_ms.insert(self.key, self.clock.monotonic_ms() + COPY_AGAIN_MS);
+    }
 }
 
 impl Worker for Follower {
@@ -320,7 +343,7 @@ impl Worker for Follower {
     }
 
     fn step(&mut self, now_ms: u64) -> Result<Step, StepError> {
-        let state = self.adopt_newest()?;
+        let (state, is_newer) = self.adopt_newest()?;
         let (reports, wanted) = self.survey(&state);
         if reports.is_empty() {
             self.copies.lock().complete.clear();
@@ -328,6 +351,9 @@ impl Worker for Follower {
         let is_moving = !reports.is_empty() || !wanted.is_empty();
         self.copy_some(&state, wanted, now_ms);
         self.tell(reports, now_ms);
+        if std::mem::take(&mut self.copies.lock().has_ended) || is_newer {
+            return Ok(Step::Busy);
+        }
         let every_ms = if is_moving { REPORT_EVERY_MS } else { LOOK_EVERY_MS };
         Ok(Step::Idle { until_ms: now_ms + every_ms })
     }

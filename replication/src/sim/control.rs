@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cube_storage::model::{Epoch, NodeId, PartitionBits, PartitionId, PlacementId, TableId};
-use cube_storage::{StoreError, SyncPolicy, SyncState};
+use cube_storage::{MarkGeneration, StoreError, SyncPolicy, SyncState};
 
 use super::event::Event;
 use super::mutants::Mutant;
@@ -247,21 +247,23 @@ pub(super) fn report_and_copy(node: &SimNode, schedule: &Schedule, mutant: Optio
                     continue;
                 }
                 let mut sources = Tracker::new(Level::EachQuorum, &ReplicaSets::one(Arc::clone(old)), "dc1".into());
-                if old.contains(node.id) {
-                    sources.ack(node.id);
+                let (held, marks) = process.store.partition_marks(PLACEMENT, partition);
+                match held.sync {
+                    SyncState::Synced => sources.ack(node.id),
+                    SyncState::Unsynced(_) => sources.fail(node.id),
                 }
-                copy(node, schedule, report(Reported::CaughtUp), sources);
+                copy(node, schedule, report(Reported::CaughtUp), sources, marks);
             }
         }
     }
 }
 
-fn copy(node: &SimNode, schedule: &Schedule, report: Report, sources: Tracker) {
+fn copy(node: &SimNode, schedule: &Schedule, report: Report, sources: Tracker, marks: MarkGeneration) {
     let (Some(parts), Some(process)) = (node.backfill_parts(), &node.process) else { return };
     let store = Arc::clone(&parts.store);
     let (schedule, life, copy) = (schedule.clone(), process.life, (report.partition, report.map));
     let done = Box::new(move |complete: bool| {
-        let marked = complete && store.set_sync(PLACEMENT, report.partition, SyncState::Synced).is_ok();
+        let marked = complete && store.mark_synced_if(PLACEMENT, report.partition, report.map, marks) == Ok(true);
         let event = if marked { Event::Report(report) } else { Event::CopyAgain { node: report.node, life, copy } };
         schedule.after_ms(schedule.pick(1, 200), event);
     });

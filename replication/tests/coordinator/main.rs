@@ -8,6 +8,7 @@ mod bounds;
 mod clocks;
 mod cluster;
 mod deadlines;
+mod following;
 mod levels;
 mod maps;
 mod node;

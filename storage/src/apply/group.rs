@@ -235,6 +235,8 @@ impl<'a> Group<'a> {
             let state = PartitionState { sync: SyncState::Unsynced(UnsyncedCause::DamagedData), ..state };
             partitions.set_state(placement, entry.partition, state);
             self.notes.push(Partitions::note_state(placement, entry.partition, state));
+        } else {
+            partitions.count_mark(placement, entry.partition);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::error::StoreError;
 use crate::keyspace::{KeyRange, table_range};
 use crate::meta::{self, Tag};
 use crate::model::{Epoch, Hlc, Invalid, PartitionId, PlacementId, TableId};
-use crate::partition::{PartitionState, Partitions, RangeState, SyncState};
+use crate::partition::{MarkGeneration, PartitionState, Partitions, RangeState, SyncState};
 use crate::store::Store;
 use crate::table::{TableOptions, Tables};
 
@@ -79,6 +79,35 @@ impl Store {
         self.change_partition(placement, partition, |state| Ok(PartitionState { sync, ..state }))
     }
 
+    /// What this node knows of a placement's partition, and which of its marks it knows by now: for whoever begins to make
+    /// it whole. See [`Store::mark_synced_if`].
+    pub fn partition_marks(&self, placement: PlacementId, partition: PartitionId) -> (PartitionState, MarkGeneration) {
+        let partitions = self.partitions.read();
+        (partitions.state(placement, partition), partitions.marks(placement, partition))
+    }
+
+    /// Declares a partition in sync if its map is still `epoch` and nothing was marked since `marks`: then what made it
+    /// whole speaks of all there is. Whether it did.
+    pub fn mark_synced_if(
+        &self,
+        placement: PlacementId,
+        partition: PartitionId,
+        epoch: Epoch,
+        marks: MarkGeneration,
+    ) -> Result<bool, StoreError> {
+        let mut commit = self.commit.lock();
+        let (before, present) = self.partition_marks(placement, partition);
+        if before.epoch != epoch || present != marks {
+            return Ok(false);
+        }
+        if before.sync != SyncState::Synced {
+            let after = PartitionState { sync: SyncState::Synced, ..before };
+            self.write_notes(&mut commit, [Partitions::note_state(placement, partition, after)])?;
+            self.partitions.write().set_state(placement, partition, after);
+        }
+        Ok(true)
+    }
+
     /// Sets up many partitions of a placement at once, as when a cluster is created or a map arrives.
     pub fn set_partitions(
         &self,
@@ -87,9 +116,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut commit = self.commit.lock();
         let states: Vec<_> = states.into_iter().collect();
-        let known = self.partitions.read().clone();
         for &(partition, state) in &states {
-            let present = known.state(placement, partition).epoch;
+            let present = self.partition(placement, partition).epoch;
             if state.epoch < present {
                 return Err(StoreError::EpochBehind { placement, partition, present, asked: state.epoch });
             }

@@ -115,6 +115,8 @@ impl Store {
                 // Even when it cannot be noted: meanwhile it must not be counted.
                 partitions.set_state(placement, partition, state);
                 notes.push(Partitions::note_state(placement, partition, state));
+            } else {
+                partitions.count_mark(placement, partition);
             }
         }
         // The next write over the damaged row takes the evidence away, so the mark may not stay behind it. Not those of
