@@ -25,7 +25,8 @@ build: setup ## Build everything; cubed and cube end up in the folder release of
 run: build ## Build, then run three nodes on this machine; Ctrl-C stops them. DIR=folder keeps their data elsewhere
 	"$(CARGO_TARGET_DIR)/release/cubed" dev --nodes 3 --dir "$(DIR)"
 
-test: setup ## Run all tests but the long ones
+test: ## Run all tests but the long ones
+	@scripts/setup.sh test
 	cargo test $(WORKSPACE)
 
 test-long: setup ## Run the long tests, then the README's two commands on a clean machine (needs root)

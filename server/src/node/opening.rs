@@ -75,8 +75,9 @@ pub(super) async fn open_control(
         ..ControlOptions::default()
     };
     let control = Control::open(dir, identity.node, Arc::new(outgoing), options).await?;
-    if identity.founder {
-        // Again at every start: it may have ended between its identity and the first entry.
+    // It may have ended between its identity and the first entry. Once it is founded nobody is asked, or a founder that
+    // returns alone would wait for the others instead of serving.
+    if identity.founder && control.current().founded.is_none() {
         let member = new_member(config, addresses, instance);
         control
             .found(

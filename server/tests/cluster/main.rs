@@ -1,0 +1,25 @@
+//! Tests of real clusters: real processes, real disks, real sockets, and what an operator and a client would notice when
+//! some of it breaks.
+//!
+//! `harness/` starts nodes, kills them, cuts their links and their unsynced files; `load/` writes and reads meanwhile,
+//! records what each operation was told, and checks that no acknowledged write is missed. Each other file is one kind of
+//! trouble. Nodes of a test have addresses and folders of their own, and none outlives the test process.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod chaos;
+mod clocks;
+mod common;
+mod cuts;
+mod data_centers;
+mod dev;
+mod forming;
+mod growing;
+mod harness;
+mod kill_all;
+mod kill_one;
+mod load;
+mod majority;
+mod pauses;
+mod refusals;
+mod stopping;
