@@ -34,6 +34,8 @@ struct State {
     bytes: usize,
     /// Whoever waits for work is to stop.
     closed: bool,
+    /// Whoever waits for work is to look again at how long it should.
+    nudged: bool,
 }
 
 pub(crate) struct Queue {
@@ -47,6 +49,7 @@ pub(crate) struct Queue {
 pub(crate) enum Wake {
     Work,
     TimedOut,
+    Nudged,
     Closed,
 }
 
@@ -88,26 +91,32 @@ impl Queue {
         group
     }
 
-    /// Blocks until there is work, the queue is closed, or the time is over.
-    pub(crate) fn wait(&self, timeout_ms: Option<u32>) -> Wake {
+    /// Blocks until there is work, the queue is closed, the time is over, or it was nudged. Also when what there was is
+    /// gone again, taken by another thread: the time would begin anew each time, and never be over.
+    pub(crate) fn wait(&self, timeout_ms: Option<u64>) -> Wake {
         let mut state = self.state.lock();
-        loop {
-            if !state.jobs.is_empty() {
-                return Wake::Work;
-            }
-            if state.closed {
-                return Wake::Closed;
-            }
-            match timeout_ms {
+        let mut timed_out = false;
+        if state.jobs.is_empty() && !state.closed && !state.nudged {
+            match timeout_ms.map(std::time::Duration::from_millis) {
                 None => self.work.wait(&mut state),
-                Some(ms) => {
-                    let waited = self.work.wait_for(&mut state, std::time::Duration::from_millis(u64::from(ms)));
-                    if waited.timed_out() && state.jobs.is_empty() && !state.closed {
-                        return Wake::TimedOut;
-                    }
-                }
+                Some(timeout) => timed_out = self.work.wait_for(&mut state, timeout).timed_out(),
             }
         }
+        if !state.jobs.is_empty() {
+            Wake::Work
+        } else if state.closed {
+            Wake::Closed
+        } else if std::mem::take(&mut state.nudged) || !timed_out {
+            Wake::Nudged
+        } else {
+            Wake::TimedOut
+        }
+    }
+
+    /// Lets whoever waits look again at how long it should.
+    pub(crate) fn nudge(&self) {
+        self.state.lock().nudged = true;
+        self.work.notify_all();
     }
 
     /// Lets whoever waits go, once all that waits is done.
@@ -181,5 +190,13 @@ mod tests {
         assert_eq!(queue.wait(None), Wake::Work);
         queue.take_group();
         assert_eq!(queue.wait(None), Wake::Closed);
+    }
+
+    #[test]
+    fn a_nudge_is_not_missed_and_ends_one_wait() {
+        let queue = Queue::new(usize::MAX);
+        queue.nudge();
+        assert_eq!(queue.wait(None), Wake::Nudged);
+        assert_eq!(queue.wait(Some(1)), Wake::TimedOut);
     }
 }

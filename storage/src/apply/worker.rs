@@ -40,13 +40,14 @@ impl Drop for ApplyWorker {
 fn run(store: &Store, clock: &dyn Clock) {
     let mut synced_ms = clock.monotonic_ms();
     loop {
-        let interval_ms = store.tables.read().sync_interval_ms();
-        let wake = store.queue.wait(interval_ms);
+        let interval_ms = store.tables.read().sync_interval_ms().map(|every_ms| u64::from(every_ms.max(1)));
+        let passed_ms = clock.monotonic_ms().saturating_sub(synced_ms);
+        let wake = store.queue.wait(interval_ms.map(|every_ms| every_ms.saturating_sub(passed_ms)));
         if wake == Wake::Work {
             store.run_pending();
         }
         let now_ms = clock.monotonic_ms();
-        let due = interval_ms.is_some_and(|every_ms| now_ms.saturating_sub(synced_ms) >= u64::from(every_ms));
+        let due = interval_ms.is_some_and(|every_ms| now_ms.saturating_sub(synced_ms) >= every_ms);
         if due || wake == Wake::Closed {
             synced_ms = now_ms;
             match caught(|| store.sync()) {
@@ -60,5 +61,27 @@ fn run(store: &Store, clock: &dyn Clock) {
         if wake == Wake::Closed {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::MemoryEngine;
+    use crate::merkle::MerkleKey;
+    use crate::model::{PartitionBits, TableId};
+    use crate::store::{Identity, StoreOptions};
+    use crate::table::{SyncPolicy, TableOptions};
+
+    #[test]
+    fn a_table_that_is_to_be_synced_sooner_wakes_whoever_waits_for_later() {
+        let identity = Identity { bits: PartitionBits::DEFAULT, merkle_key: MerkleKey([0; 16]) };
+        let store = Store::open(Arc::new(MemoryEngine::new()), identity, StoreOptions::default()).unwrap();
+        assert_eq!(store.queue.wait(Some(1)), Wake::TimedOut);
+        let sync = SyncPolicy::Interval { every_ms: 5 };
+        store.put_table(TableId(1), TableOptions { sync, ..TableOptions::default() }).unwrap();
+        assert_eq!(store.queue.wait(Some(20_000)), Wake::Nudged);
     }
 }

@@ -21,6 +21,8 @@ impl Store {
         }
         self.write_notes(&mut commit, [Tables::note(table, &options)])?;
         self.tables.write().insert(table, options);
+        // It may be to be synced sooner than any other.
+        self.queue.nudge();
         Ok(())
     }
 
