@@ -136,7 +136,7 @@ impl<W: Write> Demo<'_, W> {
         let floor = self.version().hlc;
         let mut removed = 0;
         for partition in store.bits().all() {
-            store.begin_proof(TABLE, partition);
+            store.begin_proof(TABLE, partition)?;
             store.end_proof(TABLE, partition, floor)?;
             store.raise_floor(TABLE, partition, floor)?;
             removed += store.purge_step(TABLE, partition, None, 1_000)?.removed;

@@ -93,7 +93,7 @@ fn make_the_fixture() {
         let mutation = Mutation { table, key, record, claim: None };
         store.apply(Batch { origin: Origin::Client, mutations: vec![mutation] }).unwrap();
     }
-    store.begin_proof(INDEXED, FLOOR_AT);
+    store.begin_proof(INDEXED, FLOOR_AT).unwrap();
     store.end_proof(INDEXED, FLOOR_AT, RANGE.synced_through).unwrap();
     store.raise_floor(INDEXED, FLOOR_AT, RANGE.floor).unwrap();
     drop((engine, store));

@@ -48,7 +48,7 @@ fn assert_full<T: std::fmt::Debug>(result: Result<T, StoreError>) {
 fn with_failed_older_write() -> (MemoryDisk, Store) {
     let (disk, store) = fresh();
     let partition = partition_of("k");
-    store.begin_proof(TABLE, partition);
+    store.begin_proof(TABLE, partition).unwrap();
     assert!(store.end_proof(TABLE, partition, Hlc::new(10, 0)).unwrap());
     fill_up(&disk);
     assert_full(store.apply(client(vec![row("k", 7)])));
@@ -72,7 +72,7 @@ fn an_older_write_that_is_retried_takes_the_proof_back_durably() {
 fn a_note_that_failed_does_not_outlive_a_newer_one() {
     let (disk, store) = with_failed_older_write();
     let (partition, horizon) = (partition_of("k"), Hlc::new(9, 0));
-    store.begin_proof(TABLE, partition);
+    store.begin_proof(TABLE, partition).unwrap();
     assert!(store.end_proof(TABLE, partition, horizon).unwrap());
     store.apply(client(vec![row("k", 20)])).unwrap();
     drop(store);

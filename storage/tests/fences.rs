@@ -109,7 +109,7 @@ fn a_write_that_counts_by_an_older_map_is_refused_and_others_are_not(disk: &dyn 
 }
 
 fn prove(store: &Store, partition: PartitionId, horizon: Hlc) {
-    store.begin_proof(TABLE, partition);
+    store.begin_proof(TABLE, partition).unwrap();
     assert!(store.end_proof(TABLE, partition, horizon).unwrap());
 }
 
@@ -174,7 +174,7 @@ fn an_older_version_takes_the_proof_back_in_the_same_write(disk: &dyn Disk) {
 
 fn a_proof_under_way_does_not_outlive_a_restart(disk: &dyn Disk) {
     let store = open(disk);
-    store.begin_proof(TABLE, P0);
+    store.begin_proof(TABLE, P0).unwrap();
     drop(store);
     // What arrives before the proof is begun anew would be missed.
     assert!(!open(disk).end_proof(TABLE, P0, Hlc::new(1, 0)).unwrap());
@@ -185,7 +185,7 @@ fn clearing_a_partition_takes_its_proof_and_keeps_its_floor(disk: &dyn Disk) {
     let floor = Hlc::new(10, 0);
     prove(&store, P0, floor);
     store.raise_floor(TABLE, P0, floor).unwrap();
-    store.begin_proof(TABLE, P0);
+    store.begin_proof(TABLE, P0).unwrap();
     store.clear_step(TABLE, P0, 10).unwrap();
     assert!(!store.end_proof(TABLE, P0, floor).unwrap(), "what was compared is gone");
     drop(store);
@@ -258,7 +258,7 @@ fn a_proof_begins_behind_the_writes_under_way() {
         let (begun, has_begun) = std::sync::mpsc::channel();
         let (store, engine) = (&store, &engine);
         let prover = threads.spawn(move || {
-            store.begin_proof(TABLE, P0);
+            store.begin_proof(TABLE, P0).unwrap();
             let seen = store.get(TABLE, &key_in(P0)).unwrap().is_some();
             begun.send(()).unwrap();
             seen || !store.end_proof(TABLE, P0, Hlc::new(9, 0)).unwrap()

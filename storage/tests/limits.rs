@@ -148,6 +148,13 @@ fn reads_of_bad_keys_and_unknown_tables_are_refused_alike() {
     assert_eq!(store.root(UNKNOWN, partition).map(drop), invalid(unknown.clone()));
     assert_eq!(store.purge_step(UNKNOWN, partition, None, 1).map(drop), invalid(unknown.clone()));
     assert_eq!(store.clear_step(UNKNOWN, partition, 1).map(drop), invalid(unknown.clone()));
+    assert_eq!(store.begin_proof(UNKNOWN, partition), invalid(unknown.clone()));
+    let horizon = cube_storage::model::Hlc::new(1, 0);
+    assert_eq!(store.end_proof(UNKNOWN, partition, horizon), invalid(unknown.clone()));
+    assert_eq!(store.raise_floor(UNKNOWN, partition, horizon), invalid(unknown.clone()));
+    store.put_table(UNKNOWN, TableOptions::default()).unwrap();
+    assert_eq!(store.range_state(UNKNOWN, partition), cube_storage::RangeState::default(), "nothing was begun");
+    store.drop_table(UNKNOWN).unwrap();
     assert_eq!(store.drop_table(UNKNOWN), invalid(unknown));
 }
 

@@ -286,7 +286,7 @@ impl<'a> Run<'a> {
             Step::ApplyTwice(batch) => self.apply_twice(batch),
             Step::Fence(placement, partition, epoch) => self.fence(*placement, *partition, *epoch),
             Step::BeginProof(table, partition) => {
-                self.store.begin_proof(*table, *partition);
+                self.store.begin_proof(*table, *partition).unwrap();
                 self.model.begin_proof(*table, *partition);
                 false
             }

@@ -152,16 +152,19 @@ impl Store {
     }
 
     /// Begins to watch for old versions that arrive while a partition is compared with its other replicas.
-    pub fn begin_proof(&self, table: TableId, partition: PartitionId) {
+    pub fn begin_proof(&self, table: TableId, partition: PartitionId) -> Result<(), StoreError> {
         // A group under way has noted its versions already but cannot be read yet: the proof begins behind it.
         let _commit = self.commit.lock();
+        self.tables.read().get(table)?;
         self.partitions.write().begin_proof(table, partition);
+        Ok(())
     }
 
     /// Notes that a partition was found equal with all replicas as of `horizon`. Whether that still holds: something
     /// older may have arrived since [`Store::begin_proof`].
     pub fn end_proof(&self, table: TableId, partition: PartitionId, horizon: Hlc) -> Result<bool, StoreError> {
         let mut commit = self.commit.lock();
+        self.tables.read().get(table)?;
         let mut partitions = self.partitions.write();
         let Some(proven) = partitions.end_proof(table, partition, horizon) else { return Ok(false) };
         let before = partitions.range(table, partition);

@@ -160,7 +160,7 @@ impl Child {
         let version = |hlc| Version::new(Hlc(hlc), NodeId(1));
         self.store.apply(mutation(Record::value(version(2 * n), format!("purged:{n}"))))?;
         self.store.apply(mutation(Record::tombstone(version(2 * n + 1))))?;
-        self.store.begin_proof(table, partition);
+        self.store.begin_proof(table, partition)?;
         assert!(self.store.end_proof(table, partition, horizon)?);
         self.store.raise_floor(table, partition, horizon)?;
         self.store.purge_step(table, partition, None, usize::MAX).map(drop)

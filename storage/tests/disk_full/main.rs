@@ -91,7 +91,7 @@ fn below_the_second_reserve_only_what_frees_or_marks_goes_on() {
     }
     assert_reads_go_on(&store);
     let partition = store.bits().partition_of(RowKey::of("dead").token());
-    store.begin_proof(TABLE, partition);
+    store.begin_proof(TABLE, partition).unwrap();
     assert!(store.end_proof(TABLE, partition, Hlc::new(9, 0)).unwrap());
     store.raise_floor(TABLE, partition, Hlc::new(9, 0)).unwrap();
     assert_eq!(store.purge_step(TABLE, partition, None, 10).unwrap().removed, 1);
