@@ -181,7 +181,7 @@ impl RocksEngine {
 
     fn note_synced(&self) -> Result<(), EngineError> {
         let sequence = self.db.latest_sequence_number();
-        self.position.record(sequence).map_err(|e| EngineError::Io { detail: format!("POSITION: {e}") })
+        self.position.record(sequence).map_err(|e| io_error(&self.dir.join("POSITION"), &e))
     }
 }
 
