@@ -25,6 +25,7 @@ pub mod merkle;
 mod meta;
 pub mod model;
 mod partition;
+pub mod purge;
 mod reach;
 mod read;
 mod removal;
