@@ -42,6 +42,8 @@ struct Found {
     examined: usize,
     victims: Vec<Victim>,
     next: Option<RemovalCursor>,
+    /// Rows that were read and are damaged.
+    damaged_rows: Vec<DamagedRange>,
     /// Reading ended in damage, with what the engine says.
     damage: Option<String>,
 }
@@ -63,11 +65,15 @@ impl Store {
         if let Some(cursor) = from {
             range.start.clone_from(&cursor.0);
         }
-        // A damaged row is no victim: it is found by scrub or by being read, and healed.
+        // A damaged row is no victim: it is marked, and healed.
         let dead = |header: Option<&RecordHeader>| header.is_some_and(|header| header.is_purgeable(floor));
-        let Found { examined, victims, next, damage } = self.find(&range, rows_max, dead)?;
+        let Found { examined, victims, next, damaged_rows, damage } = self.find(table, &range, rows_max, dead)?;
         self.purge(&mut commit, table, options.prefix_index, &victims)?;
         drop(commit);
+        for damaged in damaged_rows {
+            // Purge goes on behind it; the error is for reads.
+            self.damaged(damaged);
+        }
         match damage {
             None => Ok(Removed { examined, removed: victims.len(), next }),
             Some(detail) => Err(self.damaged(DamagedRange::of_rows(table, range, detail))),
@@ -87,7 +93,7 @@ impl Store {
         }
         self.forget_proof(&mut commit, table, partition)?;
         let range = self.rows_of(table, partition);
-        let found = self.find(&range, rows_max, |_| true)?;
+        let found = self.find(table, &range, rows_max, |_| true)?;
         // What cannot be read goes with the whole range, once all before it is gone.
         let goes_on = found.next.is_some() || (found.damage.is_some() && !found.victims.is_empty());
         self.write(&mut commit, &mut |writes| {
@@ -101,6 +107,8 @@ impl Store {
             }
         })?;
         self.forest.lock().forget(table, partition);
+        // Marked it is already.
+        found.damaged_rows.into_iter().for_each(|damaged| self.damage.report(damaged));
         let next = goes_on.then(|| found.next.unwrap_or(RemovalCursor(range.start)));
         Ok(Removed { examined: found.examined, removed: found.victims.len(), next })
     }
@@ -135,25 +143,27 @@ impl Store {
                 error => error.into(),
             });
         }
-        let strays = self.strays(table, &entries);
+        let strays = self.strays(table, &entries)?;
         if !strays.is_empty() {
             self.write(&mut commit, &mut |writes| strays.iter().for_each(|key| writes.delete(Space::Keys, key)))?;
         }
         Ok(Removed { examined: entries.len(), removed: strays.len(), next })
     }
 
-    /// The index entries that have no row. One whose row cannot be read has one.
-    fn strays<'a>(&self, table: TableId, entries: &'a [Vec<u8>]) -> Vec<&'a Vec<u8>> {
+    /// The index entries that have no row. One whose row is damaged has one.
+    fn strays<'a>(&self, table: TableId, entries: &'a [Vec<u8>]) -> Result<Vec<&'a Vec<u8>>, EngineError> {
         let rows = entries.iter().filter_map(|entry| Some((entry, data_key(table, &decode_index_key(entry)?.1))));
         let rows: Vec<(&Vec<u8>, Vec<u8>)> = rows.collect();
         let keys: Vec<&[u8]> = rows.iter().map(|(_, data_key)| data_key.as_slice()).collect();
-        let mut strays = Vec::new();
-        self.engine.multi_get(Space::Data, &keys, &mut |place, value| {
-            if let (Ok(None), Some((entry, _))) = (value, rows.get(place)) {
-                strays.push(*entry);
+        let (mut strays, mut failed) = (Vec::new(), None);
+        self.engine.multi_get(Space::Data, &keys, &mut |place, value| match value {
+            Ok(None) => strays.extend(rows.get(place).map(|(entry, _)| *entry)),
+            Ok(Some(_)) | Err(EngineError::Corruption { .. }) => {}
+            Err(error) => {
+                failed.get_or_insert(error);
             }
         });
-        strays
+        failed.map_or(Ok(strays), Err)
     }
 
     fn rows_of(&self, table: TableId, partition: PartitionId) -> KeyRange {
@@ -177,18 +187,25 @@ impl Store {
 
     fn find(
         &self,
+        table: TableId,
         range: &KeyRange,
         rows_max: usize,
         dead: impl Fn(Option<&RecordHeader>) -> bool,
     ) -> Result<Found, StoreError> {
-        let mut found = Found { examined: 0, victims: Vec::new(), next: None, damage: None };
+        let mut found = Found { examined: 0, victims: Vec::new(), next: None, damaged_rows: Vec::new(), damage: None };
         let read = self.engine.scan(Space::Data, range, Direction::Forward, &mut |key, value| {
             if found.examined == rows_max.max(1) {
                 found.next = Some(RemovalCursor(key.to_vec()));
                 return ControlFlow::Break(());
             }
             found.examined += 1;
-            let header = RecordHeader::verify(key, value).ok();
+            let header = match RecordHeader::verify(key, value) {
+                Ok(header) => Some(header),
+                Err(damage) => {
+                    found.damaged_rows.push(DamagedRange::of_row(table, key, damage));
+                    None
+                }
+            };
             if dead(header.as_ref()) {
                 found.victims.push(Victim { data_key: key.to_vec(), header });
             }

@@ -5,7 +5,7 @@
 //! engine has accepted but not yet compacted counts as taken. Nothing is latched: when space returns, so do writes.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::engine::Engine;
 use crate::error::StoreError;
@@ -20,18 +20,30 @@ pub trait SpaceProbe: Send + Sync {
 #[derive(Debug)]
 pub struct FileSystemSpace {
     dir: PathBuf,
+    /// That it cannot be asked was logged, and it has not answered since.
+    silent: AtomicBool,
 }
 
 impl FileSystemSpace {
     /// Of the file system under `dir`.
     pub fn of(dir: &Path) -> Self {
-        Self { dir: dir.to_path_buf() }
+        Self { dir: dir.to_path_buf(), silent: AtomicBool::new(false) }
     }
 }
 
 impl SpaceProbe for FileSystemSpace {
     fn available_bytes(&self) -> Option<u64> {
-        let stat = rustix::fs::statvfs(&self.dir).ok()?;
+        let stat = match rustix::fs::statvfs(&self.dir) {
+            Ok(stat) => stat,
+            Err(error) => {
+                if !self.silent.swap(true, Ordering::Relaxed) {
+                    let dir = self.dir.display();
+                    tracing::error!(%error, %dir, "the free space cannot be told: no reserve is kept until it can");
+                }
+                return None;
+            }
+        };
+        self.silent.store(false, Ordering::Relaxed);
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }

@@ -661,3 +661,47 @@ mod files {
         }
     }
 }
+
+#[test]
+fn purging_marks_and_reports_a_damaged_row_and_goes_on_behind_it() {
+    let disk = MemoryDisk::default();
+    let store = open(&disk);
+    store.put_table(TABLE, TableOptions::default()).unwrap();
+    mark_all_synced(&store, PLACEMENT);
+    let key = RowKey::of("k");
+    let partition = bits().partition_of(key.token());
+    store.apply(client(vec![put(TABLE, key.clone(), at(1), "v")])).unwrap();
+    assert!(disk.0.flip(Space::Data, &format::data_key(TABLE, &key), 3, 1));
+    for _ in 0..2 {
+        let step = store.purge_step(TABLE, partition, None, 10).unwrap();
+        assert_eq!((step.examined, step.removed, step.next), (1, 0, None));
+    }
+    assert!(covers(&store.damage().recent(), &key));
+    assert_eq!(store.damage().found(), 1, "once");
+    drop(store);
+    let damaged = SyncState::Unsynced(UnsyncedCause::DamagedData);
+    assert_eq!(open(&disk).partition(PLACEMENT, partition).sync, damaged);
+}
+
+#[test]
+fn clearing_reports_the_damaged_rows_that_it_removes() {
+    let disk = MemoryDisk::default();
+    let store = open(&disk);
+    store.put_table(TABLE, TableOptions::default()).unwrap();
+    let key = RowKey::of("k");
+    store.apply(client(vec![put(TABLE, key.clone(), at(1), "v")])).unwrap();
+    assert!(disk.0.flip(Space::Data, &format::data_key(TABLE, &key), 3, 1));
+    store.clear_step(TABLE, bits().partition_of(key.token()), 10).unwrap();
+    assert!(covers(&store.damage().recent(), &key));
+}
+
+#[test]
+fn sweeping_takes_no_entry_for_a_stray_when_the_disk_fails() {
+    let disk = MemoryDisk::default();
+    let store = open(&disk);
+    store.put_table(TABLE, TableOptions::default()).unwrap();
+    store.apply(client(vec![put(TABLE, RowKey::of("k"), at(1), "v")])).unwrap();
+    let failure = cube_storage::engine::EngineError::Io { detail: "pulled".into() };
+    disk.0.fail_reads_with(failure.clone());
+    assert_eq!(store.sweep_index_step(TABLE, None, 10), Err(StoreError::Engine(failure)));
+}
