@@ -31,14 +31,14 @@ pub struct SystemClock {
 
 impl SystemClock {
     /// The machine's clocks, with the wall clock wrong by `offset_ms` (0 but in skew tests).
-    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     pub fn new(offset_ms: i64) -> Self {
         Self { started: std::time::Instant::now(), offset_ms }
     }
 }
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     fn wall_ms(&self) -> u64 {
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(self.offset_ms)
