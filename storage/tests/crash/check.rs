@@ -2,7 +2,8 @@
 //! never written, and rows, leaves and key index fit one another.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,15 +28,24 @@ pub(crate) struct Acknowledged {
     hints: BTreeMap<u64, Kept>,
     pub(crate) errors: Vec<String>,
     pub(crate) lines: usize,
+    taken_bytes: u64,
 }
 
 impl Acknowledged {
-    pub(crate) fn read(path: &Path) -> Self {
-        let mut acknowledged = Self::default();
-        for line in fs::read_to_string(path).unwrap_or_default().lines() {
-            acknowledged.take(line);
-        }
-        acknowledged
+    /// Takes the lines that have come since the last call. One that is being written is left to the next.
+    pub(crate) fn follow(&mut self, path: &Path) {
+        let Ok(mut file) = File::open(path) else { return };
+        let mut new = Vec::new();
+        file.seek(SeekFrom::Start(self.taken_bytes)).unwrap();
+        file.read_to_end(&mut new).unwrap();
+        let whole = new.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        self.taken_bytes += whole as u64;
+        std::str::from_utf8(&new[..whole]).unwrap().lines().for_each(|line| self.take(line));
+    }
+
+    /// Whether each writer's n-th write is acknowledged.
+    pub(crate) fn has_written_all(&self, n: u64) -> bool {
+        (0..work::WRITERS).all(|writer| self.writes.get(&(writer, n % work::ROWS)).is_some_and(|last| *last >= n))
     }
 
     fn take(&mut self, line: &str) {

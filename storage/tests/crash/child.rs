@@ -35,6 +35,11 @@ pub(crate) const UNSYNCED: &str = "CUBE_CRASH_UNSYNCED";
 
 /// Writes of one writer that wait at a time.
 const WINDOW: usize = 8;
+/// Writers that wait for each of their writes; the others write ahead.
+const WAITING: u64 = 2;
+/// Writes that may have succeeded when another fails, and are told only then: one of each writer that waits, a window of
+/// each that does not, and one each of the threads that purge and fence.
+pub(crate) const UNTOLD_MAX: usize = WAITING as usize + (work::WRITERS - WAITING) as usize * WINDOW + 2;
 
 pub(crate) struct Child {
     store: Arc<Store>,
@@ -80,7 +85,9 @@ impl Child {
         let _worker = ApplyWorker::start(Arc::clone(&self.store), Arc::new(SystemClock::new(0))).unwrap();
         std::thread::scope(|threads| {
             for writer in 0..work::WRITERS {
-                threads.spawn(move || if writer < 2 { self.write_waiting(writer) } else { self.write_ahead(writer) });
+                threads.spawn(
+                    move || if writer < WAITING { self.write_waiting(writer) } else { self.write_ahead(writer) },
+                );
             }
             for keeper in 0..KEEPERS {
                 threads.spawn(move || self.keep_hints(keeper));
@@ -91,7 +98,7 @@ impl Child {
         self.after_a_failure();
     }
 
-    /// Tells what was acknowledged, in one write: a kill leaves all of a line or nothing.
+    /// Tells what was acknowledged, in one write, so that lines of several threads do not mix.
     fn tell(&self, line: std::fmt::Arguments<'_>) {
         (&self.acknowledged).write_all(format!("{line}\n").as_bytes()).unwrap();
     }

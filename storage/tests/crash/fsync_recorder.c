@@ -9,6 +9,8 @@
  *   FSYNC_SKIP       paths that end so are not synced at all, while the caller is told they were: the fsync taken out
  *   FSYNC_FAIL       syncs of paths that end so fail with EIO ...
  *   FSYNC_FAIL_WHEN  ... from the moment this file exists
+ *   FSYNC_HOLD_WHEN  from the moment this file exists no sync returns, so that a kill finds writes that are not synced
+ *   FSYNC_HELD       the file to append "<size> <path>\n" to, one line for each sync that is held
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,17 +38,30 @@ static int must_fail(const char *path)
     return when && ends_with(path, "FSYNC_FAIL") && access(when, F_OK) == 0;
 }
 
-static void record(const char *path, long long size)
+static void record(const char *variable, const char *path, long long size)
 {
-    const char *to = getenv("FSYNC_RECORD");
+    const char *to = getenv(variable);
     char line[PATH_MAX + 32];
     int length = snprintf(line, sizeof line, "%lld %s\n", size, path);
     int fd = to ? open(to, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
 
-    /* One write for a line: lines of several threads do not mix, and a kill leaves all of a line or nothing. */
+    /* One write for a line: lines of several threads do not mix. */
     if (fd < 0 || write(fd, line, (size_t)length) != length)
         abort();
     close(fd);
+}
+
+/* Never returns once syncs are held. */
+static void hold(const char *path, const struct stat *before)
+{
+    const char *when = getenv("FSYNC_HOLD_WHEN");
+
+    if (!when || access(when, F_OK) != 0)
+        return;
+    if (S_ISREG(before->st_mode))
+        record("FSYNC_HELD", path, (long long)before->st_size);
+    for (;;)
+        pause();
 }
 
 static int sync_with(int fd, long number)
@@ -61,6 +76,7 @@ static int sync_with(int fd, long number)
     if (length < 0 || fstat(fd, &before) != 0)
         return (int)syscall(number, fd);
     path[length] = '\0';
+    hold(path, &before);
     if (must_fail(path)) {
         errno = EIO;
         return -1;
@@ -71,7 +87,7 @@ static int sync_with(int fd, long number)
     if (result == 0 && S_ISREG(before.st_mode)) {
         int kept = errno;
 
-        record(path, (long long)before.st_size);
+        record("FSYNC_RECORD", path, (long long)before.st_size);
         errno = kept;
     }
     return result;

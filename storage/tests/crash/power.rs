@@ -8,10 +8,13 @@ use std::process::Command;
 
 use crate::common::random::Random;
 
-/// The recorder of fsyncs, compiled once, and the file it writes to.
+/// The recorder of fsyncs, compiled once, and the files it reads and writes.
 pub(crate) struct Recorder {
     pub(crate) library: PathBuf,
     pub(crate) record: PathBuf,
+    /// While this file exists, no sync returns; each is noted in the other.
+    pub(crate) hold: PathBuf,
+    pub(crate) held: PathBuf,
 }
 
 impl Recorder {
@@ -27,18 +30,50 @@ impl Recorder {
             .status()
             .unwrap_or_else(|error| panic!("{compiler}: {error}"));
         assert!(compiled.success(), "{compiler} could not compile {}", source.display());
-        Self { library, record: dir.join("fsyncs") }
+        Self { library, record: dir.join("fsyncs"), hold: dir.join("hold"), held: dir.join("held") }
     }
 
     /// How much of each file was synced, by its path.
     pub(crate) fn synced(&self) -> BTreeMap<PathBuf, u64> {
-        let text = fs::read_to_string(&self.record).unwrap_or_default();
-        let mut synced = BTreeMap::new();
-        for line in text.lines() {
-            let (size, path) = line.split_once(' ').expect("a line of the recorder");
-            synced.insert(PathBuf::from(path), size.parse().expect("a size"));
+        sizes(&self.record)
+    }
+
+    /// Whether a sync is held back that has something to make durable.
+    pub(crate) fn holds_what_is_not_synced(&self) -> bool {
+        let synced = self.synced();
+        let held = sizes(&self.held);
+        held.iter().any(|(path, size)| is_log_structured(path) && *size > synced.get(path).copied().unwrap_or_default())
+    }
+
+    /// To be called when the process is killed: the next one is not held back.
+    pub(crate) fn settle(&self) {
+        drop_torn_line(&self.record);
+        for file in [&self.hold, &self.held] {
+            // There only where it was held back.
+            fs::remove_file(file).unwrap_or_default();
         }
-        synced
+    }
+}
+
+/// The last size that the recorder noted for each path.
+fn sizes(record: &Path) -> BTreeMap<PathBuf, u64> {
+    let text = fs::read_to_string(record).unwrap_or_default();
+    let mut sizes = BTreeMap::new();
+    // The process may be at work on the last line.
+    for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        let (size, path) = line.split_once(' ').expect("a line of the recorder");
+        sizes.insert(PathBuf::from(path), size.parse().expect("a size"));
+    }
+    sizes
+}
+
+/// Takes the beginning of a line off the end of a file that a killed process wrote line by line: a kill may come between
+/// two pages.
+pub(crate) fn drop_torn_line(path: &Path) {
+    let Ok(bytes) = fs::read(path) else { return };
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    if whole < bytes.len() {
+        truncate(path, whole as u64);
     }
 }
 
@@ -109,14 +144,15 @@ fn truncate(path: &Path, len: u64) {
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
 }
 
-/// Changes some bytes behind `from`.
+/// Changes some bytes behind `from`. Only these bits: a flip of the others may turn the type of a log record into one of
+/// recycled logs, and RocksDB's reader then returns to the same record for ever (`Reader::ReadPhysicalRecord`).
 fn spoil(path: &Path, from: u64, random: &mut Random) {
     let mut bytes = fs::read(path).unwrap();
     let tail = &mut bytes[from as usize..];
     if !tail.is_empty() {
         for _ in 0..3 {
             let at = random.below(tail.len() as u64) as usize;
-            tail[at] ^= 1 << random.below(8);
+            tail[at] ^= 1 << (4 + random.below(3));
         }
     }
     fs::write(path, bytes).unwrap();

@@ -37,7 +37,8 @@ impl Power {
 
     /// Cuts the files of a node that was killed back to what it had fsynced. The same seed cuts in the same way.
     pub(crate) fn lose(&self, data: &Path, record: &Path, seed: u64) -> Cut {
-        let recorder = Recorder { library: self.library.clone(), record: record.to_owned() };
+        let (hold, held) = (record.with_extension("hold"), record.with_extension("held"));
+        let recorder = Recorder { library: self.library.clone(), record: record.to_owned(), hold, held };
         assert!(!recorder.synced().is_empty(), "the recorder was not in the process");
         cut_back(data, &recorder, &mut Random(seed))
     }
