@@ -27,10 +27,10 @@ run: build ## Build, then run three nodes on this machine; Ctrl-C stops them. DI
 
 test: ## Run all tests but the long ones
 	@scripts/setup.sh test
-	cargo test $(WORKSPACE)
+	cargo test $(WORKSPACE) --locked
 
 test-long: setup ## Run the long tests, then the README's two commands on a clean machine (needs root)
-	cargo test $(WORKSPACE) --tests -- --ignored
+	cargo test $(WORKSPACE) --locked --tests -- --ignored
 	scripts/clean-machine.sh
 
 test-logic: ## Test the storage and replication crates without RocksDB
