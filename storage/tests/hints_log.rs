@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use cube_storage::clock::{Clock, SystemClock};
 use cube_storage::files::{Files, FilesError, SimulatedFiles};
 use cube_storage::hints::{Full, Hint, HintError, HintLimits, HintStore, Position, ReadLimits};
 use cube_storage::model::{Expiry, Hlc, NodeId, Record, RowKey, TableId, Version};
@@ -280,8 +281,10 @@ fn waiting_threads_share_syncs_and_lose_nothing() {
                     }
                 });
             }
+            let clock = SystemClock::new(0);
             let mut acknowledged = 0;
             while acknowledged < 60 {
+                assert!(clock.monotonic_ms() < 120_000, "{acknowledged} hints came");
                 let batch = log.read(log.start(), ReadLimits { records: 10, bytes: usize::MAX }).unwrap();
                 log.acknowledge(batch.next).unwrap();
                 acknowledged += batch.hints.len();

@@ -11,7 +11,7 @@ use cube_storage::keyspace::KeyRange;
 use parking_lot::{Condvar, Mutex};
 
 /// Longer than anything here takes; a test that waits so long has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A memory engine behind a gate that writes and syncs pass.
 #[derive(Default)]
