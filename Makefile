@@ -8,6 +8,9 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # unified features, and twenty more minutes.
 WORKSPACE := --release --workspace
 
+# The tests that draw other cases when CUBE_TEST_FRESH is set.
+PROPERTIES := $(addprefix --test ,dirty_crash dirty_damage engine_conformance hints_crash hints_damage hints_log scans store_model)
+
 # Data and logs of `make run`. What is there from the last time is continued.
 DIR ?= $(CARGO_TARGET_DIR)/cluster
 
@@ -31,6 +34,7 @@ test: ## Run all tests but the long ones
 
 test-long: setup ## Run the long tests, then the README's two commands on a clean machine (needs root)
 	cargo test $(WORKSPACE) --locked --tests -- --ignored
+	CUBE_TEST_FRESH=1 cargo test $(WORKSPACE) --locked $(PROPERTIES)
 	scripts/clean-machine.sh
 
 test-logic: ## Test the storage and replication crates without RocksDB

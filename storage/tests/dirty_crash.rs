@@ -14,7 +14,7 @@ use cube_storage::files::{Files, SimulatedFiles};
 use cube_storage::merkle::LeafId;
 use cube_storage::model::PartitionId;
 use dirty_common::*;
-use hints_common::{NoSync, TARGET};
+use hints_common::{NoSync, TARGET, cases};
 use proptest::prelude::*;
 
 #[test]
@@ -255,7 +255,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::default())]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn what_was_marked_durably_stays_covered(steps in steps()) {

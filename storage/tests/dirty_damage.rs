@@ -13,7 +13,7 @@ use cube_storage::dirty::{Cause, DirtyError, DirtyRange, DirtyStore};
 use cube_storage::files::{Access, Files, SimulatedFiles};
 use cube_storage::model::Version;
 use dirty_common::*;
-use hints_common::TARGET;
+use hints_common::{TARGET, cases};
 use proptest::prelude::*;
 
 type Marks = Vec<(DirtyRange, u64)>;
@@ -172,6 +172,8 @@ fn newer_and_foreign_files_are_refused_and_named() {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn arbitrary_files_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..9000), header in any::<bool>()) {
         let (_, files) = simulated();

@@ -212,7 +212,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1000), ..ProptestConfig::default() })]
+    #![proptest_config(cases(1_000))]
 
     #[test]
     fn what_was_told_durable_is_there_until_it_is_acknowledged(steps in steps()) {

@@ -292,7 +292,7 @@ fn harm() -> impl Strategy<Value = (u8, Harm)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1000), ..ProptestConfig::default() })]
+    #![proptest_config(cases(1_000))]
 
     /// Whatever is done to the files behind its back: the log opens or says why not, delivers nothing that was not
     /// written, and accounts for what is missing; and it goes on.

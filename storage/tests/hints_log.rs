@@ -412,7 +412,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::default())]
+    #![proptest_config(cases(256))]
 
     /// Whatever is kept, acknowledged and reopened: the log holds what was not acknowledged, in order, and counts its
     /// distinct keys and its bytes.

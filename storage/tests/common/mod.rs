@@ -4,6 +4,7 @@
 //! Each test file uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+mod cases;
 pub(crate) mod disks;
 pub(crate) mod format;
 pub(crate) mod gate;
@@ -20,7 +21,8 @@ use cube_storage::model::{
     Batch, Hlc, Mutation, NodeId, Origin, PartitionBits, PartitionId, PlacementId, Record, RowKey, TableId, Version,
 };
 use cube_storage::{Identity, Store, StoreOptions, SyncState};
-use proptest::prelude::ProptestConfig;
+
+pub(crate) use self::cases::cases;
 
 /// The key of the row hashes in all tests.
 pub(crate) const MERKLE_KEY: MerkleKey = MerkleKey(*b"storage test key");
@@ -70,11 +72,6 @@ pub(crate) fn mark_all_synced(store: &Store, placement: PlacementId) {
 /// The partitions of a placement that are in sync.
 pub(crate) fn synced_partitions(store: &Store, placement: PlacementId) -> Vec<PartitionId> {
     store.bits().all().filter(|&partition| store.partition(placement, partition).sync == SyncState::Synced).collect()
-}
-
-/// How a property is tested: so many cases, and no file is left behind. A failure prints the smallest input.
-pub(crate) fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// Lets time go by in which other threads or processes work.

@@ -2,12 +2,18 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+#[path = "../common/cases.rs"]
+mod cases;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use cube_storage::files::{Access, Entry, File, Files, FilesError, RealFiles, SimulatedFiles};
 use cube_storage::hints::{Hint, HintLimits, HintLog, HintStore, OpenedHints, Position, ReadLimits, Stored};
 use cube_storage::model::{Hlc, NodeId, Record, RowKey, TableId, Version};
+
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use self::cases::cases;
 
 pub(crate) const TARGET: &str = "node-3";
 pub(crate) const ROOT: &str = "hints";
