@@ -10,7 +10,7 @@ use cube_storage::model::{Epoch, NodeId, PartitionId, PlacementId};
 use cube_storage::{PartitionState, Store, StoreError, SyncState, UnsyncedCause};
 
 use crate::catalog::ClusterState;
-use crate::topology::{PartitionMap, Step};
+use crate::topology::{PartitionMap, Placement, Step};
 
 /// What changed for this node.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -23,6 +23,8 @@ pub struct Adopted {
 
 /// Rows removed in one step while an earlier life is cleared.
 const CLEAR_ROWS_PER_STEP: usize = 1024;
+/// Partitions cleared in one step: each takes a durable write for every table, be it that it holds no row.
+const CLEAR_PARTITIONS_PER_STEP: usize = 16;
 
 /// What a node is to a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,48 +39,122 @@ enum Role {
     Stranger,
 }
 
-/// Takes a state in: tables, then for every partition with a newer map what the map demands, then the fence.
+/// Takes a state in: tables, then for every partition with a newer map what the map demands, then the fence. What fails
+/// keeps nothing else from being taken in; the first failure is told.
 pub fn adopt(store: &Arc<Store>, me: NodeId, state: &ClusterState) -> Result<Adopted, StoreError> {
-    for (table, options) in state.schema.table_options() {
-        if store.table(table) != Ok(options) {
-            store.put_table(table, options)?;
-        }
-    }
     let mut adopted = Adopted::default();
-    for (placement, maps) in state.topology.placements() {
-        let newer =
-            maps.partitions().filter(|(partition, map)| map.epoch() > store.partition(placement, *partition).epoch);
-        for (partition, map) in newer {
-            if adopt_map(store, me, placement, partition, map)? == Role::Newcomer {
-                adopted.cleared.push((placement, partition));
-            }
-            adopted.fenced.push((placement, partition, map.epoch()));
+    loop {
+        let step = adopt_step(store, me, state);
+        adopted.fenced.extend(step.adopted.fenced);
+        adopted.cleared.extend(step.adopted.cleared);
+        match step.error {
+            Some(error) => return Err(error),
+            None if step.is_complete => return Ok(adopted),
+            None => {}
         }
     }
-    Ok(adopted)
 }
 
-fn adopt_map(
-    store: &Arc<Store>,
-    me: NodeId,
+/// What one step of adopting did.
+#[derive(Default)]
+pub(super) struct AdoptStep {
+    pub(super) adopted: Adopted,
+    /// Nothing is left to be cleared.
+    pub(super) is_complete: bool,
+    /// The first failure. What failed is tried again by the next step.
+    pub(super) error: Option<StoreError>,
+}
+
+impl AdoptStep {
+    fn succeeded(&mut self, result: Result<(), StoreError>, about: &str) -> bool {
+        let Err(error) = result else { return true };
+        tracing::warn!(%error, "{about}");
+        self.error.get_or_insert(error);
+        false
+    }
+}
+
+/// A partition that is to be cleared before its fence rises.
+struct ToClear {
     placement: PlacementId,
     partition: PartitionId,
-    map: &PartitionMap,
-) -> Result<Role, StoreError> {
-    let before = store.partition(placement, partition);
-    let role = role(me, map, before);
-    let sync = match role {
-        Role::Founder => SyncState::Synced,
-        Role::Holder => before.sync,
-        Role::Newcomer => {
-            clear(store, placement, partition, before)?;
-            SyncState::Unsynced(UnsyncedCause::New)
+    epoch: Epoch,
+}
+
+/// Does a bounded part of taking a state in: the tables and all fences that can rise at once, then some of the clearing.
+pub(super) fn adopt_step(store: &Arc<Store>, me: NodeId, state: &ClusterState) -> AdoptStep {
+    let mut step = AdoptStep::default();
+    for (table, options) in state.schema.table_options() {
+        if store.table(table) != Ok(options) {
+            step.succeeded(store.put_table(table, options), "a table is not taken in");
         }
-        // Its rows are removed when it becomes a replica again, or by whoever needs the room.
-        Role::Stranger => SyncState::Unsynced(UnsyncedCause::New),
-    };
-    store.set_partitions(placement, [(partition, PartitionState { epoch: map.epoch(), sync })])?;
-    Ok(role)
+    }
+    let mut to_clear = Vec::new();
+    for (placement, maps) in state.topology.placements() {
+        fence_at_once(store, me, (placement, maps), &mut step, &mut to_clear);
+    }
+    clear_some(store, to_clear, &mut step);
+    step
+}
+
+/// Raises the fences of a placement that need no clearing, and marks what is to be cleared, in one write.
+fn fence_at_once(
+    store: &Arc<Store>,
+    me: NodeId,
+    (placement, maps): (PlacementId, &Placement),
+    step: &mut AdoptStep,
+    to_clear: &mut Vec<ToClear>,
+) {
+    let (mut fenced, mut changes, mut newcomers) = (Vec::new(), Vec::new(), Vec::new());
+    for (partition, map) in maps.partitions() {
+        let (before, epoch) = (store.partition(placement, partition), map.epoch());
+        if epoch <= before.epoch {
+            continue;
+        }
+        let sync = match role(me, map, before) {
+            Role::Newcomer => {
+                newcomers.push(ToClear { placement, partition, epoch });
+                if before.sync == SyncState::Synced {
+                    changes.push((partition, before.epoch, Some(SyncState::Unsynced(UnsyncedCause::New))));
+                }
+                continue;
+            }
+            Role::Founder => Some(SyncState::Synced),
+            Role::Holder => None,
+            // Its rows are removed when it becomes a replica again, or by whoever needs the room.
+            Role::Stranger => Some(SyncState::Unsynced(UnsyncedCause::New)),
+        };
+        changes.push((partition, epoch, sync));
+        fenced.push((placement, partition, epoch));
+    }
+    if step.succeeded(store.fence_partitions(placement, changes), "the fences of a placement do not rise") {
+        step.adopted.fenced.extend(fenced);
+        to_clear.extend(newcomers);
+    }
+}
+
+/// Clears partitions one after another, and raises the fence of each behind it. A partition that fails is passed over.
+fn clear_some(store: &Arc<Store>, to_clear: Vec<ToClear>, step: &mut AdoptStep) {
+    let (mut rows_left, mut partitions_left) = (CLEAR_ROWS_PER_STEP, CLEAR_PARTITIONS_PER_STEP);
+    for ToClear { placement, partition, epoch } in to_clear {
+        if rows_left == 0 || partitions_left == 0 {
+            return;
+        }
+        let cleared = match clear(store, placement, partition, &mut rows_left) {
+            Ok(false) => return,
+            Ok(true) => {
+                let new = SyncState::Unsynced(UnsyncedCause::New);
+                store.fence_partitions(placement, [(partition, epoch, Some(new))])
+            }
+            Err(error) => Err(error),
+        };
+        if step.succeeded(cleared, "a partition is not cleared") {
+            partitions_left -= 1;
+            step.adopted.fenced.push((placement, partition, epoch));
+            step.adopted.cleared.push((placement, partition));
+        }
+    }
+    step.is_complete = step.error.is_none();
 }
 
 fn role(me: NodeId, map: &PartitionMap, before: PartitionState) -> Role {
@@ -100,21 +176,28 @@ fn is_stable(map: &PartitionMap) -> bool {
     matches!(map.step(), Step::Stable { .. })
 }
 
-/// Removes what an earlier time left behind.
+/// Removes what an earlier time left behind, as many rows as are left. Whether that is all.
 fn clear(
     store: &Arc<Store>,
     placement: PlacementId,
     partition: PartitionId,
-    before: PartitionState,
-) -> Result<(), StoreError> {
-    if before.sync == SyncState::Synced {
-        store.set_sync(placement, partition, SyncState::Unsynced(UnsyncedCause::New))?;
-    }
+    rows_left: &mut usize,
+) -> Result<bool, StoreError> {
     for (table, options) in store.tables() {
         if options.placement != placement {
             continue;
         }
-        while store.clear_step(table, partition, CLEAR_ROWS_PER_STEP)?.next.is_some() {}
+        loop {
+            let rows_max = (*rows_left).max(1);
+            let removed = store.clear_step(table, partition, rows_max)?;
+            *rows_left = rows_left.saturating_sub(removed.removed);
+            if removed.next.is_none() {
+                break;
+            }
+            if *rows_left == 0 {
+                return Ok(false);
+            }
+        }
     }
-    Ok(())
+    Ok(true)
 }

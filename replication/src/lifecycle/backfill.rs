@@ -105,8 +105,11 @@ impl Backfill {
             // A clock out of bound is not absorbed; rows are copied whatever the clocks say.
             let _absorbed = self.parts.clock.observe(reply.clock);
         }
-        let Ok(Reply { body: Ok(ReplyBody::Page { rows, next, floor }), .. }) = reply else {
-            return self.count(source, false);
+        let (rows, next, floor) = match reply.map(|reply| reply.body) {
+            Ok(Ok(ReplyBody::Page { rows, next, floor })) => (rows, next, floor),
+            Ok(Ok(_)) => return self.give_up(source, &"it answered another question"),
+            Ok(Err(refusal)) => return self.give_up(source, &refusal),
+            Err(error) => return self.give_up(source, &error),
         };
         let backfill = Arc::clone(self);
         let applied = move |result: Result<Vec<Outcome>, StoreError>| match (result, next) {
@@ -118,6 +121,11 @@ impl Backfill {
             (Ok(_), None) => backfill.next_table(source, place + 1),
         };
         self.parts.store.submit(batch(table, rows, floor), Box::new(applied));
+    }
+
+    fn give_up(&self, source: NodeId, cause: &dyn std::fmt::Display) {
+        tracing::info!(%cause, %source, partition = %self.partition, "a partition is not copied from this source");
+        self.count(source, false);
     }
 
     fn count(&self, source: NodeId, complete: bool) {

@@ -15,11 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cube_storage::model::{Epoch, NodeId, PartitionId, PlacementId, TableId};
-use cube_storage::{MarkGeneration, Store, SyncState};
+use cube_storage::{MarkGeneration, Store, StoreError, SyncState};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Backfill, BackfillParts, adopt};
+use super::adopt::{AdoptStep, adopt_step};
+use super::{Backfill, BackfillParts};
 use crate::catalog::{Catalog, ClusterState};
 use crate::clock::NodeClock;
 use crate::consistency::Level;
@@ -127,6 +128,8 @@ struct Copies {
 pub struct Follower {
     parts: FollowParts,
     copies: Arc<Mutex<Copies>>,
+    /// Something of the newest state is still to be adopted.
+    is_behind: bool,
     reported: BTreeSet<MoveReport>,
     report_all_ms: u64,
 }
@@ -146,7 +149,7 @@ impl FollowerProgress {
 impl Follower {
     /// A follower that has done nothing yet.
     pub fn new(parts: FollowParts) -> Self {
-        Self { parts, copies: Arc::default(), reported: BTreeSet::new(), report_all_ms: 0 }
+        Self { parts, copies: Arc::default(), is_behind: false, reported: BTreeSet::new(), report_all_ms: 0 }
     }
 
     /// Shows how far it has come.
@@ -154,23 +157,26 @@ impl Follower {
         FollowerProgress(Arc::clone(&self.copies))
     }
 
-    /// Adopts a newer state, and lets requests work by it. Schema changes leave the epoch as it is, so states are
-    /// compared whole. Also whether there was one.
-    fn adopt_newest(&self) -> Result<(Arc<ClusterState>, bool), StepError> {
-        let Newest { state, next_table } = (self.parts.newest)();
-        let is_newer = *self.parts.catalog.current() != *state;
-        if is_newer {
-            adopt(&self.parts.store, self.parts.me, &state)?;
-            if self.parts.catalog.advance(state.as_ref().clone()) {
-                self.parts.coordinator.on_state();
-            }
+    /// Adopts a newer state, a bounded part of it in a step, and lets requests work by it. Schema changes leave the epoch as
+    /// it is, so states are compared whole. Whether that got on, and what could not be adopted and is tried again.
+    fn adopt_newest(&mut self, state: &Arc<ClusterState>) -> (bool, Result<(), StoreError>) {
+        let is_other = *self.parts.catalog.current() != **state;
+        if !is_other && !self.is_behind {
+            return (false, Ok(()));
         }
-        self.drop_tables(&state, next_table)?;
-        Ok((state, is_newer))
+        let AdoptStep { adopted, is_complete, error } = adopt_step(&self.parts.store, self.parts.me, state);
+        self.is_behind = !is_complete;
+        // Requests work by it even while partitions are being cleared: this replica has those come again meanwhile.
+        let is_newer = is_other && self.parts.catalog.advance(state.as_ref().clone());
+        if is_newer {
+            self.parts.coordinator.on_state();
+        }
+        let got_on = is_newer || !adopted.fenced.is_empty() || (!is_complete && error.is_none());
+        (got_on, error.map_or(Ok(()), Err))
     }
 
     /// Removes the rows of tables that were dropped, once no request works by a schema that has them.
-    fn drop_tables(&self, state: &ClusterState, next_table: TableId) -> Result<(), StepError> {
+    fn drop_tables(&self, state: &ClusterState, next_table: TableId) -> Result<(), StoreError> {
         let present: BTreeSet<TableId> = state.schema.table_options().map(|(table, _)| table).collect();
         for (table, _) in self.parts.store.tables() {
             if table < next_table && !present.contains(&table) {
@@ -203,6 +209,10 @@ impl Follower {
         let me = self.parts.me;
         let report = |done| MoveReport { node: me, placement, partition, map: epoch, done };
         if matches!(map.step(), MapStep::Stable { .. }) || !map.write_sets().contains(me) {
+            return;
+        }
+        if self.parts.store.partition(placement, partition).epoch < epoch {
+            // It is not adopted yet.
             return;
         }
         reports.insert(report(MoveDone::Fenced));
@@ -343,7 +353,9 @@ impl Worker for Follower {
     }
 
     fn step(&mut self, now_ms: u64) -> Result<Step, StepError> {
-        let (state, is_newer) = self.adopt_newest()?;
+        let Newest { state, next_table } = (self.parts.newest)();
+        let (got_on, adopted) = self.adopt_newest(&state);
+        let dropped = self.drop_tables(&state, next_table);
         let (reports, wanted) = self.survey(&state);
         if reports.is_empty() {
             self.copies.lock().complete.clear();
@@ -351,7 +363,10 @@ impl Worker for Follower {
         let is_moving = !reports.is_empty() || !wanted.is_empty();
         self.copy_some(&state, wanted, now_ms);
         self.tell(reports, now_ms);
-        if std::mem::take(&mut self.copies.lock().has_ended) || is_newer {
+        // What failed is told at the end: it keeps nothing else from being done.
+        adopted?;
+        dropped?;
+        if std::mem::take(&mut self.copies.lock().has_ended) || got_on {
             return Ok(Step::Busy);
         }
         let every_ms = if is_moving { REPORT_EVERY_MS } else { LOOK_EVERY_MS };

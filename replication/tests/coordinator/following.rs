@@ -206,3 +206,26 @@ fn a_map_that_is_adopted_and_a_copy_that_ends_are_progress() {
     }
     assert!(is_idle(following.step(3)));
 }
+
+#[test]
+fn what_is_to_be_cleared_keeps_nobody_else_waiting_and_is_cleared_step_by_step() {
+    let mut following = Following::of("a0 a1 a2 (a3)");
+    // What an earlier life left: more than one step clears.
+    let old = Record::value(following.cluster.version(1), "old");
+    let keys = (0..12_000).map(|number| RowKey::of(format!("{KEY}{number}")));
+    let left: Vec<RowKey> = keys.filter(|key| BITS.partition_of(key.token()) == partition()).collect();
+    assert!(left.len() > 2_048, "{}", left.len());
+    left.iter().for_each(|key| following.cluster.plant(3, key.clone(), old.clone()));
+    following.move_to(&[0, 1, 3]);
+    let epoch = following.newest.lock().topology.epoch();
+    let fence = |following: &Following| following.cluster.node(3).store.partition(PLACEMENT, partition()).epoch;
+    assert_eq!(following.step(3), Step::Busy);
+    assert_eq!(following.cluster.node(3).catalog.epoch(), epoch, "requests work by the newer map");
+    assert!(fence(&following) < epoch, "nothing is taken in while an earlier life's rows are there");
+    assert!(following.reports.lock().is_empty());
+    for _ in 0..left.len() / 1_024 {
+        assert_eq!(following.step(3), Step::Busy);
+    }
+    assert_eq!(fence(&following), epoch);
+    assert!(left.iter().all(|key| following.cluster.node(3).held(key).is_none()));
+}

@@ -116,13 +116,28 @@ impl Store {
         placement: PlacementId,
         states: impl IntoIterator<Item = (PartitionId, PartitionState)>,
     ) -> Result<(), StoreError> {
+        let changes = states.into_iter().map(|(partition, state)| (partition, state.epoch, Some(state.sync)));
+        self.fence_partitions(placement, changes)
+    }
+
+    /// Raises the fences of many partitions of a placement at once. Whether they are in sync is changed where that is
+    /// given, and otherwise stays as it is at this moment: a mark that was set meanwhile is not taken away.
+    pub fn fence_partitions(
+        &self,
+        placement: PlacementId,
+        changes: impl IntoIterator<Item = (PartitionId, Epoch, Option<SyncState>)>,
+    ) -> Result<(), StoreError> {
         let mut commit = self.commit.lock();
-        let states: Vec<_> = states.into_iter().collect();
-        for &(partition, state) in &states {
-            let present = self.partition(placement, partition).epoch;
-            if state.epoch < present {
-                return Err(StoreError::EpochBehind { placement, partition, present, asked: state.epoch });
+        let mut states = Vec::new();
+        for (partition, epoch, sync) in changes {
+            let before = self.partition(placement, partition);
+            if epoch < before.epoch {
+                return Err(StoreError::EpochBehind { placement, partition, present: before.epoch, asked: epoch });
             }
+            states.push((partition, PartitionState { epoch, sync: sync.unwrap_or(before.sync) }));
+        }
+        if states.is_empty() {
+            return Ok(());
         }
         self.write_notes(&mut commit, states.iter().map(|&(p, state)| Partitions::note_state(placement, p, state)))?;
         let mut partitions = self.partitions.write();
