@@ -48,7 +48,8 @@ pub enum RequestBody {
     Read(ReadRows),
     /// Tell a page of rows in their order.
     Scan(ScanRows),
-    /// Refuse older maps of these partitions from now on.
+    /// Tell whether older maps of these partitions are refused. It never makes them so: a node that raised its fence
+    /// above the map it has adopted would take writes before it made room for them.
     Fence(Fence),
 }
 
@@ -116,7 +117,7 @@ pub struct ScanRows {
     pub claim: Option<Epoch>,
 }
 
-/// Partitions whose older maps are to be refused.
+/// Partitions whose older maps are to be refused by now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {
     /// The placement.
@@ -152,8 +153,11 @@ pub enum ReplyBody {
         /// The purge floor of the partition.
         floor: Hlc,
     },
-    /// The older maps are refused from now on, durably.
+    /// The older maps are refused, durably.
     Fenced,
+    /// What came of each row, in their order, where some were refused: durable by now, or why it was not written. Rows of
+    /// one partition key share their fate.
+    WroteSome(Vec<Result<Outcome, Refusal>>),
 }
 
 /// What a replica holds of a row.

@@ -1,16 +1,19 @@
 //! The one place where a peer's request becomes storage work.
 //!
 //! What it owes: it moves past the sender's clock; it refuses what is too late, too far ahead or not understood; it
-//! answers reads only from what counts (`replica/read.rs`). It takes no write that is counted by a map it has not adopted: it might be about to clear what an earlier time left behind. Older maps are
-//! fenced by `storage/apply` itself, in the same step that makes a write durable.
+//! answers reads only from what counts (`replica/read.rs`). It takes no write that is counted by a map it has not adopted:
+//! it might be about to clear what an earlier time left behind. Rows of a message that it cannot take keep it from none of
+//! the others. Older maps are fenced by `storage/apply` itself, in the same step that makes a write durable; only adopting
+//! a map raises a fence.
 
 mod read;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cube_storage::Store;
 use cube_storage::clock::ClockError;
-use cube_storage::model::{Batch, NodeId, Origin, PartitionId, Token};
-use cube_storage::{Store, StoreError};
+use cube_storage::model::{Batch, Mutation, NodeId, Origin, Outcome, PartitionId, Token};
 
 use crate::clock::NodeClock;
 use crate::messages::{Fence, PROTOCOL, Refusal, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
@@ -43,7 +46,7 @@ impl Replica {
         }
         match request.body {
             RequestBody::Write(write) => self.write(write, answer),
-            RequestBody::Read(read) => answer(self.reply(Ok(ReplyBody::Rows(self.read(&read))))),
+            RequestBody::Read(read) => answer(self.reply(self.read(&read).map(ReplyBody::Rows))),
             RequestBody::Scan(scan) => answer(self.reply(self.scan(&scan))),
             RequestBody::Fence(fence) => answer(self.reply(self.fence(&fence))),
         }
@@ -68,26 +71,40 @@ impl Replica {
     }
 
     fn write(&self, write: WriteRows, answer: OnAnswer) {
-        if let Err(refusal) = self.check_write(&write) {
-            return answer(self.reply(Err(refusal)));
+        if write.condition.is_some() {
+            return answer(self.reply(Err(Refusal::Unsupported("conditional writes".into()))));
         }
-        let (me, clock) = (self.me, Arc::clone(&self.clock));
-        let batch = Batch { origin: write.origin, mutations: write.mutations };
+        let refused: BTreeMap<usize, Refusal> = write
+            .mutations
+            .iter()
+            .enumerate()
+            .filter_map(|(place, mutation)| Some((place, self.check_row(&write, mutation).err()?)))
+            .collect();
+        let (me, clock, rows) = (self.me, Arc::clone(&self.clock), write.mutations.len());
+        let mutations = match refused.first_key_value() {
+            None => write.mutations,
+            // Then there is one reason for all of it, most often.
+            Some((_, refusal)) if refused.len() == rows && refused.values().all(|other| other == refusal) => {
+                return answer(self.reply(Err(refusal.clone())));
+            }
+            Some(_) => {
+                let kept = |place: &usize| !refused.contains_key(place);
+                let places = write.mutations.into_iter().enumerate();
+                places.filter(|(place, _)| kept(place)).map(|(_, mutation)| mutation).collect()
+            }
+        };
+        let batch = Batch { origin: write.origin, mutations };
         self.store.submit(
             batch,
             Box::new(move |result| {
-                let body = result.map(ReplyBody::Wrote).map_err(Refusal::from);
+                let body = result.map_err(Refusal::from).map(|outcomes| wrote(outcomes, refused, rows));
                 answer(Reply { from: me, clock: clock.peek(), body });
             }),
         );
     }
 
-    fn check_write(&self, write: &WriteRows) -> Result<(), Refusal> {
-        if write.condition.is_some() {
-            return Err(Refusal::Unsupported("conditional writes".into()));
-        }
-        for mutation in &write.mutations {
-            let Some(claim) = mutation.claim else { continue };
+    fn check_row(&self, write: &WriteRows, mutation: &Mutation) -> Result<(), Refusal> {
+        if let Some(claim) = mutation.claim {
             let placement = self.store.table(mutation.table)?.placement;
             let adopted = self.store.partition(placement, self.partition_of(mutation.key.token())).epoch;
             if claim > adopted {
@@ -95,19 +112,16 @@ impl Replica {
             }
         }
         if write.stamp == Stamp::New && write.origin == Origin::Client {
-            for mutation in &write.mutations {
-                self.clock.check(mutation.record.version.hlc).map_err(refuse_drift)?;
-            }
+            self.clock.check(mutation.record.version.hlc).map_err(refuse_clock)?;
         }
         Ok(())
     }
 
     fn fence(&self, fence: &Fence) -> Result<ReplyBody, Refusal> {
         for &(partition, epoch) in &fence.partitions {
-            match self.store.fence(fence.placement, partition, epoch) {
-                // A newer map is fenced already, which refuses all that was asked for.
-                Ok(()) | Err(StoreError::EpochBehind { .. }) => {}
-                Err(error) => return Err(error.into()),
+            let adopted = self.store.partition(fence.placement, partition).epoch;
+            if adopted < epoch {
+                return Err(Refusal::MapBehind(adopted));
             }
         }
         Ok(ReplyBody::Fenced)
@@ -118,7 +132,20 @@ impl Replica {
     }
 }
 
-fn refuse_drift(error: ClockError) -> Refusal {
+/// What came of each row: those that were refused stand between the others.
+fn wrote(outcomes: Vec<Outcome>, mut refused: BTreeMap<usize, Refusal>, rows: usize) -> ReplyBody {
+    if refused.is_empty() {
+        return ReplyBody::Wrote(outcomes);
+    }
+    let mut outcomes = outcomes.into_iter();
+    let each = (0..rows).filter_map(|place| match refused.remove(&place) {
+        Some(refusal) => Some(Err(refusal)),
+        None => outcomes.next().map(Ok),
+    });
+    ReplyBody::WroteSome(each.collect())
+}
+
+pub(crate) fn refuse_clock(error: ClockError) -> Refusal {
     match error {
         ClockError::Drift { ahead_ms, max_drift_ms } => Refusal::Drift { ahead_ms, max_drift_ms },
         ClockError::Bound(error) => error.into(),

@@ -46,7 +46,7 @@ struct Summary {
     messages: Messages,
     moves: (u64, u64, u64),
     unnoted_by_death: u64,
-    traces: BTreeSet<u64>,
+    interleavings: BTreeSet<u64>,
 }
 
 impl Summary {
@@ -67,11 +67,17 @@ impl Summary {
         let (begun, done, aborted) = report.moves;
         self.moves = (self.moves.0 + begun, self.moves.1 + done, self.moves.2 + aborted);
         self.unnoted_by_death += report.unnoted_by_death;
-        self.traces.insert(report.trace);
+        self.interleavings.insert(report.interleaving);
     }
 
     fn print(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "seeds {}, failed {}, distinct interleavings {}", self.seeds, self.failed, self.traces.len())?;
+        writeln!(
+            out,
+            "seeds {}, failed {}, distinct interleavings {}",
+            self.seeds,
+            self.failed,
+            self.interleavings.len()
+        )?;
         let rows: u64 = self.outcomes.values().sum();
         writeln!(
             out,

@@ -2,8 +2,8 @@
 //!
 //! A request counts from when it comes in until its client is told. What a write holds is known from the beginning; what
 //! a read holds is counted as it arrives, and bounded for each request (`read/mod.rs`, `range/mod.rs`), so the bound on
-//! bytes is passed by no more than what the reads under way may still bring. Rows that a late replica is still to answer
-//! for, after the client was told, are bounded by the transports' queues.
+//! bytes is passed by no more than what the reads under way may still bring. The rows of a write stay until the last
+//! replica has answered or its time is over, and so do their bytes, though the client was told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,13 +35,14 @@ impl Load {
 pub(super) struct Admitted {
     coordinator: Arc<Coordinator>,
     bytes: usize,
+    is_request: bool,
 }
 
 impl Admitted {
     pub(super) fn new(coordinator: &Arc<Coordinator>) -> Result<Self, RequestError> {
         let Settings { in_flight_max: limit, in_flight_bytes_max: limit_bytes, .. } = coordinator.settings;
         let in_flight = coordinator.load.requests.fetch_add(1, Ordering::Relaxed);
-        let admitted = Self { coordinator: Arc::clone(coordinator), bytes: 0 };
+        let admitted = Self { coordinator: Arc::clone(coordinator), bytes: 0, is_request: true };
         let bytes = coordinator.load.bytes();
         if in_flight >= limit {
             return Err(RequestError::Overloaded { in_flight, limit, retry_after_ms: RETRY_AFTER_MS });
@@ -76,6 +77,13 @@ impl Admitted {
         self.bytes -= released;
     }
 
+    /// The client was told. The bytes stay as long as the rows do.
+    pub(super) fn end_request(&mut self) {
+        if std::mem::take(&mut self.is_request) {
+            self.coordinator.load.requests.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes that it holds.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -84,7 +92,7 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.coordinator.load.requests.fetch_sub(1, Ordering::Relaxed);
+        self.end_request();
         self.coordinator.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

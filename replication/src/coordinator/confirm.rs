@@ -28,27 +28,34 @@ pub(super) struct Confirmation {
     tracker: Tracker,
     /// Those that were brought it and have not answered.
     outstanding: Vec<NodeId>,
-    /// Live replicas that were not brought it.
+    /// Live replicas that are read and were not brought it.
     spare: Vec<NodeId>,
+    /// Live replicas that are only written.
+    newcomers: Vec<NodeId>,
+    /// Those believed dead: the last hope.
+    dead: Vec<NodeId>,
 }
 
 impl Confirmation {
     /// Begins with those known to hold it. Those that were asked and are behind are to be brought it, and while replicas
-    /// change as many others as the level needs in the other set.
+    /// change as many others as the level needs in the other set. The last are the live replicas that are read, in the order
+    /// of preference, and those that are only written.
     pub(super) fn begin(
         level: Level,
         (read_sets, write_sets): (&ReplicaSets, &ReplicaSets),
         local: &DataCenter,
         (holders, behind): (&[NodeId], &[NodeId]),
-        candidates: &[NodeId],
+        (candidates, newcomers): (&[NodeId], &[NodeId]),
     ) -> (Self, Next) {
         let mut tracker = Tracker::new(level, write_sets, local.clone());
         holders.iter().for_each(|node| tracker.ack(*node));
-        let used = |node: &NodeId| holders.contains(node) || behind.contains(node);
+        let unused = |node: &NodeId| !holders.contains(node) && !behind.contains(node);
+        let spare = candidates.iter().copied().filter(unused).collect();
+        let newcomers: Vec<NodeId> = newcomers.iter().copied().filter(unused).collect();
         // New members of the other set take writes and answer no reads, so they are not among the candidates.
         let others = write_sets.nodes().filter(|node| !read_sets.contains(*node));
-        let spare = candidates.iter().copied().chain(others).filter(|node| !used(node)).collect();
-        let mut confirmation = Self { tracker, outstanding: behind.to_vec(), spare };
+        let dead = others.filter(|node| !newcomers.contains(node)).filter(unused).collect();
+        let mut confirmation = Self { tracker, outstanding: behind.to_vec(), spare, newcomers, dead };
         let next = match confirmation.next() {
             Next::Wait => Next::Bring(behind.to_vec()),
             Next::Bring(more) => Next::Bring([behind, &more].concat()),
@@ -67,7 +74,6 @@ impl Confirmation {
     /// A replica could not be brought it.
     pub(super) fn on_failed(&mut self, node: NodeId) -> Next {
         self.outstanding.retain(|waited_for| *waited_for != node);
-        self.spare.retain(|spare| *spare != node);
         self.tracker.fail(node);
         self.next()
     }
@@ -81,15 +87,28 @@ impl Confirmation {
         self.outstanding.iter().for_each(|node| hoped.ack(*node));
         let mut more = Vec::new();
         while hoped.state() != State::Met {
-            let Some(place) = self.spare.iter().position(|spare| brings_nearer(&hoped, *spare)) else {
+            let chosen = self.choose(&hoped);
+            if chosen.is_empty() {
                 return Next::Impossible;
-            };
-            let spare = self.spare.remove(place);
-            hoped.ack(spare);
-            more.push(spare);
+            }
+            chosen.iter().for_each(|node| hoped.ack(*node));
+            more.extend(chosen);
         }
         self.outstanding.extend(&more);
         if more.is_empty() { Next::Wait } else { Next::Bring(more) }
+    }
+
+    /// The next to be brought it. Of the live newcomers all that help, for a silent one is told from a slow one only when
+    /// the time is over; those believed dead when nobody else is left.
+    fn choose(&mut self, hoped: &Tracker) -> Vec<NodeId> {
+        if let Some(place) = self.spare.iter().position(|node| brings_nearer(hoped, *node)) {
+            return vec![self.spare.remove(place)];
+        }
+        let chosen: Vec<NodeId> = self.newcomers.extract_if(.., |node| brings_nearer(hoped, *node)).collect();
+        match self.dead.iter().position(|node| brings_nearer(hoped, *node)) {
+            Some(place) if chosen.is_empty() => vec![self.dead.remove(place)],
+            _ => chosen,
+        }
     }
 
     pub(super) fn tracker(&self) -> &Tracker {

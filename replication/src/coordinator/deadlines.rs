@@ -47,6 +47,11 @@ impl Deadlines {
         expired
     }
 
+    /// Whether an operation is still to be told that its time is over.
+    pub(super) fn is_ahead(&self, place: Place) -> bool {
+        self.operations.lock().contains_key(&place)
+    }
+
     /// Operations that have not ended, nor been told that their time is over.
     pub(super) fn len(&self) -> usize {
         self.operations.lock().len()
@@ -106,6 +111,33 @@ mod tests {
         assert!(deadlines.expired(99).is_empty());
         assert_eq!(deadlines.expired(100).len(), 1);
         assert!(deadlines.expired(u64::MAX).is_empty());
+    }
+
+    /// Time that passes when the test says so.
+    struct Hand(AtomicU64);
+
+    impl cube_storage::clock::Clock for Hand {
+        fn wall_ms(&self) -> u64 {
+            self.monotonic_ms()
+        }
+
+        fn monotonic_ms(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn an_operation_whose_time_ended_while_it_was_about_to_wait_for_a_map_is_freed() {
+        let time = Arc::new(Hand(AtomicU64::new(0)));
+        let coordinator = crate::coordinator::testing::coordinator(time.clone());
+        let operation = watched(&coordinator.deadlines, 100);
+        let freed = Arc::downgrade(&operation);
+        // It decided to wait; before it does, its deadline comes on another thread.
+        time.0.store(100, Ordering::Relaxed);
+        coordinator.tick();
+        coordinator.stop_waiting(&*operation);
+        coordinator.wait_for_state(operation, cube_storage::model::Epoch(u64::MAX));
+        assert!(freed.upgrade().is_none(), "nobody keeps what is over");
     }
 
     #[test]

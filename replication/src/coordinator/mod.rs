@@ -3,12 +3,15 @@
 //!
 //! A request is a small state machine (`write/group.rs`, `read/row.rs`, `range/merge.rs`: plain code) inside an
 //! operation that sends, counts time and tells the client (`write/mod.rs`, `read/mod.rs`, `range/mod.rs`). Nothing here
-//! blocks and nothing is spawned: an operation moves when an answer, a note or a tick of the clock arrives, on the
-//! thread that brings it. That is also what makes a whole cluster run in one thread, step by step, in the simulator.
+//! waits for another node and nothing is spawned: an operation moves when an answer, a note or a tick of the clock arrives,
+//! on the thread that brings it. That thread does disk work now and then: a stamp may make a new clock bound durable, and
+//! this node's own rows are read on it. It is also what makes a whole cluster run in one thread, step by step, in the
+//! simulator.
 //!
 //! Bounds: requests under way and the bytes they hold (`admission.rs`), and the time of each (`deadlines.rs`).
 
 mod admission;
+mod answers;
 mod confirm;
 mod deadlines;
 mod error;
@@ -36,7 +39,7 @@ use crate::catalog::{Catalog, ClusterState, Target};
 use crate::clock::NodeClock;
 use crate::handoff::HintKeeper;
 use crate::membership::Membership;
-use crate::messages::{Features, PROTOCOL, Refusal, Reply, Request, RequestBody};
+use crate::messages::{Features, PROTOCOL, Reply, Request, RequestBody};
 use crate::replica::Replica;
 use crate::topology::{DataCenter, Route};
 use crate::transport::{Lane, PeerError, PeerTransport};
@@ -94,8 +97,11 @@ pub struct Coordinator {
 /// Sends a message again.
 type Resend = Box<dyn FnOnce() + Send>;
 
-/// A replica learns a map within moments of its coordinator: so long later it is asked again.
+/// A replica learns a map within moments of its coordinator: so long later it is asked again, and each time it is still
+/// behind twice as long later.
 const RESEND_AFTER_MS: u64 = 20;
+/// How often one message is sent again: for more than a second. A replica that is behind for longer has failed.
+const RESENDS_MAX: u32 = 6;
 
 /// An operation under way.
 trait Timed: Send + Sync {
@@ -139,21 +145,14 @@ impl Coordinator {
         std::mem::replace(&mut *resends, later).into_values().flatten().collect()
     }
 
-    /// Whether a replica only has to adopt a state that this node has adopted already (a map, a new table), and there is
-    /// time to ask it again: then `resend` does.
-    fn resend_if_behind(
-        &self,
-        reply: &Result<Reply, PeerError>,
-        deadline_ms: u64,
-        resend: impl FnOnce() -> Resend,
-    ) -> bool {
-        let due_ms = self.parts.clock.monotonic_ms() + RESEND_AFTER_MS;
-        let is_behind = matches!(reply, Ok(Reply { body: Err(Refusal::MapBehind(_) | Refusal::UnknownTable(_)), .. }));
-        if !is_behind || due_ms >= deadline_ms {
-            return false;
-        }
-        self.resends.lock().entry(due_ms).or_default().push(resend());
-        true
+    /// When a replica that is behind may be asked again, if it may: it was asked again `resends` times.
+    fn resend_at(&self, resends: u32, deadline_ms: u64) -> Option<u64> {
+        let due_ms = self.parts.clock.monotonic_ms() + (RESEND_AFTER_MS << resends.min(RESENDS_MAX));
+        (resends < RESENDS_MAX && due_ms < deadline_ms).then_some(due_ms)
+    }
+
+    fn resend(&self, due_ms: u64, resend: Resend) {
+        self.resends.lock().entry(due_ms).or_default().push(resend);
     }
 
     /// Called when the cluster's state has changed: operations that wait for a newer map go on.
@@ -205,7 +204,13 @@ impl Coordinator {
 
     /// Waits for a newer state than `seen` with the operations that do.
     fn wait_for_state(&self, operation: Arc<dyn Timed>, seen: Epoch) {
-        self.rerouting.lock().insert(operation.place(), operation);
+        let place = operation.place();
+        self.rerouting.lock().insert(place, operation);
+        // Its time may have ended between the decision to wait and here: then nobody takes it out any more.
+        if !self.deadlines.is_ahead(place) {
+            let over = self.rerouting.lock().remove(&place);
+            return drop(over);
+        }
         // It may have come between the look at the catalog and here.
         if self.parts.catalog.epoch() > seen {
             self.on_state();

@@ -2,17 +2,18 @@
 //!
 //! `keep` only queues; [`HintedHandoff::flush`] writes everything that waits, target by target, with one sync of the
 //! hints and one of the marks for all of it, and then tells. Its owner (a thread, or the simulator's clock) calls it when
-//! it is woken. What waits is bounded by the operations under way, each of which notes a replica once a round.
+//! it is woken. What waits is bounded in bytes: past the bound only marks are taken, which are small, and only copies are
+//! refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use cube_storage::dirty::{Cause, DirtyStore};
+use cube_storage::dirty::{Cause, DirtyError, DirtyStore};
 use cube_storage::files::{Files, FilesError};
 use cube_storage::hints::{Hint, HintLimits, HintStore};
 use cube_storage::merkle::LeafId;
-use cube_storage::model::{Mutation, NodeId, PartitionBits};
+use cube_storage::model::{Mutation, NodeId, PartitionBits, TableId, Version};
 use parking_lot::Mutex;
 
 use super::{HintKeeper, Kept, Missed, NotKept, OnKept};
@@ -29,8 +30,34 @@ pub struct HintedHandoff {
     bits: PartitionBits,
     catalog: Arc<Catalog>,
     clock: Arc<NodeClock>,
-    waiting: Mutex<Vec<(Missed, OnKept)>>,
+    waiting: Mutex<Waiting>,
     wake: Wake,
+}
+
+/// Bytes of rows that may wait to be written. A disk that is slower than that is not helped by more.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// What waits to be written.
+#[derive(Default)]
+struct Waiting {
+    hints: Vec<(Missed, OnKept)>,
+    bytes: usize,
+    marks: Vec<(MissedLeaves, OnKept)>,
+}
+
+/// Where rows are that somebody missed and that found no room as hints.
+struct MissedLeaves {
+    target: NodeId,
+    leaves: Vec<Leaf>,
+}
+
+/// Where a row is, and the version that was missed.
+type Leaf = (TableId, LeafId, Version);
+
+impl Waiting {
+    fn len(&self) -> usize {
+        self.hints.len() + self.marks.len()
+    }
 }
 
 /// What a hinted handoff works with.
@@ -50,7 +77,8 @@ pub struct HandoffParts {
 }
 
 impl HintedHandoff {
-    /// Opens what the files hold. A log that cannot be opened is marked: all that its target missed is unknown.
+    /// Opens what the files hold. A log that cannot be opened is marked: all that its target missed is unknown. Where that
+    /// cannot be made durable, nothing is opened.
     pub fn open(parts: HandoffParts) -> Result<Self, FilesError> {
         let HandoffParts { files, limits, bits, catalog, clock, wake } = parts;
         let hints = HintStore::open(Arc::clone(&files), Path::new("hints"), limits)?;
@@ -62,9 +90,8 @@ impl HintedHandoff {
                 target.mark_range(cube_storage::dirty::DirtyRange::Everything, horizon, Cause::Corrupt);
                 target.sync()
             });
-            if let Err(error) = marked {
-                tracing::error!(%target, %error, "the mark could not be made durable");
-            }
+            // What its target missed would be noted nowhere: a node does not start like that.
+            marked.map_err(unmarked)?;
         }
         Ok(Self { hints: hints.store, marks: marks.store, bits, catalog, clock, waiting: Mutex::default(), wake })
     }
@@ -89,8 +116,18 @@ impl HintedHandoff {
     pub fn flush(&self) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         let mut by_target: BTreeMap<NodeId, Vec<(Missed, OnKept)>> = BTreeMap::new();
-        for (missed, kept) in waiting {
+        for (missed, kept) in waiting.hints {
             by_target.entry(missed.target).or_default().push((missed, kept));
+        }
+        let mut to_mark: BTreeMap<NodeId, (Vec<Leaf>, Vec<OnKept>)> = BTreeMap::new();
+        for (missed, kept) in waiting.marks {
+            let (leaves, told) = to_mark.entry(missed.target).or_default();
+            leaves.extend(missed.leaves);
+            told.push(kept);
+        }
+        for (target, (leaves, told)) in to_mark {
+            let result = self.mark_late(target, leaves);
+            told.into_iter().for_each(|kept| kept(result.clone()));
         }
         for (target, waiting) in by_target {
             let missed: Vec<&Missed> = waiting.iter().map(|(missed, _)| missed).collect();
@@ -152,19 +189,57 @@ impl HintedHandoff {
         if missed.is_empty() {
             return Ok(());
         }
+        self.mark_leaves(target, missed.iter().flat_map(|missed| self.leaves_of(missed)))
+    }
+
+    fn mark_late(&self, target: NodeId, leaves: Vec<Leaf>) -> Result<Kept, NotKept> {
+        let not_kept = |cause| NotKept { target, cause };
+        let state = self.catalog.current();
+        let member = state.topology.member(target).ok_or_else(|| not_kept("it is no member of the cluster".into()))?;
+        self.mark_leaves(&member.name, leaves.into_iter()).map_err(not_kept)?;
+        Ok(Kept::Mark)
+    }
+
+    fn mark_leaves(&self, target: &str, leaves: impl Iterator<Item = Leaf>) -> Result<(), String> {
         let marks = self.marks.target(target).map_err(|error| error.to_string())?;
-        for mutation in missed.iter().flat_map(|missed| &missed.mutations) {
-            let leaf = LeafId::of(mutation.key.token(), self.bits);
-            marks.mark(mutation.table, leaf, mutation.record.version, Cause::Cap);
+        for (table, leaf, version) in leaves {
+            marks.mark(table, leaf, version, Cause::Cap);
         }
         marks.sync().map_err(|error| error.to_string())
+    }
+
+    fn leaves_of(&self, missed: &Missed) -> Vec<Leaf> {
+        let rows = missed.mutations.iter();
+        rows.map(|row| (row.table, LeafId::of(row.key.token(), self.bits), row.record.version)).collect()
+    }
+}
+
+/// Why a mark could not be made durable.
+fn unmarked(error: DirtyError) -> FilesError {
+    match error {
+        DirtyError::Files { source, .. } => source,
+        other => FilesError::Io { operation: "mark", path: "dirty".into(), detail: other.to_string() },
     }
 }
 
 impl HintKeeper for HintedHandoff {
     fn keep(&self, missed: Missed, kept: OnKept) {
+        let rows = missed.mutations.iter();
+        let bytes: usize = rows.map(|row| row.key.len_bytes() + row.record.encoded_len()).sum();
         let mut waiting = self.waiting.lock();
-        waiting.push((missed, kept));
+        let has_room = waiting.bytes == 0 || waiting.bytes + bytes <= WAITING_BYTES_MAX;
+        if !has_room && missed.only_copy {
+            drop(waiting);
+            let cause = format!("hints of {WAITING_BYTES_MAX} bytes wait to be written already");
+            return kept(Err(NotKept { target: missed.target, cause }));
+        }
+        if has_room {
+            waiting.bytes += bytes;
+            waiting.hints.push((missed, kept));
+        } else {
+            let leaves = self.leaves_of(&missed);
+            waiting.marks.push((MissedLeaves { target: missed.target, leaves }, kept));
+        }
         let is_first = waiting.len() == 1;
         drop(waiting);
         if is_first {
@@ -172,3 +247,6 @@ impl HintKeeper for HintedHandoff {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

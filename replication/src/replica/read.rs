@@ -39,15 +39,13 @@ impl Room {
 }
 
 impl Replica {
-    pub(super) fn read(&self, read: &ReadRows) -> Vec<Result<Found, Refusal>> {
-        let placement = match self.store.table(read.table) {
-            Ok(options) => options.placement,
-            Err(error) => return read.rows.iter().map(|_| Err(error.clone().into())).collect(),
-        };
-        match read.rows.as_slice() {
+    /// What is held of each row; nothing of a table that is not known here (yet).
+    pub(super) fn read(&self, read: &ReadRows) -> Result<Vec<Result<Found, Refusal>>, Refusal> {
+        let placement = self.store.table(read.table)?.placement;
+        Ok(match read.rows.as_slice() {
             [(key, claim)] => vec![self.read_row(read.table, placement, key, *claim, read.want)],
             rows => self.read_rows(read.table, placement, rows, read.want),
-        }
+        })
     }
 
     fn read_row(

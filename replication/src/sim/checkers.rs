@@ -239,7 +239,7 @@ pub(super) fn missed_is_noted(
             }
             if coordinator.lives > write.row.coordinator_life {
                 by_death += 1;
-            } else if !was_reshaped(nodes, state) {
+            } else if must_hold(write.row, nodes.get(&replica)) {
                 violations.push(Violation::MissedUnnoted(format!(
                     "{replica} holds {held:?} of {key}, write {} ({}) was acknowledged by {:?}",
                     write.row.write, write.version, write.by
@@ -250,10 +250,15 @@ pub(super) fn missed_is_noted(
     (violations, by_death)
 }
 
-/// Whether a replica may be one that was none at the time of a write: then it copied from a quorum, which need not hold
-/// writes below quorum.
-fn was_reshaped(nodes: &BTreeMap<NodeId, SimNode>, state: &ClusterState) -> bool {
-    state.topology.epoch().0 > nodes.len() as u64 + 1
+/// Whether a replica was one at the time of a write, and has not begun anew since: then it copied from a quorum, which need
+/// not hold writes below quorum.
+fn must_hold(row: &RowWritten, replica: Option<&SimNode>) -> bool {
+    let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
+    let partition = bits.partition_of(row.key.token());
+    replica.is_some_and(|replica| {
+        let cleared_us = replica.cleared_us.get(&partition);
+        row.replicas.contains(&replica.id) && cleared_us.is_none_or(|cleared_us| *cleared_us < row.begun_us)
+    })
 }
 
 /// After the heal, every row was written and read through every node, and no change of replicas is under way.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cube_storage::clock::Clock;
-use cube_storage::model::{Hlc, RowKey};
+use cube_storage::model::{Hlc, PartitionBits, RowKey};
 use parking_lot::Mutex;
 
-use super::control::{KEYSPACE, TABLE};
+use super::control::{KEYSPACE, TABLE, written_to};
 use super::history::{Ended, History, Reach, RowRead, RowWritten};
 use super::mutants::Mutant;
-use super::node::SimNode;
+use super::node::{BITS, SimNode};
 use super::time::Schedule;
 use crate::consistency::Level;
 use crate::coordinator::{
@@ -154,6 +154,7 @@ impl Operation<'_> {
         level: Level,
         timestamp: Option<Hlc>,
     ) {
+        let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
         let mut writes = Vec::new();
         let mut rows = Vec::new();
         for key in &keys {
@@ -171,6 +172,7 @@ impl Operation<'_> {
                 coordinator: self.node.id,
                 coordinator_life: self.life,
                 begun_us: self.schedule.now_us(),
+                replicas: written_to(&self.node.known, bits.partition_of(key.token())),
                 ended: None,
             });
         }

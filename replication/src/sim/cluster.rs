@@ -63,6 +63,7 @@ pub fn run(options: Options) -> Report {
         Err(error) => Report {
             seed: options.seed,
             trace: 0,
+            interleaving: 0,
             events: 0,
             operations: 0,
             outcomes: BTreeMap::new(),
@@ -119,6 +120,7 @@ impl Run {
                 break;
             }
             self.note_event(&event);
+            self.history.note_order(&event);
             self.happen(event);
             self.after_event();
         }
@@ -129,6 +131,7 @@ impl Run {
         Report {
             seed: self.options.seed,
             trace: self.trace,
+            interleaving: self.history.order,
             events: self.events,
             operations: self.begun,
             outcomes: self.history.outcomes,

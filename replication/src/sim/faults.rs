@@ -1,7 +1,5 @@
 //! What goes wrong in a run: which fault comes next, and how long it stays.
 
-use std::collections::BTreeMap;
-
 use cube_storage::model::NodeId;
 
 use super::time::Schedule;
@@ -90,14 +88,12 @@ fn either_way(schedule: &Schedule, most: u64) -> i64 {
     i64::try_from(off).unwrap_or(0) - i64::try_from(most).unwrap_or(0)
 }
 
-/// The next fault, at random.
-pub(super) fn next(schedule: &Schedule, nodes: &[NodeId], counts: &mut BTreeMap<FaultKind, u64>) -> Option<Fault> {
+/// The next fault, at random. It counts when it strikes: many would change nothing.
+pub(super) fn next(schedule: &Schedule, nodes: &[NodeId]) -> Option<(FaultKind, Fault)> {
     let heavy = [FaultKind::Crash, FaultKind::Partition, FaultKind::Reshape, FaultKind::OneWayCut];
     let kind =
         if schedule.pick(1, ALTERNATE) == 1 { schedule.one_of(&heavy)? } else { schedule.one_of(&FaultKind::ALL)? };
-    let fault = make(schedule, nodes, kind)?;
-    *counts.entry(kind).or_default() += 1;
-    Some(fault)
+    Some((kind, make(schedule, nodes, kind)?))
 }
 
 fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault> {

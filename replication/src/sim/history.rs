@@ -1,11 +1,15 @@
 //! What clients saw: every operation with when it began, when it ended, and what it was told. Checkers know nothing else
 //! of the requests.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::hash::{Hash as _, Hasher as _};
+use std::mem::discriminant;
 
 use cube_storage::model::{NodeId, Record, RowKey, Version};
+use xxhash_rust::xxh3::Xxh3Default;
 
+use super::event::Event;
 use crate::consistency::Level;
 use crate::coordinator::RequestError;
 use crate::topology::DataCenter;
@@ -23,6 +27,8 @@ pub(super) struct RowWritten {
     pub(super) coordinator: NodeId,
     pub(super) coordinator_life: u64,
     pub(super) begun_us: u64,
+    /// Who was to be written when it began, by what its coordinator knew.
+    pub(super) replicas: BTreeSet<NodeId>,
     pub(super) ended: Option<Ended>,
 }
 
@@ -53,6 +59,8 @@ pub(super) struct History {
     pub(super) reads: Vec<RowRead>,
     /// Operations by how they ended.
     pub(super) outcomes: BTreeMap<&'static str, u64>,
+    /// A fingerprint of the order in which things happened.
+    pub(super) order: u64,
     /// The last errors that clients were told, in words.
     pub(super) errors: VecDeque<String>,
 }
@@ -61,6 +69,19 @@ pub(super) struct History {
 const ERRORS_MAX: usize = 4;
 
 impl History {
+    /// An event happens. Its kind, node and partition count, not its time nor what it carries: two runs are the same
+    /// interleaving when the same things happen in the same order.
+    pub(super) fn note_order(&mut self, event: &Event) {
+        let mut hasher = Xxh3Default::new();
+        self.order.hash(&mut hasher);
+        discriminant(event).hash(&mut hasher);
+        event.node().hash(&mut hasher);
+        if let Event::CopyAgain { copy: (partition, _), .. } = event {
+            partition.hash(&mut hasher);
+        }
+        self.order = hasher.finish();
+    }
+
     pub(super) fn count(&mut self, outcome: &'static str) {
         *self.outcomes.entry(outcome).or_default() += 1;
     }

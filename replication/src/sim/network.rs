@@ -16,7 +16,7 @@ use super::report::Messages;
 use super::time::Schedule;
 use crate::codec::{self, CodecError};
 use crate::messages::{Reply, Request};
-use crate::transport::{Lane, OnReply, PeerError, PeerTransport, Serve};
+use crate::transport::{Lane, OnReply, PeerError, PeerTransport, Serve, unsent};
 
 /// Requests of one lane, from one node to another, that may wait for a reply.
 pub(super) const WAITING_MAX: usize = 512;
@@ -114,7 +114,7 @@ impl SimNetwork {
             return reply(Err(PeerError::TimedOut { peer: to }));
         }
         *waiting += 1;
-        let id = state.next_id;
+        let (id, clock) = (state.next_id, request.clock);
         state.next_id += 1;
         let is_up = state.lives.contains_key(&to);
         state.pending.insert(id, Pending { from, life, to, lane, reply });
@@ -124,7 +124,7 @@ impl SimNetwork {
             Ok(bytes) if is_up => self.carry(from, to, |bytes| Event::Deliver { to, id, bytes }, bytes),
             // A refused connection, told after a moment.
             Ok(_) => self.schedule.after_us(self.schedule.pick(50, 500), Event::RequestUnreachable(id)),
-            Err(_) => self.fail(id, PeerError::Unreachable { peer: to }),
+            Err(error) => self.complete(id, Ok(unsent(from, clock, &error))),
         }
     }
 
@@ -172,9 +172,9 @@ impl SimNetwork {
         let to = state.pending.get(&id).map(|pending| pending.from);
         drop(state);
         let (true, Some(to)) = (is_alive, to) else { return };
-        if let Ok(bytes) = codec::encode_reply(Mutant::spoil_reply(self.mutant, reply)) {
-            self.carry(from, to, |bytes| Event::DeliverReply { to, id, bytes }, bytes);
-        }
+        // A reply that cannot be told arrives as bytes that are none, which ends the run.
+        let bytes = codec::encode_reply(Mutant::spoil_reply(self.mutant, reply)).unwrap_or_default();
+        self.carry(from, to, |bytes| Event::DeliverReply { to, id, bytes }, bytes);
     }
 
     /// A reply arrives.

@@ -35,6 +35,8 @@ pub struct Report {
     pub seed: u64,
     /// A fingerprint of everything that happened, in order.
     pub trace: u64,
+    /// A fingerprint of the order of events, by kind, node and partition, without times and values.
+    pub interleaving: u64,
     /// Events.
     pub events: u64,
     /// Operations that clients began before the heal.

@@ -8,33 +8,41 @@ use super::cluster::{CLIENTS, Run, TICK_MS};
 use super::event::Event;
 use super::faults::{self, Fault};
 use super::mutants::Mutant;
+use super::node::SimNode;
 
 impl Run {
     pub(super) fn next_fault(&mut self) {
         if self.healed || self.faults_left == 0 {
             return;
         }
-        self.faults_left -= 1;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
-        if let Some(fault) = faults::next(&self.schedule, &ids, &mut self.faults) {
-            self.strike(fault);
+        if let Some((kind, fault)) = faults::next(&self.schedule, &ids)
+            && self.strike(fault)
+        {
+            self.faults_left -= 1;
+            *self.faults.entry(kind).or_default() += 1;
         }
         self.schedule.after_ms(self.schedule.pick(20, 250), Event::NextFault);
     }
 
-    fn strike(&mut self, fault: Fault) {
+    /// Whether it changed anything: a node that is down cannot die, and where nothing moves no move is taken back.
+    pub(super) fn strike(&mut self, fault: Fault) -> bool {
         if self.options.trace {
             eprintln!("  {fault:?}");
         }
         let schedule = self.schedule.clone();
         match fault {
-            Fault::Crash { node, down_ms } => self.crash(node, down_ms),
+            Fault::Crash { node, down_ms } => return self.crash(node, down_ms),
             Fault::Pause { node, for_ms } => {
-                if let Some(node) = self.nodes.get_mut(&node) {
-                    node.paused_until_us = schedule.now_us() + for_ms * 1_000;
-                }
+                let until_us = schedule.now_us() + for_ms * 1_000;
+                let is_longer = |node: &&mut SimNode| node.is_up() && node.paused_until_us < until_us;
+                let Some(node) = self.nodes.get_mut(&node).filter(is_longer) else { return false };
+                node.paused_until_us = until_us;
             }
             Fault::Cut { links, for_ms } => {
+                if links.is_empty() {
+                    return false;
+                }
                 self.network.change_weather(|weather| weather.cut.extend(&links));
                 schedule.after_ms(for_ms, Event::EndCut(links));
             }
@@ -61,20 +69,30 @@ impl Run {
                 }
             }
             Fault::FalseSuspicion { by, of, for_ms } => {
+                let is_up = |node: NodeId| self.nodes.get(&node).is_some_and(SimNode::is_up);
+                if !is_up(by) || !is_up(of) {
+                    return false;
+                }
                 schedule.after_us(0, Event::Believe { by, of, alive: false });
                 schedule.after_ms(for_ms, Event::Believe { by, of, alive: true });
             }
-            Fault::Reshape { replicas, heavier, weight } => self.control.reshape(&schedule, replicas, heavier, weight),
-            Fault::AbortMoves => self.control.abort_moves(&schedule),
+            Fault::Reshape { replicas, heavier, weight } => {
+                let before = self.control.moves();
+                self.control.reshape(&schedule, replicas, heavier, weight);
+                return self.control.moves() != before;
+            }
+            Fault::AbortMoves => {
+                let before = self.control.moves();
+                self.control.abort_moves(&schedule);
+                return self.control.moves() != before;
+            }
         }
+        true
     }
 
-    pub(super) fn crash(&mut self, id: NodeId, down_ms: u64) {
+    pub(super) fn crash(&mut self, id: NodeId, down_ms: u64) -> bool {
         let (reached_disk, tear) = (self.schedule.chance(30), self.schedule.pick(0, u64::MAX));
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        if !node.is_up() {
-            return;
-        }
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.is_up()) else { return false };
         node.crash(&self.network, reached_disk, tear);
         self.schedule.after_ms(down_ms, Event::Restart(id));
         self.tell_others(id);
@@ -84,6 +102,7 @@ impl Run {
                 self.go_on(client);
             }
         }
+        true
     }
 
     /// The others hear how a node is, each some time later.

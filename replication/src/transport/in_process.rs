@@ -134,10 +134,12 @@ impl InProcess {
             drop(state);
             return reply(Err(error));
         }
-        let Ok(bytes) = codec::encode(request) else {
-            // Larger than any request that the limits let through.
-            drop(state);
-            return reply(Err(PeerError::Unreachable { peer: to }));
+        let bytes = match codec::encode(request) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                drop(state);
+                return reply(Ok(super::unsent(from, request.clock, &error)));
+            }
         };
         let id = state.next_id;
         state.next_id += 1;

@@ -9,11 +9,12 @@
 pub mod conformance;
 mod in_process;
 
-use cube_storage::model::NodeId;
+use cube_storage::model::{Hlc, NodeId};
 use thiserror::Error;
 
 pub use self::in_process::{Delivery, InProcess};
-use crate::messages::{Reply, Request};
+use crate::codec::CodecError;
+use crate::messages::{Refusal, Reply, Request};
 use crate::replica::{OnAnswer, Replica};
 
 /// Which queue a request waits in: repair never waits in front of a client.
@@ -65,6 +66,12 @@ pub enum PeerError {
 pub trait PeerTransport: Send + Sync {
     /// Sends a request. Returns at once.
     fn send(&self, to: NodeId, lane: Lane, request: Request, reply: OnReply);
+}
+
+/// What a sender is told of a request that cannot be sent at all, such as one that is longer than a message may be: no
+/// peer is to blame, and no other one would get it either.
+pub(crate) fn unsent(me: NodeId, clock: Hlc, error: &CodecError) -> Reply {
+    Reply { from: me, clock, body: Err(Refusal::Invalid(error.to_string())) }
 }
 
 /// The other end: who carries requests out that arrive at a node.

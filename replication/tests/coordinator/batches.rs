@@ -169,3 +169,33 @@ fn any_survives_on_a_hint_alone_and_is_refused_where_none_finds_room() {
     let error = cluster.put(3, "k", "v", Level::Any).unwrap_err();
     assert!(error.to_string().contains("nobody acknowledged"), "{error}");
 }
+
+#[test]
+fn a_replica_that_is_behind_with_one_partition_takes_the_rows_of_the_others() {
+    let mut cluster = Cluster::of("a0 a1 a2");
+    let [first, second] = two_partitions();
+    let change = cube_replication::topology::TopologyChange::BeginMove {
+        placement: super::cluster::PLACEMENT,
+        partition: BITS.partition_of(Token::of(first.as_bytes())),
+        replicas: vec![n(2), n(1), n(0)],
+    };
+    let newer = cluster.change(&change);
+    cluster.node(0).learn(&newer);
+    let told =
+        cluster.begin_write(0, write(vec![(row(first, "1"), value("v")), (row(second, "1"), value("v"))], Level::All));
+    cluster.settle();
+    for node in [1, 2] {
+        assert!(cluster.node(node).held(&row(second, "1")).is_some(), "n{node} knows that partition's map");
+        assert!(cluster.node(node).held(&row(first, "1")).is_none(), "n{node} may still have to make room");
+    }
+    cluster.node(1).learn(&newer);
+    cluster.node(2).learn(&newer);
+    cluster.pass_ms(30);
+    assert!(told.now().expect("the rest is sent again").unwrap().iter().all(Result::is_ok));
+    let heard = cluster.node(1).gate.heard.lock();
+    let rows = heard.iter().filter_map(|request| match &request.body {
+        RequestBody::Write(written) => Some(written.mutations.len()),
+        _ => None,
+    });
+    assert_eq!(rows.collect::<Vec<_>>(), [2, 1], "what was taken is not sent again");
+}

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cube_replication::consistency::Level;
 use cube_replication::coordinator::{Change, RangeRequest, ReadRequest, RequestError, Settings, Terms, WriteRequest};
 use cube_replication::messages::{Features, PROTOCOL, ReadRows, Reply, ReplyBody, Request, RequestBody, Want};
-use cube_storage::model::{Epoch, Hlc, Record, RowKey};
+use cube_storage::model::{Epoch, Hlc, Limits, Record, RowKey};
 
 use super::cluster::{Cluster, TABLE_ID, Told, get, n, one, settings, table, write};
 
@@ -262,4 +262,30 @@ fn reads_count_towards_the_bytes_while_their_clients_wait() {
     cluster.pass_ms(10_000);
     assert!(told.now().is_some());
     assert_eq!(cluster.node(0).coordinator.in_flight_bytes(), 0);
+}
+
+#[test]
+fn a_row_as_large_as_an_answer_is_read_though_an_old_record_of_it_came_first() {
+    let limits = Limits { value_bytes_max: MIB, page_bytes_max: MIB, batch_bytes_max: MIB, ..Limits::default() };
+    let cluster = Cluster::bounded("a0 a1 a2", settings(), limits);
+    let record = |ms, byte| Record::value(cluster.version(ms), vec![byte; MIB - 100]);
+    let key = RowKey::of("k");
+    cluster.plant(0, key.clone(), record(10, b'o'));
+    let newest = record(20, b'n');
+    (1..3).for_each(|node| cluster.plant(node, key.clone(), newest.clone()));
+    let row = one(cluster.read(0, read(&[key], Level::Quorum))).expect("alone it has room");
+    assert_eq!(row.record, Some(newest));
+    assert_eq!(cluster.node(0).coordinator.in_flight_bytes(), 0);
+}
+
+#[test]
+fn rows_that_a_late_replica_is_still_to_take_count_after_the_client_was_told() {
+    let cluster = Cluster::of("a0 a1 a2");
+    let coordinator = &cluster.node(0).coordinator;
+    cluster.deafen(2);
+    one(cluster.write(0, large("k"))).unwrap();
+    assert_eq!(coordinator.in_flight(), 0, "the client was told");
+    assert!(coordinator.in_flight_bytes() >= MIB, "and the rows are here");
+    cluster.pass_ms(10_000);
+    assert_eq!((coordinator.in_flight_bytes(), coordinator.under_way()), (0, 0));
 }

@@ -13,7 +13,7 @@ use cube_replication::coordinator::{
 use cube_replication::topology::{Addresses, Assignment, Member, MemberState, Strategy, Topology, TopologyChange};
 use cube_replication::transport::{Delivery, InProcess};
 use cube_storage::SyncPolicy;
-use cube_storage::model::{NodeId, PartitionBits, PlacementId, Record, RowKey, TableId, Version};
+use cube_storage::model::{Limits, NodeId, PartitionBits, PlacementId, Record, RowKey, TableId, Version};
 use parking_lot::Mutex;
 
 use super::node::{Node, SharedTime, TestClock};
@@ -76,11 +76,16 @@ impl Cluster {
     }
 
     pub(crate) fn with(written: &str, settings: Settings) -> Self {
+        Self::bounded(written, settings, Limits::default())
+    }
+
+    /// The same, with limits of its own.
+    pub(crate) fn bounded(written: &str, settings: Settings, limits: Limits) -> Self {
         let state = initial_state(written);
         let time = Arc::new(SharedTime::default());
         let network = InProcess::new(TestClock::new(&time), Delivery::Pumped, 1_000);
         let ids: Vec<NodeId> = state.topology.members().keys().copied().collect();
-        let start = |id| (id, Node::start(id, &state, &time, &network, settings));
+        let start = |id| (id, Node::start(id, &state, &time, &network, (settings, limits)));
         let nodes = ids.into_iter().map(start).collect();
         Self { nodes, state, network, time }
     }

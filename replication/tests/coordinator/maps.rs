@@ -234,3 +234,66 @@ fn a_write_in_any_step_from_one_to_three_to_five_and_back_to_three_is_in_every_l
         now = next;
     }
 }
+
+#[test]
+fn a_silent_joiner_keeps_no_read_waiting_while_others_live() {
+    let mut cluster = Cluster::of("a0 a1 a2 a3 a4 a5");
+    move_to(&mut cluster, &[0, 1, 2]);
+    finish(&mut cluster, &[0, 1, 2, 3, 4, 5]);
+    cluster.put(0, KEY, "v", Level::All).unwrap();
+    move_to(&mut cluster, &[0, 1, 3, 4, 5]);
+    everybody_learns(&cluster);
+    cluster.kill(2);
+    cluster.deafen(3);
+    for by in [0, 1] {
+        assert_eq!(cluster.get(by, KEY, Level::Quorum).unwrap().value().unwrap(), "v", "through {by}");
+    }
+}
+
+#[test]
+fn a_replica_that_stays_behind_is_asked_again_ever_more_rarely_and_not_for_a_write_that_ended() {
+    let mut cluster = three_of_four();
+    move_to(&mut cluster, &[0, 1, 3]);
+    cluster.node(0).learn(&cluster.state);
+    let writes = |cluster: &Cluster, node: u16| {
+        let heard = cluster.node(node).gate.heard.lock();
+        heard.iter().filter(|request| matches!(request.body, cube_replication::messages::RequestBody::Write(_))).count()
+    };
+    let request = put(KEY, "v", Level::Quorum);
+    let long = cube_replication::coordinator::WriteRequest {
+        terms: cube_replication::coordinator::Terms { timeout_ms: Some(60_000), ..request.terms },
+        ..request
+    };
+    let told = cluster.begin_write(0, long);
+    for _ in 0..500 {
+        cluster.pass_ms(10);
+    }
+    assert!(matches!(one(told.now().expect("nobody waits for it any more")), Err(RequestError::Unknown(_))));
+    assert_eq!(writes(&cluster, 1), 7, "once, and six times more");
+}
+
+#[test]
+fn a_fence_is_told_of_and_never_raised_above_the_adopted_map() {
+    use cube_replication::messages::{Features, Fence, PROTOCOL, Refusal, ReplyBody, Request, RequestBody};
+    let cluster = three_of_four();
+    let node = cluster.node(3);
+    let adopted = node.store.partition(PLACEMENT, partition()).epoch;
+    let ask = |epoch| {
+        let fence = Fence { placement: PLACEMENT, partitions: vec![(partition(), epoch)] };
+        let (told, answer) = super::cluster::Told::new();
+        let request = Request {
+            protocol: PROTOCOL,
+            features: Features::default(),
+            from: n(0),
+            clock: cube_storage::model::Hlc(0),
+            time_left_ms: 1_000,
+            explain: false,
+            body: RequestBody::Fence(fence),
+        };
+        cube_replication::transport::Serve::serve(node.gate.as_ref(), request, answer);
+        told.now().unwrap().body
+    };
+    assert_eq!(ask(adopted), Ok(ReplyBody::Fenced));
+    assert_eq!(ask(cube_storage::model::Epoch(adopted.0 + 1)), Err(Refusal::MapBehind(adopted)));
+    assert_eq!(node.store.partition(PLACEMENT, partition()).epoch, adopted);
+}

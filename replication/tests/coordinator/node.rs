@@ -16,7 +16,7 @@ use cube_replication::transport::{InProcess, Serve};
 use cube_storage::clock::Clock;
 use cube_storage::engine::MemoryEngine;
 use cube_storage::merkle::MerkleKey;
-use cube_storage::model::{NodeId, Record, RowKey};
+use cube_storage::model::{Limits, NodeId, Record, RowKey};
 use cube_storage::{Identity, Store, StoreOptions};
 use parking_lot::Mutex;
 
@@ -165,11 +165,14 @@ impl Node {
         state: &ClusterState,
         time: &Arc<SharedTime>,
         network: &InProcess,
-        settings: Settings,
+        (settings, limits): (Settings, Limits),
     ) -> Self {
         let engine = MemoryEngine::new();
         let identity = Identity { bits: BITS, merkle_key: MerkleKey(*b"one for all test") };
-        let store = Arc::new(Store::open(Arc::new(engine.clone()), identity, StoreOptions::default()).unwrap());
+        let store = Arc::new(
+            Store::open(Arc::new(engine.clone()), identity, StoreOptions { limits, ..StoreOptions::default() })
+                .unwrap(),
+        );
         adopt(&store, id, state).unwrap();
         let machine = TestClock::new(time);
         let clock = Arc::new(NodeClock::new(id, machine.clone(), store.clone(), MAX_DRIFT_MS).unwrap());

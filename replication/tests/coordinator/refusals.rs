@@ -2,7 +2,9 @@
 
 use cube_replication::catalog::UnknownName;
 use cube_replication::consistency::Level;
-use cube_replication::coordinator::{Change, ReadRequest, RequestError, Settings, TableName, Terms, WriteRequest};
+use cube_replication::coordinator::{
+    Change, RangeRequest, ReadRequest, RequestError, Settings, TableName, Terms, WriteRequest,
+};
 use cube_replication::messages::Condition;
 use cube_storage::model::{Invalid, RowKey};
 
@@ -156,9 +158,38 @@ fn a_replica_that_has_not_heard_of_a_new_table_is_asked_again_until_it_has_or_th
     cluster.pass_ms(30);
     assert!(told.now().is_none(), "nobody else knows the table yet");
     cluster.node(1).learn(&state);
-    cluster.pass_ms(30);
+    cluster.pass_ms(60);
     super::cluster::one(told.now().expect("one more knows it")).unwrap();
     let terms = Terms::at(Level::Quorum);
-    let read = ReadRequest { table: new, keys: vec![RowKey::of("k")], terms };
+    let read = ReadRequest { table: new.clone(), keys: vec![RowKey::of("k")], terms: terms.clone() };
     assert_eq!(super::cluster::one(cluster.read(0, read)).unwrap().value().unwrap(), "v");
+}
+
+#[test]
+fn a_read_of_a_new_table_waits_for_replicas_that_have_not_heard_of_it() {
+    let mut cluster = cluster();
+    let id = cube_storage::model::TableId(9);
+    let table = cube_replication::catalog::Table { id, prefix_index: true, settings: Default::default() };
+    let keyspace = cluster.state.schema.keyspaces.get_mut("default").unwrap();
+    keyspace.tables.insert("new".into(), table);
+    let state = cluster.state.clone();
+    cluster.node(0).learn(&state);
+    let (new, terms) = (TableName { keyspace: "default".into(), table: "new".into() }, Terms::at(Level::Quorum));
+    let read = ReadRequest { table: new.clone(), keys: vec![RowKey::of("k")], terms: terms.clone() };
+    let range = RangeRequest {
+        table: new,
+        partition: "k".into(),
+        from: std::ops::Bound::Unbounded,
+        to: std::ops::Bound::Unbounded,
+        backward: false,
+        rows_max: 10,
+        terms,
+    };
+    let (row, page) = (cluster.begin_read(0, read), cluster.begin_range(0, range));
+    cluster.pass_ms(30);
+    assert!(row.now().is_none() && page.now().is_none(), "a quorum does not know the table yet");
+    cluster.node(1).learn(&state);
+    cluster.pass_ms(100);
+    assert_eq!(super::cluster::one(row.now().expect("now it does")).unwrap().record, None);
+    assert_eq!(page.now().expect("now it does").unwrap().rows, []);
 }

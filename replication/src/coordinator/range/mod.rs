@@ -13,10 +13,11 @@ use parking_lot::Mutex;
 
 use self::merge::{Merged, len_bytes, merge, nodes};
 use super::admission::Admitted;
+use super::answers::{failure_of, is_behind};
 use super::confirm::{Confirmation, Next};
 use super::deadlines::{Deadline, Place};
 use super::error::{Failure, Incomplete, RequestError};
-use super::read::failure_of;
+use super::read::has_not_heard_of_table;
 use super::request::RangeRequest;
 use super::{Coordinator, Timed};
 use crate::catalog::Target;
@@ -187,8 +188,8 @@ impl RangeOperation {
         drop(state);
         for action in actions {
             match action {
-                Action::Ask(node, claim) => self.ask(node, claim),
-                Action::Repair(node, claim, mutations, floor) => self.repair(node, claim, mutations, floor),
+                Action::Ask(node, claim) => self.ask(node, claim, 0),
+                Action::Repair(node, claim, mutations, floor) => self.repair(node, claim, mutations, floor, 0),
                 Action::AwaitState { seen } => self.coordinator.wait_for_state(self.clone(), seen),
                 Action::Tell(done, result) => done(result),
             }
@@ -210,7 +211,7 @@ impl RangeOperation {
         }
     }
 
-    fn ask(self: &Arc<Self>, node: NodeId, claim: Epoch) {
+    fn ask(self: &Arc<Self>, node: NodeId, claim: Epoch, resends: u32) {
         let page = ScanRequest {
             table: self.target.table.id,
             scope: Scope::Partition {
@@ -226,9 +227,29 @@ impl RangeOperation {
         let operation = Arc::clone(self);
         let body = RequestBody::Scan(ScanRows { page, claim: Some(claim) });
         self.coordinator.send(node, body, self.deadline.ms(), self.request.terms.explain, move |reply| {
-            operation
-                .change(|state| if state.claim == claim { operation.on_page(state, node, reply) } else { Vec::new() });
+            let (coordinator, deadline_ms) = (&operation.coordinator, operation.deadline.ms());
+            match coordinator.resend_at(resends, deadline_ms).filter(|_| has_not_heard_of_table(&reply)) {
+                None => operation.change(|state| match state.claim == claim {
+                    true => operation.on_page(state, node, reply),
+                    false => Vec::new(),
+                }),
+                Some(due_ms) => {
+                    let again = Arc::clone(&operation);
+                    let ask_again = Box::new(move || {
+                        if again.is_waited_for(claim) {
+                            again.ask(node, claim, resends + 1);
+                        }
+                    });
+                    coordinator.resend(due_ms, ask_again);
+                }
+            }
         });
+    }
+
+    /// Whether the client still waits, and by this map.
+    fn is_waited_for(&self, claim: Epoch) -> bool {
+        let state = self.state.lock();
+        state.done.is_some() && state.claim == claim
     }
 
     fn on_page(&self, state: &mut State, node: NodeId, reply: Result<Reply, PeerError>) -> Vec<Action> {
@@ -288,8 +309,10 @@ impl RangeOperation {
         let (behind, holders): (Vec<NodeId>, Vec<NodeId>) =
             asked.into_iter().partition(|node| merged.stale.contains_key(node));
         let sets = (&state.read_sets, &state.write_sets);
+        let newcomers: Vec<NodeId> = state.write_sets.nodes().filter(|node| !state.read_sets.contains(*node)).collect();
+        let newcomers = self.coordinator.candidates(&newcomers);
         let (confirmation, next) =
-            Confirmation::begin(self.level(), sets, &self.local, (&holders, &behind), &state.candidates);
+            Confirmation::begin(self.level(), sets, &self.local, (&holders, &behind), (&state.candidates, &newcomers));
         state.merged = Some((merged, confirmation));
         self.confirm(state, next)
     }
@@ -305,7 +328,7 @@ impl RangeOperation {
         Action::Repair(node, state.claim, places.into_iter().filter_map(mutation).collect(), state.floor)
     }
 
-    fn repair(self: &Arc<Self>, node: NodeId, claim: Epoch, mutations: Vec<Mutation>, floor: Hlc) {
+    fn repair(self: &Arc<Self>, node: NodeId, claim: Epoch, mutations: Vec<Mutation>, floor: Hlc, resends: u32) {
         let body = RequestBody::Write(WriteRows {
             origin: Origin::Replica { floor },
             mutations: mutations.clone(),
@@ -315,15 +338,23 @@ impl RangeOperation {
         });
         let operation = Arc::clone(self);
         self.coordinator.send(node, body, self.deadline.ms(), self.request.terms.explain, move |reply| {
-            let again = Arc::clone(&operation);
-            let resend = || -> super::Resend { Box::new(move || again.repair(node, claim, mutations, floor)) };
-            if operation.coordinator.resend_if_behind(&reply, operation.deadline.ms(), resend) {
-                return;
+            let repaired = repaired(reply);
+            let (coordinator, deadline_ms) = (&operation.coordinator, operation.deadline.ms());
+            match coordinator.resend_at(resends, deadline_ms).filter(|_| is_behind(&repaired)) {
+                None => operation.change(|state| match state.claim == claim {
+                    true => operation.on_repaired(state, node, repaired),
+                    false => Vec::new(),
+                }),
+                Some(due_ms) => {
+                    let again = Arc::clone(&operation);
+                    let repair_again = Box::new(move || {
+                        if again.is_waited_for(claim) {
+                            again.repair(node, claim, mutations, floor, resends + 1);
+                        }
+                    });
+                    coordinator.resend(due_ms, repair_again);
+                }
             }
-            operation.change(|state| match state.claim == claim {
-                true => operation.on_repaired(state, node, repaired(reply)),
-                false => Vec::new(),
-            });
         });
     }
 

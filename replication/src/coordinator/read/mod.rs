@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use self::repair::Repairs;
 use self::row::{Row, Step};
 use super::admission::Admitted;
+use super::answers::failure_of;
 use super::deadlines::{Deadline, Place};
 use super::error::{Failure, RequestError};
 use super::request::ReadRequest;
@@ -71,7 +72,8 @@ struct State {
     as_of: Hlc,
     /// Until the client is told: it holds the bytes of the keys, and of the records that are here.
     admitted: Option<Admitted>,
-    /// Bytes of the records that are here.
+    /// Bytes of the records that are here, row by row and together.
+    row_bytes: Vec<usize>,
     record_bytes: usize,
     /// A record found no room in the answer: no more are asked for.
     is_full: bool,
@@ -129,6 +131,7 @@ impl Coordinator {
             state: Mutex::new(State {
                 results: rows.iter().map(|_| None).collect(),
                 undecided: rows.len(),
+                row_bytes: vec![0; rows.len()],
                 rows,
                 next: 0,
                 done: None,
@@ -181,14 +184,13 @@ impl ReadOperation {
         let mut state = self.state.lock();
         change(&mut state, &mut actions);
         let asks = actions.asks.into_iter().filter_map(|((node, record), places)| {
-            let rows = places.iter().filter_map(|(place, epoch)| Some((state.rows.get(*place)?.key.clone(), *epoch)));
             let want = if record { Want::Record } else { Want::Header };
-            let rows: Vec<_> = rows.collect();
-            (!rows.is_empty()).then(|| (node, places, ReadRows { table: self.target.table.id, rows, want }))
+            let rows = self.rows_at(&state, &places, want);
+            (!rows.rows.is_empty()).then_some((node, places, rows))
         });
         let asks: Vec<_> = asks.collect();
         drop(state);
-        asks.into_iter().for_each(|(node, places, rows)| self.ask(node, places, rows));
+        asks.into_iter().for_each(|(node, places, rows)| self.ask(node, places, rows, 0));
         actions.repairs.into_parcels().into_iter().for_each(|parcel| self.bring(parcel));
         if let Some(seen) = actions.await_state {
             self.coordinator.wait_for_state(self.clone(), seen);
@@ -201,15 +203,41 @@ impl ReadOperation {
     fn begin(&self, state: &mut State, place: usize, actions: &mut Actions) {
         let Some(row) = state.rows.get_mut(place) else { return };
         let candidates = self.coordinator.candidates(&row.replicas());
-        let step = row.begin(candidates);
+        let newcomers = self.coordinator.candidates(&row.newcomers());
+        let step = row.begin(candidates, newcomers);
         self.take(state, place, step, actions);
     }
 
-    fn ask(self: &Arc<Self>, node: NodeId, places: Vec<(usize, Epoch)>, rows: ReadRows) {
+    fn rows_at(&self, state: &State, places: &[(usize, Epoch)], want: Want) -> ReadRows {
+        let rows = places.iter().filter_map(|(place, epoch)| Some((state.rows.get(*place)?.key.clone(), *epoch)));
+        ReadRows { table: self.target.table.id, rows: rows.collect(), want }
+    }
+
+    fn ask(self: &Arc<Self>, node: NodeId, places: Vec<(usize, Epoch)>, rows: ReadRows, resends: u32) {
         let (operation, want) = (Arc::clone(self), rows.want);
         self.coordinator.send(node, RequestBody::Read(rows), self.deadline.ms(), self.explain, move |reply| {
-            operation.on_reply((node, want), &places, reply);
+            let (coordinator, deadline_ms) = (&operation.coordinator, operation.deadline.ms());
+            match coordinator.resend_at(resends, deadline_ms).filter(|_| has_not_heard_of_table(&reply)) {
+                None => operation.on_reply((node, want), &places, reply),
+                Some(due_ms) => {
+                    let again = Arc::clone(&operation);
+                    let ask_again = Box::new(move || again.ask_again((node, want), places, resends + 1));
+                    coordinator.resend(due_ms, ask_again);
+                }
+            }
         });
+    }
+
+    /// Asks a replica that was behind for those rows that are still undecided.
+    fn ask_again(self: &Arc<Self>, (node, want): (NodeId, Want), mut places: Vec<(usize, Epoch)>, resends: u32) {
+        let state = self.state.lock();
+        let is_waited_for = |row: &Row, epoch| row.claim == epoch && !row.is_decided();
+        places.retain(|(place, epoch)| state.rows.get(*place).is_some_and(|row| is_waited_for(row, *epoch)));
+        let rows = self.rows_at(&state, &places, want);
+        drop(state);
+        if !places.is_empty() {
+            self.ask(node, places, rows, resends);
+        }
     }
 
     fn on_reply(
@@ -226,12 +254,11 @@ impl ReadOperation {
             for &(place, epoch) in places {
                 let found = found.next().unwrap_or(Err(Failure::Nonsense));
                 let Some(row) = state.rows.get_mut(place).filter(|row| row.claim == epoch) else { continue };
-                let record_bytes = match &found {
-                    Ok(Found { record: Some(record), .. }) if row.is_asking() => record.encoded_len(),
-                    _ => 0,
-                };
-                let has_room = self.has_room(state, record_bytes);
-                let Some(row) = state.rows.get_mut(place) else { continue };
+                // What is here of the row itself gives way to what wins.
+                let others = state.record_bytes.saturating_sub(row.record_bytes());
+                let bytes = found.as_ref().map_or(0, |found| row.bytes_of(found));
+                let has_room = bytes == 0 || others == 0 || others + bytes <= self.coordinator.limits.batch_bytes_max;
+                state.is_full |= !has_room;
                 let step = match found {
                     Ok(_) if !has_room => row.refuse(self.answer_full()),
                     Ok(found) => row.on_found(node, found),
@@ -242,27 +269,13 @@ impl ReadOperation {
         });
     }
 
-    /// Whether a record of so many bytes still goes into the answer; the first one always does.
-    fn has_room(&self, state: &mut State, bytes: usize) -> bool {
-        let held = state.record_bytes;
-        let fits = bytes == 0 || held == 0 || held + bytes <= self.coordinator.limits.batch_bytes_max;
-        match &mut state.admitted {
-            Some(admitted) if fits => {
-                admitted.hold(bytes);
-                state.record_bytes += bytes;
-            }
-            _ => {}
-        }
-        state.is_full |= !fits;
-        fits
-    }
-
     fn answer_full(&self) -> RequestError {
         RequestError::AnswerFull { limit_bytes: self.coordinator.limits.batch_bytes_max }
     }
 
     /// Turns a row's next step into actions.
     fn take(&self, state: &mut State, place: usize, step: Step, actions: &mut Actions) {
+        state.count_records(place);
         let Some(row) = state.rows.get_mut(place) else { return };
         match step {
             Step::Nothing => {}
@@ -304,11 +317,6 @@ impl ReadOperation {
                 actions.await_state = Some(cluster.topology.epoch());
             }
             Some(map) => {
-                let freed = row.record_bytes();
-                state.record_bytes = state.record_bytes.saturating_sub(freed);
-                if let Some(admitted) = &mut state.admitted {
-                    admitted.release(freed);
-                }
                 if row.reroute(map) {
                     return self.begin(state, place, actions);
                 }
@@ -349,6 +357,17 @@ impl Timed for ReadOperation {
 }
 
 impl State {
+    /// Counts the records of a row anew, after any step of it.
+    fn count_records(&mut self, place: usize) {
+        let (Some(row), Some(counted)) = (self.rows.get(place), self.row_bytes.get_mut(place)) else { return };
+        let before = std::mem::replace(counted, row.record_bytes());
+        self.record_bytes = self.record_bytes.saturating_sub(before) + *counted;
+        if let Some(admitted) = &mut self.admitted {
+            admitted.hold(counted.saturating_sub(before));
+            admitted.release(before.saturating_sub(*counted));
+        }
+    }
+
     /// The client's answer.
     fn tell(&mut self) -> Option<(OnRead, Vec<Result<ReadRow, RequestError>>)> {
         let done = self.done.take()?;
@@ -378,11 +397,9 @@ fn found_by(reply: Result<Reply, PeerError>, rows: usize, want: Want) -> Vec<Res
     vec![Err(failure); rows]
 }
 
-pub(super) fn failure_of(refusal: Refusal) -> Failure {
-    match refusal {
-        Refusal::Fenced(epoch) => Failure::Fenced(epoch),
-        other => Failure::Refused(other),
-    }
+/// Whether a replica has not heard of a table yet that this node knows.
+pub(super) fn has_not_heard_of_table(reply: &Result<Reply, PeerError>) -> bool {
+    matches!(reply, Ok(Reply { body: Err(Refusal::UnknownTable(_)), .. }))
 }
 
 #[cfg(test)]

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cube_storage::model::{Hlc, Mutation, NodeId, Origin, Outcome};
+use cube_storage::model::{Hlc, Mutation, NodeId, Origin};
 
-use super::{ReadOperation, failure_of};
-use crate::coordinator::Resend;
-use crate::coordinator::error::Failure;
-use crate::messages::{Reply, ReplyBody, RequestBody, Stamp, WriteRows};
+use super::ReadOperation;
+use crate::coordinator::answers::{is_behind, outcomes_of};
+use crate::messages::{Reply, RequestBody, Stamp, WriteRows};
 use crate::transport::PeerError;
 
 /// Keys and records of one message; a first row that is larger goes alone.
@@ -22,11 +21,12 @@ pub(super) struct Repairs {
 }
 
 /// One message.
-#[derive(Clone)]
 pub(super) struct Parcel {
     node: NodeId,
     floor: Hlc,
     rows: Vec<(usize, Mutation)>,
+    /// How often it was sent again.
+    resends: u32,
 }
 
 impl Repairs {
@@ -37,11 +37,12 @@ impl Repairs {
     pub(super) fn into_parcels(self) -> Vec<Parcel> {
         let mut parcels = Vec::new();
         for ((node, floor), rows) in self.rows {
-            let (mut parcel, mut bytes) = (Parcel { node, floor, rows: Vec::new() }, 0);
+            let empty = || Parcel { node, floor, rows: Vec::new(), resends: 0 };
+            let (mut parcel, mut bytes) = (empty(), 0);
             for (place, mutation) in rows {
                 let row_bytes = mutation.key.len_bytes() + mutation.record.encoded_len();
                 if !parcel.rows.is_empty() && bytes + row_bytes > PARCEL_BYTES_MAX {
-                    parcels.push(std::mem::replace(&mut parcel, Parcel { node, floor, rows: Vec::new() }));
+                    parcels.push(std::mem::replace(&mut parcel, empty()));
                     bytes = 0;
                 }
                 bytes += row_bytes;
@@ -64,36 +65,42 @@ impl ReadOperation {
         });
         let operation = Arc::clone(self);
         self.coordinator.send(parcel.node, body, self.deadline.ms(), self.explain, move |reply| {
-            let resend = || -> Resend {
-                let (again, parcel) = (Arc::clone(&operation), parcel.clone());
-                Box::new(move || again.bring(parcel))
-            };
-            if !operation.coordinator.resend_if_behind(&reply, operation.deadline.ms(), resend) {
-                operation.on_brought(parcel, reply);
-            }
+            operation.on_brought(parcel, reply);
         });
     }
 
-    fn on_brought(self: &Arc<Self>, Parcel { node, rows, .. }: Parcel, reply: Result<Reply, PeerError>) {
+    fn on_brought(self: &Arc<Self>, parcel: Parcel, reply: Result<Reply, PeerError>) {
+        let Parcel { node, floor, rows, resends } = parcel;
+        let resend_at = self.coordinator.resend_at(resends, self.deadline.ms());
         let outcomes = outcomes_of(reply, rows.len());
+        let mut behind = Vec::new();
         self.change(|state, actions| {
-            for (at, (place, mutation)) in rows.iter().enumerate() {
-                let same_map = |row: &&mut super::Row| Some(row.claim) == mutation.claim;
-                let Some(row) = state.rows.get_mut(*place).filter(same_map) else { continue };
-                let outcome = match &outcomes {
-                    Ok(outcomes) => outcomes.get(at).copied().ok_or(Failure::Nonsense),
-                    Err(failure) => Err(failure.clone()),
-                };
+            for ((place, mutation), outcome) in rows.into_iter().zip(outcomes) {
+                let is_waited_for = |row: &&mut super::Row| Some(row.claim) == mutation.claim && !row.is_decided();
+                let Some(row) = state.rows.get_mut(place).filter(is_waited_for) else { continue };
+                if resend_at.is_some() && is_behind(&outcome) {
+                    behind.push((place, mutation));
+                    continue;
+                }
                 let step = row.on_repaired(node, outcome);
-                self.take(state, *place, step, actions);
+                self.take(state, place, step, actions);
             }
         });
+        if let Some(due_ms) = resend_at.filter(|_| !behind.is_empty()) {
+            let (again, parcel) = (Arc::clone(self), Parcel { node, floor, rows: behind, resends: resends + 1 });
+            self.coordinator.resend(due_ms, Box::new(move || again.bring_again(parcel)));
+        }
     }
-}
 
-fn outcomes_of(reply: Result<Reply, PeerError>, rows: usize) -> Result<Vec<Outcome>, Failure> {
-    match reply?.body.map_err(failure_of)? {
-        ReplyBody::Wrote(outcomes) if outcomes.len() == rows => Ok(outcomes),
-        ReplyBody::Wrote(_) | ReplyBody::Rows(_) | ReplyBody::Page { .. } | ReplyBody::Fenced => Err(Failure::Nonsense),
+    /// Brings a replica that was behind those rows that are still waited for.
+    fn bring_again(self: &Arc<Self>, mut parcel: Parcel) {
+        let state = self.state.lock();
+        parcel.rows.retain(|(place, mutation)| {
+            state.rows.get(*place).is_some_and(|row| Some(row.claim) == mutation.claim && !row.is_decided())
+        });
+        drop(state);
+        if !parcel.rows.is_empty() {
+            self.bring(parcel);
+        }
     }
 }

@@ -8,7 +8,9 @@
 //!   up to date first; while replicas change, so is the other set;
 //! - a replica that refuses is replaced by another one while there is one.
 
-use cube_storage::model::{Epoch, Hlc, Mutation, NodeId, Outcome, PartitionId, Record, RecordHeader, RowKey, TableId};
+use cube_storage::model::{
+    Epoch, Hlc, Mutation, NodeId, Outcome, PartitionId, Record, RecordHeader, RowKey, TableId, Version,
+};
 
 use crate::consistency::Level;
 use crate::coordinator::confirm::{Confirmation, Next};
@@ -61,6 +63,8 @@ pub(super) struct Row {
     write_sets: ReplicaSets,
     /// Those that may be asked, the best liked first. Those that refused are taken out.
     candidates: Vec<NodeId>,
+    /// Live members of the other set, which are written and not read.
+    newcomers: Vec<NodeId>,
     asked: Vec<NodeId>,
     /// Those whose digest won, and that were asked for the record.
     fetching: Vec<NodeId>,
@@ -71,6 +75,8 @@ pub(super) struct Row {
     reroutes: u32,
     phase: Phase,
     winner: Option<Winner>,
+    /// Bytes of the record that the client is told.
+    answer_bytes: usize,
 }
 
 /// The newest record, on its way to be held by the level.
@@ -101,6 +107,7 @@ impl Row {
             write_sets: map.write_sets(),
             read_sets,
             candidates: Vec::new(),
+            newcomers: Vec::new(),
             asked: Vec::new(),
             fetching: Vec::new(),
             heard: Vec::new(),
@@ -109,6 +116,7 @@ impl Row {
             reroutes: 0,
             phase: Phase::Asking,
             winner: None,
+            answer_bytes: 0,
         }
     }
 
@@ -122,28 +130,62 @@ impl Row {
     }
 
     /// Whether answers still count.
-    pub(super) fn is_asking(&self) -> bool {
+    fn is_asking(&self) -> bool {
         self.phase == Phase::Asking
     }
 
-    /// Bytes of the records that were told.
+    /// Bytes of the records that are here: those that may win, the one that is to be confirmed, or the answer.
     pub(super) fn record_bytes(&self) -> usize {
-        self.heard.iter().filter_map(|heard| heard.found.record.as_ref()).map(Record::encoded_len).sum()
+        let winner = self.winner.as_ref().map(|winner| &winner.record);
+        let heard = self.heard.iter().filter_map(|heard| heard.found.record.as_ref());
+        self.answer_bytes + heard.chain(winner).map(Record::encoded_len).sum::<usize>()
     }
 
-    /// Begins, with those that may be asked, the best liked first.
-    pub(super) fn begin(&mut self, candidates: Vec<NodeId>) -> Step {
+    /// Bytes of a record that came, if it is one to be kept: nothing newer is known of.
+    pub(super) fn bytes_of(&self, found: &Found) -> usize {
+        match &found.record {
+            Some(record) if self.is_asking() && Some(record.version) >= self.newest() => record.encoded_len(),
+            _ => 0,
+        }
+    }
+
+    fn newest(&self) -> Option<Version> {
+        self.heard.iter().filter_map(|heard| heard.found.header).map(|header| header.version).max()
+    }
+
+    /// What identifies a record that lost is enough: the record would only take room from others.
+    fn drop_superseded(&mut self) {
+        let newest = self.newest();
+        for heard in &mut self.heard {
+            if heard.found.header.map(|header| header.version) < newest {
+                heard.found.record = None;
+            }
+        }
+    }
+
+    /// Those that are written and not read: they can only be brought what is confirmed.
+    pub(super) fn newcomers(&self) -> Vec<NodeId> {
+        self.write_sets.nodes().filter(|node| !self.read_sets.contains(*node)).collect()
+    }
+
+    /// Begins, with those that may be asked, the best liked first, and with the newcomers that live.
+    pub(super) fn begin(&mut self, candidates: Vec<NodeId>, newcomers: Vec<NodeId>) -> Step {
         self.candidates = candidates;
+        self.newcomers = newcomers;
         self.ask_more()
     }
 
     /// Begins again by another map. Whether it is worth it.
     pub(super) fn reroute(&mut self, map: &PartitionMap) -> bool {
         let reroutes = self.reroutes + 1;
+        if reroutes > REROUTES_MAX {
+            // The client is told what stood in the way, not that nothing did.
+            return false;
+        }
         let mut fresh = Self::new(self.table, self.key.clone(), self.partition, map, self.level, &self.local);
         fresh.reroutes = reroutes;
         *self = fresh;
-        reroutes <= REROUTES_MAX
+        true
     }
 
     /// The newest map that a replica has fenced, where that stood in the way.
@@ -161,6 +203,7 @@ impl Row {
             None => self.heard.push(Heard { node, found }),
         }
         self.fetching.retain(|fetching| *fetching != node);
+        self.drop_superseded();
         self.tracker.ack(node);
         self.compare()
     }
@@ -211,6 +254,8 @@ impl Row {
     /// Ends the read because of what stands in the way.
     pub(super) fn refuse(&mut self, error: RequestError) -> Step {
         self.phase = Phase::Decided;
+        self.heard.clear();
+        self.winner = None;
         Step::Done(Err(error))
     }
 
@@ -266,7 +311,7 @@ impl Row {
         if self.tracker.state() != State::Met {
             return Step::Nothing;
         }
-        let Some(newest) = self.heard.iter().filter_map(|heard| heard.found.header).map(|h| h.version).max() else {
+        let Some(newest) = self.newest() else {
             return self.finish(None);
         };
         // Two clients may have chosen the same version: then the records decide.
@@ -316,9 +361,15 @@ impl Row {
         let holders: Vec<NodeId> = self.heard.iter().filter(holds).map(|heard| heard.node).collect();
         let behind: Vec<NodeId> = self.heard.iter().filter(|heard| !holds(heard)).map(|heard| heard.node).collect();
         let sets = (&self.read_sets, &self.write_sets);
-        let (confirmation, next) =
-            Confirmation::begin(self.level, sets, &self.local, (&holders, &behind), &self.candidates);
+        let (confirmation, next) = Confirmation::begin(
+            self.level,
+            sets,
+            &self.local,
+            (&holders, &behind),
+            (&self.candidates, &self.newcomers),
+        );
         self.phase = Phase::Confirming;
+        self.heard.clear();
         self.winner = Some(Winner { record, floor, confirmation });
         self.confirm(next)
     }
@@ -342,6 +393,8 @@ impl Row {
 
     fn finish(&mut self, record: Option<Record>) -> Step {
         self.phase = Phase::Decided;
+        self.heard.clear();
+        self.answer_bytes = record.as_ref().map_or(0, Record::encoded_len);
         Step::Done(Ok(record))
     }
 }

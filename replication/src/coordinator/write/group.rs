@@ -174,6 +174,11 @@ impl Group {
         self.decided.is_some()
     }
 
+    /// The client was told that it is unknown: nothing more is sent.
+    pub(super) fn has_failed(&self) -> bool {
+        self.decided == Some(false)
+    }
+
     /// A replica is not asked, because it is believed dead. What it misses must be noted before the client is told.
     pub(super) fn skip(&mut self, node: NodeId) {
         self.notes_awaited.push(node);
@@ -338,7 +343,8 @@ impl Group {
         !self.chosen_by_client && !self.restamped && self.decided.is_none()
     }
 
-    fn fail(&mut self, node: NodeId, failure: Failure) {
+    /// A replica does not hold the rows, or this node cannot send them.
+    pub(super) fn fail(&mut self, node: NodeId, failure: Failure) {
         self.tracker.fail(node);
         self.failures.retain(|(known, _)| *known != node);
         self.failures.push((node, failure));

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 pub use self::group::Written;
 use self::group::{Answer, Group, Source, Step};
 use super::admission::Admitted;
+use super::answers::{is_behind, outcomes_of};
 use super::deadlines::{Deadline, Place};
 use super::error::{Failure, RequestError};
 use super::request::{Change, WriteRequest};
@@ -26,19 +27,25 @@ use super::{Coordinator, Timed};
 use crate::catalog::{ClusterState, Target};
 use crate::consistency::Level;
 use crate::handoff::{Kept, Missed, NotKept};
-use crate::messages::{Reply, ReplyBody, RequestBody, Stamp, WriteRows};
+use crate::messages::{Reply, RequestBody, Stamp, WriteRows};
+use crate::replica::refuse_clock;
 use crate::topology::PartitionMap;
 use crate::transport::PeerError;
 
 /// Told once what came of a write: for each partition key of the request, in the order they first appear.
 pub type OnWritten = Box<dyn FnOnce(Result<Vec<Result<Written, RequestError>>, RequestError>) + Send>;
 
-/// What goes to one node in one message: for each group its place, the round and the number of rows.
+/// What goes to one node in one message.
 struct Parcel {
     stamp: Stamp,
-    groups: Vec<(usize, u32, usize)>,
+    groups: Vec<SentGroup>,
     mutations: Vec<Mutation>,
+    /// How often it was sent again.
+    resends: u32,
 }
+
+/// A group's place, the round and the number of rows.
+type SentGroup = (usize, u32, usize);
 
 struct WriteOperation {
     coordinator: Arc<Coordinator>,
@@ -54,7 +61,7 @@ struct State {
     results: Vec<Option<Result<Written, RequestError>>>,
     undecided: usize,
     done: Option<OnWritten>,
-    /// Until the client is told.
+    /// A place among the requests until the client is told, and the bytes until the last replica has answered.
     admitted: Option<Admitted>,
     /// Groups that wait for a newer map.
     rerouting: Vec<usize>,
@@ -252,25 +259,20 @@ impl WriteOperation {
             seen: self.seen,
             condition: None,
         });
-        let operation = Arc::clone(self);
+        let (operation, resends) = (Arc::clone(self), parcel.resends);
         self.coordinator.send(node, body, self.deadline.ms(), self.explain, move |reply| {
-            let resend = || -> super::Resend {
-                let (groups, again) = (parcel.groups.clone(), Arc::clone(&operation));
-                Box::new(move || again.resend(node, &groups))
-            };
-            if !operation.coordinator.resend_if_behind(&reply, operation.deadline.ms(), resend) {
-                operation.on_reply(node, &parcel.groups, reply);
-            }
+            operation.on_reply(node, parcel.groups, resends, reply);
         });
     }
 
-    /// Sends what is still to be decided of a parcel once more.
-    fn resend(self: &Arc<Self>, node: NodeId, groups: &[(usize, u32, usize)]) {
+    /// Sends groups once more to a replica that was behind, unless nobody needs them there any more.
+    fn resend(self: &Arc<Self>, node: NodeId, groups: &[SentGroup], resends: u32) {
         let state = self.state.lock();
         let mut parcel: Option<Parcel> = None;
         for &(place, round, rows) in groups {
-            let Some(group) = state.groups.get(place).filter(|group| group.round() == round) else { continue };
-            let parcel = parcel.get_or_insert_with(|| Parcel::of(group.stamp));
+            let is_wanted = |group: &&Group| group.round() == round && !group.has_failed();
+            let Some(group) = state.groups.get(place).filter(is_wanted) else { continue };
+            let parcel = parcel.get_or_insert_with(|| Parcel { resends, ..Parcel::of(group.stamp) });
             parcel.groups.push((place, round, rows));
             parcel.mutations.extend(group.mutations.iter().cloned());
         }
@@ -287,28 +289,32 @@ impl WriteOperation {
         self.coordinator.parts.hints.keep(missed, kept);
     }
 
-    fn on_reply(self: &Arc<Self>, node: NodeId, sent: &[(usize, u32, usize)], reply: Result<Reply, PeerError>) {
-        let outcomes = outcomes_of(reply);
-        let mut rest: &[Outcome] = outcomes.as_deref().unwrap_or_default();
+    /// Partition keys succeed or fail each for itself: those that the replica is not ready for are sent again alone.
+    fn on_reply(self: &Arc<Self>, node: NodeId, sent: Vec<SentGroup>, resends: u32, reply: Result<Reply, PeerError>) {
+        let mut outcomes = outcomes_of(reply, sent.iter().map(|(_, _, rows)| rows).sum()).into_iter();
+        let resend_at = self.coordinator.resend_at(resends, self.deadline.ms());
+        let mut behind = Vec::new();
         let mut actions = Vec::new();
         let mut state = self.state.lock();
-        for &(place, round, rows) in sent {
-            let (mine, others) = rest.split_at_checked(rows).unwrap_or((&[], &[]));
-            rest = others;
-            let Some(group) = state.groups.get_mut(place) else { continue };
-            if group.round() != round {
+        for (place, round, rows) in sent {
+            let mine: Result<Vec<Outcome>, Failure> =
+                outcomes.by_ref().take(rows).collect::<Vec<_>>().into_iter().collect();
+            let Some(group) = state.groups.get_mut(place).filter(|group| group.round() == round) else { continue };
+            if resend_at.is_some() && is_behind(&mine) {
+                behind.push((place, round, rows));
                 continue;
             }
-            let step = group.on_answer(
-                node,
-                match &outcomes {
-                    Ok(_) => Answer::Outcomes(mine),
-                    Err(failure) => Answer::Failed(failure.clone()),
-                },
-            );
+            let step = match mine {
+                Ok(outcomes) => group.on_answer(node, Answer::Outcomes(&outcomes)),
+                Err(failure) => group.on_answer(node, Answer::Failed(failure)),
+            };
             self.take(&mut state, place, step, &mut actions);
         }
         drop(state);
+        if let Some(due_ms) = resend_at.filter(|_| !behind.is_empty()) {
+            let again = Arc::clone(self);
+            self.coordinator.resend(due_ms, Box::new(move || again.resend(node, &behind, resends + 1)));
+        }
         self.carry_out(actions);
     }
 
@@ -345,7 +351,9 @@ impl WriteOperation {
                     group.restamp(version, newer);
                     actions.extend(self.dispatch(state, &[place]));
                 }
-                Err(_) => {
+                Err(error) => {
+                    // Nothing more is sent, and the client is told which node could not go on, and why.
+                    group.fail(self.coordinator.parts.me, Failure::Refused(refuse_clock(error)));
                     let step = group.give_up();
                     self.take(state, place, step, actions);
                 }
@@ -374,6 +382,11 @@ impl WriteOperation {
         let sets = map.write_sets();
         let local = self.coordinator.data_center(&cluster);
         let refused = group.level().check_alive(&sets, &local, |node| self.coordinator.is_alive(node)).is_err();
+        if refused {
+            // By the newer map too few are alive: the client is told who is not.
+            let dead = sets.nodes().filter(|node| !self.coordinator.is_alive(*node));
+            dead.for_each(|node| group.fail(node, Failure::Down));
+        }
         if refused || !group.reroute(map) {
             let step = group.give_up();
             return self.take(state, place, step, actions);
@@ -429,14 +442,16 @@ impl State {
             return None;
         }
         let done = self.done.take()?;
-        self.admitted = None;
+        if let Some(admitted) = &mut self.admitted {
+            admitted.end_request();
+        }
         Some(Action::Tell(done, std::mem::take(&mut self.results).into_iter().flatten().collect()))
     }
 }
 
 impl Parcel {
     fn of(stamp: Stamp) -> Self {
-        Self { stamp, groups: Vec::new(), mutations: Vec::new() }
+        Self { stamp, groups: Vec::new(), mutations: Vec::new(), resends: 0 }
     }
 }
 
@@ -449,11 +464,4 @@ fn note(place: usize, group: &Group, target: NodeId, only_copy: bool) -> Action 
 
 fn map_of<'a>(cluster: &'a ClusterState, target: Target, group: &Group) -> Option<&'a PartitionMap> {
     cluster.topology.placement(target.placement)?.partition(group.partition)
-}
-
-fn outcomes_of(reply: Result<Reply, PeerError>) -> Result<Vec<Outcome>, Failure> {
-    match reply?.body? {
-        ReplyBody::Wrote(outcomes) => Ok(outcomes),
-        ReplyBody::Rows(_) | ReplyBody::Page { .. } | ReplyBody::Fenced => Err(Failure::Nonsense),
-    }
 }

@@ -121,7 +121,7 @@ fn clear_meanwhile(replica: &Replica, engine: &Interrupted, partition: Partition
 
 fn read(replica: &Replica, keys: &[RowKey], want: Want) -> Vec<Result<Found, Refusal>> {
     let rows = keys.iter().map(|key| (key.clone(), Epoch(4))).collect();
-    replica.read(&ReadRows { table: TABLE, rows, want })
+    replica.read(&ReadRows { table: TABLE, rows, want }).unwrap()
 }
 
 fn page(replica: &Replica) -> Result<ReplyBody, Refusal> {

@@ -52,3 +52,14 @@ fn whoever_says_so_a_node_believes_in_itself() {
     run.believe(ME, ME, false);
     assert!(run.nodes[&ME].view.is_alive(ME));
 }
+
+#[test]
+fn a_fault_that_changes_nothing_is_no_fault() {
+    let mut run = Run::new(Options { faults: 0, ..Options::seed(1) }).unwrap();
+    let crash = || faults::Fault::Crash { node: ME, down_ms: FOREVER_MS };
+    assert!(run.strike(crash()));
+    assert!(!run.strike(crash()), "it is down");
+    assert!(!run.strike(faults::Fault::Pause { node: ME, for_ms: 10 }));
+    assert!(!run.strike(faults::Fault::Cut { links: Vec::new(), for_ms: 10 }));
+    assert!(!run.strike(faults::Fault::AbortMoves), "nothing moves");
+}

@@ -8,7 +8,8 @@ use crate::transport::PeerError;
 
 fn row_by(map: &PartitionMap, level: Level, candidates: &[u16]) -> (Row, Step) {
     let mut row = Row::new(TableId(1), RowKey::of("k"), PartitionId(0), map, level, &"a".into());
-    let step = row.begin(candidates.iter().copied().map(NodeId).collect());
+    let newcomers = row.newcomers();
+    let step = row.begin(candidates.iter().copied().map(NodeId).collect(), newcomers);
     (row, step)
 }
 
@@ -166,7 +167,8 @@ fn a_record_that_can_no_longer_be_fetched_counts_for_nothing() {
     assert_eq!(row.on_failure(n(2), timed_out(2)), ask(&[(4, Want::Header)]));
     assert_eq!(row.on_failure(n(3), timed_out(3)), ask(&[(5, Want::Header)]));
     assert_eq!(tell(&mut row, 4, Some(&old), Want::Header), Step::Nothing, "two of five are no quorum");
-    assert_eq!(tell(&mut row, 5, Some(&old), Want::Header), returned(&old));
+    assert_eq!(tell(&mut row, 5, Some(&old), Want::Header), ask(&[(1, Want::Record)]), "it was not kept");
+    assert_eq!(tell(&mut row, 1, Some(&old), Want::Record), returned(&old));
 }
 
 #[test]
@@ -190,10 +192,51 @@ fn while_replicas_change_what_is_returned_is_held_by_the_level_in_both_sets() {
     assert_eq!(step, ask(&[(1, Want::Record), (2, Want::Header)]), "new replicas are not read");
     let record = value(9, "v");
     tell(&mut row, 1, Some(&record), Want::Record);
-    assert_eq!(tell(&mut row, 2, Some(&record), Want::Header), repair(&record, &[4, 5]));
+    assert_eq!(tell(&mut row, 2, Some(&record), Want::Header), repair(&record, &[4, 5, 6]));
     assert_eq!(row.on_repaired(n(4), Ok(Outcome::Present)), Step::Nothing);
-    assert_eq!(row.on_repaired(n(5), Err(timed_out(5))), repair(&record, &[6]));
+    assert_eq!(row.on_repaired(n(5), Err(timed_out(5))), Step::Nothing);
     assert_eq!(row.on_repaired(n(6), Ok(Outcome::Applied)), returned(&record));
+}
+
+#[test]
+fn of_the_other_set_the_live_confirm_and_the_dead_are_the_last_hope() {
+    let map = changing("a1 a2 a3", "a1 a2 a4 a5 a6", 6);
+    let begun = |newcomers: &[u16]| {
+        let mut row = Row::new(TableId(1), RowKey::of("k"), PartitionId(0), &map, Level::Quorum, &"a".into());
+        row.begin(vec![n(1), n(2)], newcomers.iter().copied().map(NodeId).collect());
+        row
+    };
+    let record = value(9, "v");
+    let confirms = |row: &mut Row| {
+        tell(row, 1, Some(&record), Want::Record);
+        tell(row, 2, Some(&record), Want::Header)
+    };
+    let mut row = begun(&[5, 6]);
+    assert_eq!(confirms(&mut row), repair(&record, &[5, 6]), "a silent one keeps nobody waiting");
+    assert_eq!(row.on_repaired(n(6), Ok(Outcome::Applied)), returned(&record));
+    let mut row = begun(&[5]);
+    assert_eq!(confirms(&mut row), repair(&record, &[5]));
+    assert_eq!(row.on_repaired(n(5), Err(timed_out(5))), repair(&record, &[4]), "believed dead, and all that is left");
+}
+
+#[test]
+fn only_records_that_may_win_are_kept() {
+    let (mut row, _) = row(Level::Quorum);
+    let (old, new) = (value(8, "old"), value(9, "new"));
+    let bytes = new.encoded_len();
+    tell(&mut row, 1, Some(&old), Want::Record);
+    assert_eq!(row.record_bytes(), old.encoded_len());
+    tell(&mut row, 2, Some(&new), Want::Header);
+    assert_eq!(row.record_bytes(), 0, "what lost gives its room back");
+    assert_eq!(row.bytes_of(&found(Some(&old), Want::Record)), 0, "and takes none when it comes again");
+    tell(&mut row, 2, Some(&new), Want::Record);
+    assert_eq!(row.record_bytes(), bytes, "the winner counts once while it is confirmed");
+    assert_eq!(row.on_repaired(n(1), Ok(Outcome::Applied)), returned(&new));
+    assert_eq!(row.record_bytes(), bytes, "and in the answer");
+    let (mut row, _) = self::row(Level::Quorum);
+    tell(&mut row, 1, Some(&old), Want::Record);
+    row.on_deadline();
+    assert_eq!(row.record_bytes(), 0, "a read that failed holds nothing");
 }
 
 #[test]
@@ -223,7 +266,7 @@ fn a_read_by_an_old_map_begins_again_by_the_new_one() {
     assert_eq!(row.on_failure(n(3), Failure::Fenced(Epoch(8))), Step::Reroute(Epoch(8)));
     assert!(row.reroute(&stable("a2 a3 a4", 8)));
     assert_eq!((row.claim, row.replicas()), (Epoch(8), vec![n(2), n(3), n(4)]));
-    assert_eq!(row.begin(vec![n(4), n(2), n(3)]), ask(&[(4, Want::Record), (2, Want::Header)]));
+    assert_eq!(row.begin(vec![n(4), n(2), n(3)], Vec::new()), ask(&[(4, Want::Record), (2, Want::Header)]));
     tell(&mut row, 4, Some(&record), Want::Record);
     assert_eq!(tell(&mut row, 2, Some(&record), Want::Header), returned(&record));
 }
@@ -244,9 +287,11 @@ fn a_read_does_not_follow_changing_maps_forever() {
     for epoch in 6..6 + u64::from(REROUTES_MAX) {
         assert_eq!(row.on_failure(n(1), Failure::Fenced(Epoch(epoch))), Step::Reroute(Epoch(epoch)));
         assert!(row.reroute(&stable("a1 a2 a3", epoch)));
-        row.begin(vec![n(1), n(2), n(3)]);
+        row.begin(vec![n(1), n(2), n(3)], Vec::new());
     }
+    row.on_failure(n(1), Failure::Fenced(Epoch(99)));
     assert!(!row.reroute(&stable("a1 a2 a3", 99)));
+    assert_eq!(incomplete(row.give_up(false)).failures, [(n(1), Failure::Fenced(Epoch(99)))], "it says why");
 }
 
 #[test]

@@ -69,7 +69,8 @@ impl Run {
 
     fn begin(&mut self) {
         let candidates = self.row.replicas();
-        let step = self.row.begin(candidates);
+        let newcomers = self.row.newcomers();
+        let step = self.row.begin(candidates, newcomers);
         self.take(step);
     }
 
