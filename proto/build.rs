@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-/// For clients; between nodes.
-const FILES: &[&str] = &["kv.proto", "peer.proto"];
+/// For clients; for operators; between nodes.
+const FILES: &[&str] = &["kv.proto", "admin.proto", "peer.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = Path::new("proto");
