@@ -142,9 +142,9 @@ impl TableChange {
 #[serde(deny_unknown_fields)]
 pub(crate) struct KeyspaceForm {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    replication: Option<ReplicationForm>,
+    pub(crate) replication: Option<ReplicationForm>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    durability: Option<DurabilityForm>,
+    pub(crate) durability: Option<DurabilityForm>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -161,14 +161,14 @@ pub(crate) enum ReplicationForm {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged, expecting = "durability is \"sync\" or {\"interval\": \"100ms\"}")]
-enum DurabilityForm {
+pub(crate) enum DurabilityForm {
     Word(String),
     Interval(IntervalForm),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct IntervalForm {
+pub(crate) struct IntervalForm {
     interval: DurationForm,
 }
 
@@ -177,16 +177,16 @@ struct IntervalForm {
 #[serde(deny_unknown_fields)]
 pub(crate) struct TableForm {
     #[serde(default, skip_serializing_if = "Option::is_none", alias = "readRepairChance")]
-    read_repair_chance: Option<u64>,
+    pub(crate) read_repair_chance: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    hedge: Option<String>,
+    pub(crate) hedge: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    grace: Option<DurationForm>,
+    pub(crate) grace: Option<DurationForm>,
     #[serde(default, skip_serializing_if = "Option::is_none", alias = "prefixIndex")]
-    prefix_index: Option<bool>,
+    pub(crate) prefix_index: Option<bool>,
     /// Said to be null, rows do not end; not said, it stays as it is.
     #[serde(default, alias = "defaultTtl", deserialize_with = "said", skip_serializing_if = "Option::is_none")]
-    default_ttl: Option<Option<DurationForm>>,
+    pub(crate) default_ttl: Option<Option<DurationForm>>,
 }
 
 /// Tells `null` from nothing.
@@ -218,6 +218,15 @@ impl From<ReplicationForm> for Strategy {
 }
 
 impl DurabilityForm {
+    pub(crate) fn of(sync: SyncPolicy) -> Self {
+        match sync {
+            SyncPolicy::Sync => Self::Word("sync".to_owned()),
+            SyncPolicy::Interval { every_ms } => {
+                Self::Interval(IntervalForm { interval: DurationForm::of_ms(u64::from(every_ms)) })
+            }
+        }
+    }
+
     fn policy(self) -> Result<SyncPolicy, BadOptions> {
         let interval = match self {
             Self::Word(word) if word.eq_ignore_ascii_case("sync") => return Ok(SyncPolicy::Sync),
@@ -249,12 +258,7 @@ impl KeyspaceForm {
     }
 
     pub(crate) fn of(options: &KeyspaceOptions) -> Self {
-        let durability = match options.sync {
-            SyncPolicy::Sync => DurabilityForm::Word("sync".to_owned()),
-            SyncPolicy::Interval { every_ms } => {
-                DurabilityForm::Interval(IntervalForm { interval: DurationForm::of_ms(u64::from(every_ms)) })
-            }
-        };
+        let durability = DurabilityForm::of(options.sync);
         Self { replication: Some((&options.strategy).into()), durability: Some(durability) }
     }
 }
@@ -282,11 +286,7 @@ impl TableForm {
 
     pub(crate) fn of(options: &TableOptions) -> Self {
         let TableSettings { read_repair_percent, hedge, grace_ms, default_ttl_ms } = options.settings;
-        let hedge = match hedge {
-            Hedge::Off => "off".to_owned(),
-            Hedge::P99 => "p99".to_owned(),
-            Hedge::After { ms } => show_ms(u64::from(ms)),
-        };
+        let hedge = show_hedge(hedge);
         let default_ttl = default_ttl_ms.map(|ms| DurationForm::of_ms(u64::try_from(ms).unwrap_or_default()));
         Self {
             read_repair_chance: Some(u64::from(read_repair_percent)),
@@ -314,6 +314,14 @@ fn default_ttl_ms(form: &DurationForm) -> Result<i64, BadOptions> {
     let option = "default_ttl";
     let ms = form.ms().map_err(|reason| BadOptions::Duration { option, reason })?;
     if ms > 0 { Ok(ms) } else { Err(BadOptions::Duration { option, reason: "at least 1ms, or null".to_owned() }) }
+}
+
+pub(crate) fn show_hedge(hedge: Hedge) -> String {
+    match hedge {
+        Hedge::Off => "off".to_owned(),
+        Hedge::P99 => "p99".to_owned(),
+        Hedge::After { ms } => show_ms(u64::from(ms)),
+    }
 }
 
 fn parse_hedge(word: &str) -> Result<Hedge, BadOptions> {

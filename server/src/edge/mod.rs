@@ -2,7 +2,7 @@
 //! store.
 //!
 //! A request's way: the door reads it (`rest/`, `grpc/`), [`Edge::permit`] lets it pass, [`Edge::write`], [`Edge::read`]
-//! and [`Edge::range`] hand it to the coordinator, which tells the answer by a callback, and `explain.rs` turns errors
+//! and [`Edge::range`] (or their `start_` forms, for who does not wait) hand it to the coordinator, which tells the answer by a callback, and `explain.rs` turns errors
 //! into what a client is told.
 //!
 //! Invariant: a request whose client went away goes on to its end, or a write would be lost half done; nobody waits for
@@ -18,7 +18,6 @@ mod names;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 use cube_replication::catalog::{Catalog, ClusterState};
@@ -30,6 +29,7 @@ use cube_replication::coordinator::{
 use cube_storage::SyncPolicy;
 use cube_storage::model::Limits;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 pub use self::access::{Access, Caller};
 pub use self::code::Code;
@@ -68,24 +68,29 @@ pub struct EdgeParts {
 /// What front doors share.
 pub struct Edge {
     parts: EdgeParts,
-    draining: AtomicBool,
+    draining: CancellationToken,
     turned_away: ArcSwapOption<String>,
 }
 
 impl Edge {
     /// An edge that takes requests.
     pub fn new(parts: EdgeParts) -> Arc<Self> {
-        Arc::new(Self { parts, draining: AtomicBool::new(false), turned_away: ArcSwapOption::empty() })
+        Arc::new(Self { parts, draining: CancellationToken::new(), turned_away: ArcSwapOption::empty() })
     }
 
     /// From now on new work is turned away. What is under way goes on.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.cancel();
     }
 
     /// Whether new work is turned away.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.is_cancelled()
+    }
+
+    /// Done when new work is turned away.
+    pub async fn draining(&self) {
+        self.draining.cancelled().await;
     }
 
     /// Turns reads and writes away for this reason, until it is called again without one: what such a node coordinates
@@ -126,7 +131,53 @@ impl Edge {
 
     /// What a client is told of an error of the coordinator.
     pub fn explain(&self, error: RequestError) -> EdgeError {
-        explain(error, &Names::new(&self.state()))
+        explain_by(&self.parts.catalog, error)
+    }
+
+    /// Has rows written; `told` hears, for each partition key in the order they first appear, what came of it. It is
+    /// dropped unheard when the node ends before that.
+    pub fn start_write(
+        &self,
+        caller: Caller,
+        request: WriteRequest,
+        told: impl FnOnce(Result<Vec<Result<Written, RequestError>>, EdgeError>) + Send + 'static,
+    ) {
+        if let Err(refused) = self.permit(caller, Access::Write(&request.table)) {
+            return told(Err(refused));
+        }
+        let catalog = Arc::clone(&self.parts.catalog);
+        let told = move |result: Result<_, _>| told(result.map_err(|error| explain_by(&catalog, error)));
+        self.parts.coordinator.write(request, Box::new(told));
+    }
+
+    /// Has rows read; `told` hears what was found of each, in their order.
+    pub fn start_read(
+        &self,
+        caller: Caller,
+        request: ReadRequest,
+        told: impl FnOnce(Result<Vec<Result<ReadRow, RequestError>>, EdgeError>) + Send + 'static,
+    ) {
+        if let Err(refused) = self.permit(caller, Access::Read(&request.table)) {
+            return told(Err(refused));
+        }
+        let catalog = Arc::clone(&self.parts.catalog);
+        let told = move |result: Result<_, _>| told(result.map_err(|error| explain_by(&catalog, error)));
+        self.parts.coordinator.read(request, Box::new(told));
+    }
+
+    /// Has a page of the rows of one partition key read.
+    pub fn start_range(
+        &self,
+        caller: Caller,
+        request: RangeRequest,
+        told: impl FnOnce(Result<RangePage, EdgeError>) + Send + 'static,
+    ) {
+        if let Err(refused) = self.permit(caller, Access::Read(&request.table)) {
+            return told(Err(refused));
+        }
+        let catalog = Arc::clone(&self.parts.catalog);
+        let told = move |result: Result<_, _>| told(result.map_err(|error| explain_by(&catalog, error)));
+        self.parts.coordinator.range(request, Box::new(told));
     }
 
     /// Writes rows: for each partition key, in the order they first appear, what came of it.
@@ -135,12 +186,10 @@ impl Edge {
         caller: Caller,
         request: WriteRequest,
     ) -> Result<Vec<Result<Written, RequestError>>, EdgeError> {
-        self.permit(caller, Access::Write(&request.table))?;
         let (told, answer) = oneshot::channel();
         // Nobody listens any more when the client went away.
-        self.parts.coordinator.write(request, Box::new(move |result| drop(told.send(result))));
-        let result = answer.await.map_err(|_| stopped_while_writing())?;
-        result.map_err(|error| self.explain(error))
+        self.start_write(caller, request, move |result| drop(told.send(result)));
+        answer.await.map_err(|_| stopped_while_writing())?
     }
 
     /// Writes rows of one partition key.
@@ -156,11 +205,9 @@ impl Edge {
         caller: Caller,
         request: ReadRequest,
     ) -> Result<Vec<Result<ReadRow, RequestError>>, EdgeError> {
-        self.permit(caller, Access::Read(&request.table))?;
         let (told, answer) = oneshot::channel();
-        self.parts.coordinator.read(request, Box::new(move |result| drop(told.send(result))));
-        let result = answer.await.map_err(|_| stopped_while_reading())?;
-        result.map_err(|error| self.explain(error))
+        self.start_read(caller, request, move |result| drop(told.send(result)));
+        answer.await.map_err(|_| stopped_while_reading())?
     }
 
     /// Reads one row.
@@ -172,11 +219,9 @@ impl Edge {
 
     /// Reads a page of the rows of one partition key.
     pub async fn range(&self, caller: Caller, request: RangeRequest) -> Result<RangePage, EdgeError> {
-        self.permit(caller, Access::Read(&request.table))?;
         let (told, answer) = oneshot::channel();
-        self.parts.coordinator.range(request, Box::new(move |result| drop(told.send(result))));
-        let result = answer.await.map_err(|_| stopped_while_reading())?;
-        result.map_err(|error| self.explain(error))
+        self.start_range(caller, request, move |result| drop(told.send(result)));
+        answer.await.map_err(|_| stopped_while_reading())?
     }
 }
 
@@ -199,12 +244,16 @@ pub fn parse_level(word: &str) -> Result<Level, EdgeError> {
     word.parse().map_err(|unknown| unknown_level(&unknown))
 }
 
+fn explain_by(catalog: &Catalog, error: RequestError) -> EdgeError {
+    explain(error, &Names::new(&catalog.current()))
+}
+
 /// The coordinator lets go of what is under way when the process ends.
-fn stopped_while_writing() -> EdgeError {
+pub(crate) fn stopped_while_writing() -> EdgeError {
     let details = Details { may_take_effect: true, acknowledged_by: Some(Vec::new()), ..Details::default() };
     EdgeError::with(Code::WriteUnknown, "the node stopped: the write is unknown, it may still take effect", details)
 }
 
-fn stopped_while_reading() -> EdgeError {
+pub(crate) fn stopped_while_reading() -> EdgeError {
     EdgeError::new(Code::ShuttingDown, "the node stopped before the read was complete: ask another node")
 }

@@ -1,17 +1,22 @@
-//! The gRPC front door: `cube.v1.Kv`, with the standard health and reflection services.
+//! The gRPC front door: `cube.v1.Kv` and `cube.v1.Admin`, with the standard health and reflection services.
 //!
-//! `kv.rs` has the calls, `convert.rs` turns messages into requests and answers into messages, `status.rs` errors into
-//! statuses. Messages are as large as the configured limits let a request be, and no larger.
+//! `kv.rs` has the calls and `session.rs` the stream that carries many of them, `requests.rs` and `convert.rs` turn messages
+//! into requests and answers into messages, `status.rs` errors into statuses. Messages are as large as the configured limits let a request be, and no larger.
 
+mod admin;
 mod convert;
 mod health;
 mod kv;
 mod page;
+mod requests;
+mod schema;
+mod session;
 mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use cube_proto::v1::admin_server::AdminServer;
 use cube_proto::v1::kv_server::KvServer;
 use cube_storage::model::Limits;
 use tokio::net::TcpListener;
@@ -20,6 +25,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::pb::health_server::HealthServer;
 
+use self::admin::AdminService;
 use self::health::HealthService;
 use self::kv::KvService;
 use crate::edge::Edge;
@@ -52,6 +58,7 @@ pub fn routes(edge: Arc<Edge>) -> Result<Routes, tonic_reflection::server::Error
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     Ok(Routes::new(kv.max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max))
+        .add_service(AdminServer::new(AdminService::new(Arc::clone(&edge))))
         .add_service(HealthServer::new(HealthService::new(edge)))
         .add_service(described().build_v1()?)
         // Tools that are a little older ask for this one.

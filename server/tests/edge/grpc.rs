@@ -59,11 +59,11 @@ fn get(partition: &str) -> v1::GetRequest {
     v1::GetRequest { key: key(partition), ..Default::default() }
 }
 
-async fn channel(node: &Node) -> Channel {
+pub(crate) async fn channel(node: &Node) -> Channel {
     Channel::from_shared(format!("http://{}", node.grpc)).unwrap().connect().await.unwrap()
 }
 
-async fn client(node: &Node) -> KvClient<Channel> {
+pub(crate) async fn client(node: &Node) -> KvClient<Channel> {
     KvClient::new(channel(node).await)
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod admin;
 mod bad_requests;
 mod documents;
 mod failures;
@@ -12,3 +13,4 @@ mod keys;
 mod node;
 mod rows;
 mod schema;
+mod session;

@@ -1,0 +1,158 @@
+//! The calls of `cube.v1.Admin`: what is told comes from this node's copy of the cluster's state and from gossip, what is
+//! changed goes through the cluster's agreement.
+
+use std::sync::Arc;
+
+use cube_proto::v1;
+use cube_proto::v1::admin_server::Admin;
+use tonic::{Request, Response, Status};
+
+use super::schema;
+use crate::admin::{AdminError, Changed, NodeStatus, NodeView, check_name};
+use crate::edge::{Access, Caller, Edge, EdgeError};
+
+/// Answers for the cluster.
+pub(super) struct AdminService {
+    edge: Arc<Edge>,
+}
+
+impl AdminService {
+    pub(super) fn new(edge: Arc<Edge>) -> Self {
+        Self { edge }
+    }
+
+    fn nodes_now(&self) -> Vec<v1::Node> {
+        self.edge.admin().nodes().into_iter().map(node).collect()
+    }
+
+    fn observe(&self) -> Result<(), Status> {
+        Ok(self.edge.permit(Caller::Anonymous, Access::Observe)?)
+    }
+
+    fn change(&self) -> Result<(), Status> {
+        Ok(self.edge.permit(Caller::Anonymous, Access::ChangeSchema)?)
+    }
+}
+
+fn node(view: NodeView) -> v1::Node {
+    let (addresses, vitals) = (view.addresses, view.vitals);
+    v1::Node {
+        id: u32::from(view.id),
+        name: view.name,
+        data_center: view.data_center,
+        rack: view.rack,
+        weight: view.weight,
+        addresses: Some(v1::Addresses {
+            http: addresses.http,
+            grpc: addresses.grpc,
+            peer: addresses.peer,
+            gossip: addresses.gossip,
+        }),
+        alive: view.status == NodeStatus::Alive,
+        state: view.state.to_string(),
+        version: vitals.version,
+        load_percent: vitals.load_percent,
+        requests_in_flight: vitals.requests_in_flight,
+        hints: vitals.hints,
+        oldest_hint_age_ms: vitals.oldest_hint_age_ms,
+        clock_offset_ms: vitals.clock_offset_ms,
+        started_at_ms: vitals.started_at_ms,
+    }
+}
+
+fn changed(changed: Result<Changed, AdminError>) -> Result<Response<v1::ChangeReply>, Status> {
+    let changed = changed.map_err(EdgeError::from)?;
+    Ok(Response::new(v1::ChangeReply { changed: changed == Changed::Yes }))
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesReply>, Status> {
+        self.observe()?;
+        Ok(Response::new(v1::NodesReply { nodes: self.nodes_now() }))
+    }
+
+    async fn topology(&self, request: Request<v1::TopologyRequest>) -> Result<Response<v1::TopologyReply>, Status> {
+        self.observe()?;
+        let state = self.edge.state();
+        let known = request.get_ref().known_epoch == state.topology.epoch().0;
+        let placements = if known { Vec::new() } else { schema::placements(&state) };
+        Ok(Response::new(v1::TopologyReply {
+            epoch: state.topology.epoch().0,
+            partition_bits: u32::from(state.topology.partition_bits().bits()),
+            nodes: self.nodes_now(),
+            placements,
+        }))
+    }
+
+    async fn hints(&self, _: Request<v1::HintsRequest>) -> Result<Response<v1::HintsReply>, Status> {
+        self.observe()?;
+        let hints = self.edge.admin().hints();
+        Ok(Response::new(v1::HintsReply {
+            total_hints: hints.total_hints,
+            total_bytes: hints.total_bytes,
+            node_hints: hints.node_hints.into_iter().collect(),
+            dirty_ranges: hints.dirty_ranges.into_iter().collect(),
+            oldest_hint_age_ms: hints.oldest_hint_age_ms,
+        }))
+    }
+
+    async fn schema(&self, _: Request<v1::SchemaRequest>) -> Result<Response<v1::SchemaReply>, Status> {
+        self.observe()?;
+        Ok(Response::new(v1::SchemaReply { keyspaces: schema::keyspaces(&self.edge.state()) }))
+    }
+
+    async fn create_keyspace(
+        &self,
+        request: Request<v1::CreateKeyspaceRequest>,
+    ) -> Result<Response<v1::ChangeReply>, Status> {
+        self.change()?;
+        let v1::CreateKeyspaceRequest { keyspace, options } = request.into_inner();
+        check_name("keyspace", &keyspace).map_err(EdgeError::from)?;
+        let options = schema::keyspace_form(options)?.options(self.edge.sync()).map_err(EdgeError::from)?;
+        changed(self.edge.admin().create_keyspace(&keyspace, options).await)
+    }
+
+    async fn alter_keyspace(
+        &self,
+        request: Request<v1::AlterKeyspaceRequest>,
+    ) -> Result<Response<v1::ChangeReply>, Status> {
+        self.change()?;
+        let v1::AlterKeyspaceRequest { keyspace, options } = request.into_inner();
+        let change = schema::keyspace_form(options)?.change().map_err(EdgeError::from)?;
+        changed(self.edge.admin().alter_keyspace(&keyspace, change).await)
+    }
+
+    async fn drop_keyspace(
+        &self,
+        request: Request<v1::DropKeyspaceRequest>,
+    ) -> Result<Response<v1::ChangeReply>, Status> {
+        self.change()?;
+        let dropped = self.edge.admin().drop_keyspace(&request.get_ref().keyspace).await;
+        changed(dropped.map(|()| Changed::Yes))
+    }
+
+    async fn create_table(
+        &self,
+        request: Request<v1::CreateTableRequest>,
+    ) -> Result<Response<v1::ChangeReply>, Status> {
+        self.change()?;
+        let v1::CreateTableRequest { keyspace, table, options } = request.into_inner();
+        check_name("table", &table).map_err(EdgeError::from)?;
+        let options = schema::table_form(options).options().map_err(EdgeError::from)?;
+        changed(self.edge.admin().create_table(&keyspace, &table, options).await)
+    }
+
+    async fn alter_table(&self, request: Request<v1::AlterTableRequest>) -> Result<Response<v1::ChangeReply>, Status> {
+        self.change()?;
+        let v1::AlterTableRequest { keyspace, table, options } = request.into_inner();
+        let change = schema::table_form(options).change().map_err(EdgeError::from)?;
+        changed(self.edge.admin().alter_table(&keyspace, &table, change).await)
+    }
+
+    async fn drop_table(&self, request: Request<v1::DropTableRequest>) -> Result<Response<v1::ChangeReply>, Status> {
+        self.change()?;
+        let v1::DropTableRequest { keyspace, table } = request.get_ref();
+        changed(self.edge.admin().drop_table(keyspace, table).await.map(|()| Changed::Yes))
+    }
+}

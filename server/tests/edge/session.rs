@@ -1,0 +1,168 @@
+//! The session stream: many requests on one call.
+
+use std::collections::BTreeMap;
+
+use cube_proto::v1::session_reply::Outcome;
+use cube_proto::v1::session_request::Call;
+use cube_proto::v1::{self, SessionReplies, SessionReply, SessionRequest, SessionRequests};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::grpc::{client, key, put};
+use super::node::{Node, Plan, eventually};
+
+/// A session of a client that keeps its side open.
+struct Session {
+    requests: mpsc::Sender<SessionRequests>,
+    replies: Streaming<SessionReplies>,
+}
+
+impl Session {
+    async fn open(node: &Node) -> Self {
+        let (requests, sent) = mpsc::channel(16);
+        let replies = client(node).await.session(ReceiverStream::new(sent)).await.unwrap().into_inner();
+        Self { requests, replies }
+    }
+
+    async fn send(&self, requests: impl IntoIterator<Item = (u64, Call)>) {
+        let requests = requests.into_iter().map(|(id, call)| SessionRequest { id, call: Some(call) }).collect();
+        self.requests.send(SessionRequests { requests }).await.unwrap();
+    }
+
+    /// So many answers by their ids.
+    async fn answers(&mut self, count: usize) -> BTreeMap<u64, Outcome> {
+        let mut answers = BTreeMap::new();
+        while answers.len() < count {
+            let message = self.replies.message().await.unwrap().expect("the session goes on");
+            for SessionReply { id, outcome } in message.replies {
+                assert!(answers.insert(id, outcome.unwrap()).is_none(), "request {id} is answered once");
+            }
+        }
+        answers
+    }
+
+    /// Says the last word; what was not answered before comes now, and then the end.
+    async fn end(mut self) -> Vec<SessionReply> {
+        drop(self.requests);
+        let mut last = Vec::new();
+        while let Some(message) = self.replies.message().await.unwrap() {
+            last.extend(message.replies);
+        }
+        last
+    }
+}
+
+fn error_code(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Error(error) => &error.code,
+        other => panic!("{other:?} is no error"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_of_the_service_can_be_made_in_a_session() {
+    let node = Node::alone().await;
+    let mut session = Session::open(&node).await;
+    let rows = ["b", "c"].map(|name| v1::PutRow { key: key(name), value: name.into(), ttl_ms: None });
+    let batch = v1::BatchPutRequest { rows: rows.to_vec(), ..Default::default() };
+    session.send([(1, Call::Put(put("a", "1"))), (2, Call::BatchPut(batch))]).await;
+    let written = session.answers(2).await;
+    assert!(matches!(&written[&1], Outcome::Written(reply) if reply.acknowledged_by == ["node-1"]), "{written:?}");
+    assert!(matches!(&written[&2], Outcome::BatchWritten(reply) if reply.results.len() == 2), "{written:?}");
+
+    let get = v1::GetRequest { key: key("a"), ..Default::default() };
+    let many = v1::BatchGetRequest { keys: [key("b"), key("none")].map(Option::unwrap).to_vec(), ..Default::default() };
+    let range = v1::RangeRequest { partition: "c".into(), ..Default::default() };
+    session.send([(3, Call::Get(get)), (4, Call::BatchGet(many)), (5, Call::Range(range))]).await;
+    let read = session.answers(3).await;
+    assert!(matches!(&read[&3], Outcome::Row(row) if row.found && row.value == "1"), "{read:?}");
+    assert!(matches!(&read[&4], Outcome::Rows(rows) if rows.rows.len() == 2), "{read:?}");
+    assert!(matches!(&read[&5], Outcome::Page(page) if page.rows.len() == 1), "{read:?}");
+
+    let delete = v1::DeleteRequest { key: key("a"), ..Default::default() };
+    let deletes = v1::BatchDeleteRequest { keys: vec![key("b").unwrap()], ..Default::default() };
+    session.send([(6, Call::Delete(delete)), (7, Call::BatchDelete(deletes))]).await;
+    let last = session.end().await;
+    assert_eq!(last.len(), 2, "what was read is answered before the end: {last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_refused_harms_no_other() {
+    let node = Node::alone().await;
+    let mut session = Session::open(&node).await;
+    let nowhere = v1::PutRequest { keyspace: "nowhere".into(), ..put("a", "1") };
+    let at_any = v1::GetRequest { key: key("a"), level: v1::Level::Any.into(), ..Default::default() };
+    let no_level = v1::GetRequest { key: key("a"), level: 77, ..Default::default() };
+    let calls = [Call::Put(nowhere), Call::Get(at_any), Call::Get(no_level), Call::Put(put("a", "1"))];
+    session.send((0..).zip(calls)).await;
+    session.requests.send(SessionRequests { requests: vec![SessionRequest { id: 9, call: None }] }).await.unwrap();
+    let answers = session.answers(5).await;
+    assert_eq!(error_code(&answers[&0]), "unknown_keyspace");
+    assert_eq!(error_code(&answers[&1]), "level_not_for_reading");
+    assert_eq!(error_code(&answers[&2]), "unknown_level");
+    assert!(matches!(&answers[&3], Outcome::Written(_)), "{answers:?}");
+    assert_eq!(error_code(&answers[&9]), "invalid_request");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_requests_are_answered_once_each_and_together() {
+    const REQUESTS: u64 = 10_000;
+    let node = Node::alone().await;
+    let mut session = Session::open(&node).await;
+    let requests = session.requests.clone();
+    let sender = tokio::spawn(async move {
+        for first in (0..REQUESTS).step_by(500) {
+            let calls = (first..first + 500)
+                .map(|id| SessionRequest { id, call: Some(Call::Put(put(&format!("k{}", id % 100), "v"))) });
+            requests.send(SessionRequests { requests: calls.collect() }).await.unwrap();
+        }
+    });
+    let answers = session.answers(usize::try_from(REQUESTS).unwrap()).await;
+    sender.await.unwrap();
+    assert!(answers.values().all(|outcome| matches!(outcome, Outcome::Written(_))));
+    assert!(session.end().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_answers_what_it_has_read_and_ends_the_session() {
+    let node = Node::alone().await;
+    let mut session = Session::open(&node).await;
+    session.send([(1, Call::Put(put("a", "1")))]).await;
+    assert!(matches!(session.answers(1).await[&1], Outcome::Written(_)));
+    node.edge.drain();
+    // Its side is still open, and the session ends all the same.
+    let end = session.replies.message().await.unwrap();
+    assert!(end.is_none(), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_under_way_end_though_the_client_of_the_session_is_gone() {
+    let node = Node::start(Plan { others: &["dc1", "dc1"], ..Plan::default() }).await;
+    let session = Session::open(&node).await;
+    session.send((0..100).map(|id| (id, Call::Put(v1::PutRequest { timeout_ms: 300, ..put("a", "1") })))).await;
+    eventually("the requests are under way", async || node.coordinator.in_flight() > 0).await;
+    drop(session);
+    eventually("nothing of them is left", async || node.coordinator.under_way() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_take_its_answers_holds_no_more_than_its_share() {
+    const VALUE_BYTES: usize = 1 << 20;
+    const READS: u64 = 400;
+    let node = Node::alone().await;
+    let mut session = Session::open(&node).await;
+    session.send([(0, Call::Put(put("large", &"x".repeat(VALUE_BYTES))))]).await;
+    session.answers(1).await;
+    let get = || Call::Get(v1::GetRequest { key: key("large"), ..Default::default() });
+    session.send((1..=READS).map(|id| (id, get()))).await;
+    eventually("all are read", async || node.coordinator.in_flight() == 0).await;
+    let answers = session.answers(usize::try_from(READS).unwrap()).await;
+    let held: usize = answers.values().filter(|outcome| matches!(outcome, Outcome::Row(_))).count();
+    let refused = answers.values().filter(|outcome| matches!(outcome, Outcome::Error(_)));
+    assert!(held >= 1);
+    assert!(held * VALUE_BYTES <= 128 << 20, "{held} rows of 1 MiB waited");
+    for outcome in refused {
+        assert_eq!(error_code(outcome), "overloaded");
+    }
+}
