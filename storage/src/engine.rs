@@ -17,7 +17,7 @@ use thiserror::Error;
 
 pub use self::memory::MemoryEngine;
 #[cfg(feature = "rocks")]
-pub use self::rocks::{RocksEngine, RocksOptions};
+pub use self::rocks::{RocksEngine, RocksOptions, break_endless_records};
 use crate::keyspace::KeyRange;
 use crate::merkle::LeafSum;
 

@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cube_storage::engine::break_endless_records;
 use parking_lot::RwLock;
 use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options, WriteBatch, WriteOptions};
 use thiserror::Error;
@@ -112,6 +113,7 @@ impl Disk {
                 synced.map_err(|error| failed(error.to_string()))?;
             }
         }
+        break_endless_records(dir).map_err(|error| failed(error.to_string()))?;
         let options = options();
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options()));
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(|error| failed(error.into_string()))?;

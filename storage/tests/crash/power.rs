@@ -89,7 +89,8 @@ fn is_manifest(path: &Path) -> bool {
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+    // A process that was killed at once has not made its folder.
+    for entry in fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path()) {
         if entry.is_dir() { files.extend(files_below(&entry)) } else { files.push(entry) }
     }
     files
@@ -144,15 +145,14 @@ fn truncate(path: &Path, len: u64) {
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
 }
 
-/// Changes some bytes behind `from`. Only these bits: a flip of the others may turn the type of a log record into one of
-/// recycled logs, and RocksDB's reader then returns to the same record for ever (`Reader::ReadPhysicalRecord`).
+/// Changes some bytes behind `from`.
 fn spoil(path: &Path, from: u64, random: &mut Random) {
     let mut bytes = fs::read(path).unwrap();
     let tail = &mut bytes[from as usize..];
     if !tail.is_empty() {
         for _ in 0..3 {
             let at = random.below(tail.len() as u64) as usize;
-            tail[at] ^= 1 << (4 + random.below(3));
+            tail[at] ^= 1 << random.below(8);
         }
     }
     fs::write(path, bytes).unwrap();

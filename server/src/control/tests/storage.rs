@@ -275,3 +275,18 @@ async fn a_message_to_a_follower_has_a_bound_in_bytes() {
     assert_eq!(store.log().limited_get_log_entries(1, 2).await.unwrap().len(), 1, "never none");
     store.close();
 }
+
+#[tokio::test]
+async fn a_log_whose_first_record_seems_to_be_of_a_recycled_log_stops_the_node_and_is_not_taken_for_empty() {
+    let mut store = Store::new();
+    store.log().save_vote(&Vote::new(3, 1)).await.unwrap();
+    store.log().blocking_append(entries(1..=5)).await.unwrap();
+    store.close();
+    let logs = std::fs::read_dir(store.dir.path()).unwrap().map(|file| file.unwrap().path());
+    let log = logs.filter(|path| path.extension().is_some_and(|extension| extension == "log")).max().unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[6] ^= 4;
+    std::fs::write(&log, bytes).unwrap();
+    let Err(DiskError::Failed { detail, .. }) = open(store.dir.path()) else { panic!("it opened") };
+    assert!(detail.contains("checksum mismatch"), "{detail}");
+}

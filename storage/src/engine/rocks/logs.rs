@@ -5,15 +5,25 @@
 //! its write-ahead logs, too. So the logs are read here first, record by record. Invariant: what is called whole reads
 //! well to its last byte, and what is called torn lacks nothing that a whole record was behind.
 //!
+//! One kind of damage RocksDB cannot be left alone with ([`break_endless_records`]): it would read it for ever.
+//!
 //! The format is RocksDB's `db/log_format.h`: blocks of 32 KiB, in each of them records of
 //! `masked crc32c u32 | length u16 | type u8 | payload`, little endian, never across the end of a block.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const BLOCK_LEN: usize = 32 << 10;
 const HEADER_LEN: usize = 7;
+/// Where the type of a record is in it.
+const TYPE_AT: usize = 6;
+/// The types of records in logs that are written over older ones, which is never done here: the four parts of a batch,
+/// sizes of timestamps, what is known of the log before.
+const RECYCLED: [u8; 6] = [5, 6, 7, 8, 11, 131];
+/// A type that RocksDB does not know, nor has any record of it been written.
+const BROKEN: u8 = 0x7f;
 
 /// How a log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +47,65 @@ pub(super) fn are_whole(rocks_dir: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Makes damage that RocksDB would read for ever into damage that it notices; to be called before it opens the folder.
+///
+/// A flipped bit can make a record's type one of recycled logs. RocksDB's reader finds such a record behind one that is
+/// not, reports it, and stays where it is (`Reader::ReadPhysicalRecord`); as the first of a log it takes it for the end.
+/// Both without a look at the checksum, and however it is to deal with damage. So the type is overwritten by one that is
+/// no type at all, and the record is what it was already: one whose checksum is wrong. Nothing is lost by that, and
+/// whether the record had been acknowledged is told by the same means as for any other damage.
+pub fn break_endless_records(rocks_dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(rocks_dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.ends_with(".log") && !name.starts_with("MANIFEST-") {
+            continue;
+        }
+        let places = endless_records(File::open(entry.path())?)?;
+        if places.is_empty() {
+            continue;
+        }
+        tracing::error!(log = name, ?places, "a log is damaged: records in it have types that are never written");
+        let log = File::options().write(true).open(entry.path())?;
+        places.iter().try_for_each(|&place| log.write_all_at(&[BROKEN], place + TYPE_AT as u64))?;
+        log.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Where the records of recycled logs are that RocksDB's reader would come to: it leaves the rest of a block out when a
+/// record does not check out, so there is one in a block at most.
+fn endless_records(mut log: impl Read) -> io::Result<Vec<u64>> {
+    let mut places = Vec::new();
+    for number in 0_u64.. {
+        let block = next_block(&mut log)?;
+        let mut rest = &block[..];
+        while rest.get(TYPE_AT).is_some_and(|kind| !RECYCLED.contains(kind)) {
+            let Record::Read { behind, .. } = read_record(rest) else { break };
+            rest = behind;
+        }
+        if rest.get(TYPE_AT).is_some_and(|kind| RECYCLED.contains(kind)) {
+            places.push(number * BLOCK_LEN as u64 + (block.len() - rest.len()) as u64);
+        }
+        if block.len() < BLOCK_LEN {
+            break;
+        }
+    }
+    Ok(places)
+}
+
+/// The next block, shorter than the others when the log ends in it.
+fn next_block(log: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut block = Vec::with_capacity(BLOCK_LEN);
+    log.take(BLOCK_LEN as u64).read_to_end(&mut block)?;
+    Ok(block)
+}
+
 /// How a log ends.
 pub(super) fn end_of(mut log: impl Read) -> io::Result<End> {
     let mut between = true;
     loop {
-        let mut block = Vec::with_capacity(BLOCK_LEN);
-        log.by_ref().take(BLOCK_LEN as u64).read_to_end(&mut block)?;
+        let block = next_block(&mut log)?;
         let is_last = block.len() < BLOCK_LEN;
         match read_block(&block, between) {
             Block::Read { between: now_between } => between = now_between,
@@ -189,6 +252,30 @@ mod tests {
         }
         let zeros = [&log[..], &[0; 500]].concat();
         assert_eq!(end_of(&zeros[..]).unwrap(), End::Torn);
+    }
+
+    #[test]
+    fn records_of_recycled_logs_are_found_as_far_as_rocksdb_reads() {
+        let log = log();
+        assert_eq!(endless_records(&log[..]).unwrap(), []);
+        let starts = [0, HEADER_LEN + b"a batch".len(), BLOCK_LEN, 2 * BLOCK_LEN, 2 * BLOCK_LEN + HEADER_LEN + 7];
+        for kind in RECYCLED {
+            for start in starts {
+                let mut damaged = log.clone();
+                damaged[start + TYPE_AT] = kind;
+                assert_eq!(endless_records(&damaged[..]).unwrap(), [start as u64], "type {kind}");
+                damaged[start + TYPE_AT] = BROKEN;
+                assert_eq!(endless_records(&damaged[..]).unwrap(), []);
+            }
+            // The end of it is not there, and nothing of it but the header.
+            let torn = [&log[..], &[1, 2, 3, 4, 200, 0, kind]].concat();
+            assert_eq!(endless_records(&torn[..]).unwrap(), [log.len() as u64]);
+            assert_eq!(endless_records(&torn[..torn.len() - 1]).unwrap(), []);
+            // Behind damage RocksDB reads on in the next block.
+            let mut two = log.clone();
+            (two[3], two[starts[1] + TYPE_AT], two[starts[2] + TYPE_AT]) = (0x55, kind, kind);
+            assert_eq!(endless_records(&two[..]).unwrap(), [BLOCK_LEN as u64]);
+        }
     }
 
     #[test]

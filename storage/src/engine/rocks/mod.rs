@@ -27,6 +27,7 @@ use rocksdb::{ColumnFamily, DB, ErrorKind, WaitForCompactOptions, WriteBatch, Wr
 
 use self::batch::RocksWrites;
 use self::families::Families;
+pub use self::logs::break_endless_records;
 use self::notes::{Note, Unreadable, read_lost_line};
 use self::open::{Opened, open_database, open_read_only, prepare};
 pub use self::options::RocksOptions;

@@ -49,6 +49,7 @@ fn rocks_dir(dir: &Path) -> std::path::PathBuf {
 /// Opens RocksDB; when its log or a file is damaged, with what can be read. It finds nothing wrong the next time, so the
 /// damage is noted first.
 pub(super) fn open_database(dir: &Path, options: &RocksOptions) -> Result<Opened, EngineError> {
+    logs::break_endless_records(&rocks_dir(dir)).map_err(|e| io_error(dir, &e))?;
     check_manifest(dir)?;
     let opener = Opener { dir, options };
     let error = match opener.strictly() {
