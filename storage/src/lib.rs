@@ -12,6 +12,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 pub mod apply;
+#[cfg(test)]
+#[path = "../tests/common/cases.rs"]
+mod cases;
 pub mod clock;
 pub mod dirty;
 pub mod engine;
@@ -24,6 +27,7 @@ pub mod keyspace;
 pub mod merkle;
 mod meta;
 pub mod model;
+mod panics;
 mod partition;
 pub mod purge;
 mod reach;
@@ -37,6 +41,7 @@ mod table;
 
 pub use apply::{ApplyWorker, Done};
 pub use error::{DamagedRange, StoreError};
+pub use panics::caught;
 pub use partition::{MarkGeneration, PartitionState, RangeState, SyncState, UnsyncedCause};
 pub use removal::{RemovalCursor, Removed};
 pub use scrub::Scrubbed;

@@ -1,7 +1,6 @@
 //! One worker in the runner: whether it is due, its step, and what the step means for its status.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
+use cube_storage::caught;
 use parking_lot::Mutex;
 use rand::RngCore;
 
@@ -58,13 +57,9 @@ impl Entry {
         (record.is_stepping, record.is_woken) = (true, false);
         record.status.state = WorkerState::Running;
         drop(record);
-        let result = catch_unwind(AssertUnwindSafe(|| worker.step(now_ms)));
+        let result = caught(|| worker.step(now_ms)).unwrap_or_else(|cause| Err(format!("panicked: {cause}").into()));
         drop(worker);
-        let mut record = self.record.lock();
-        match result {
-            Ok(result) => record.note(result, now_ms, backoff, random),
-            Err(panic) => record.note(Err(panic_message(panic.as_ref()).into()), now_ms, backoff, random),
-        }
+        self.record.lock().note(result, now_ms, backoff, random);
     }
 
     pub(super) fn wake(&self, now_ms: u64) {
@@ -182,10 +177,4 @@ fn after(step: Step, now_ms: u64) -> (WorkerState, Option<u64>) {
         Step::Throttled { until_ms } => (WorkerState::Throttled, later(until_ms)),
         Step::Done => (WorkerState::Stopped, None),
     }
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("panicked: {}", text.unwrap_or("without a message"))
 }

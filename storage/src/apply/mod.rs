@@ -18,7 +18,6 @@ mod recent;
 mod resolve;
 mod worker;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
@@ -31,6 +30,7 @@ pub use self::worker::ApplyWorker;
 use crate::engine::{Durability, Writes};
 use crate::error::StoreError;
 use crate::model::{Batch, Body, Origin, Outcome};
+use crate::panics::caught;
 use crate::space::Writer;
 use crate::store::{Commit, Store};
 
@@ -64,6 +64,7 @@ impl Store {
         if jobs.is_empty() {
             return false;
         }
+        // A panic must not end the one thread that commits: whoever waits would wait for ever.
         let results = caught(|| self.commit_group(&mut commit, &jobs)).unwrap_or_else(|cause| {
             let stopped = self.stop(&mut commit, format!("committing a group panicked: {cause}"));
             jobs.iter().map(|_| Err(stopped.clone())).collect()
@@ -187,15 +188,6 @@ impl Drop for Teller {
         // Nobody hears it who was told before.
         self.tell(Err(StoreError::Stopped { cause: "what waited to be written was dropped".into() }));
     }
-}
-
-/// Runs `work`; what it panicked with, if it did. A panic must not end the one thread that commits: whoever waits would
-/// wait for ever.
-fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
-    })
 }
 
 /// Deletions and what repairs are welcome for longer than what takes room for a client.
