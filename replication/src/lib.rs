@@ -5,6 +5,9 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+#[cfg(test)]
+#[path = "../../storage/tests/common/cases.rs"]
+mod cases;
 pub mod catalog;
 pub mod clock;
 pub mod codec;

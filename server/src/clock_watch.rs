@@ -169,6 +169,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     const DAY_MS: u64 = 86_400_000;
     const MAX_DRIFT_MS: u64 = 900_000;
@@ -270,6 +271,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn the_true_offset_lies_within_the_error(
             ahead_ms in -10_000_000_i64..10_000_000,

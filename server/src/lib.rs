@@ -8,6 +8,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 pub mod admin;
+#[cfg(test)]
+#[path = "../../storage/tests/common/cases.rs"]
+mod cases;
 pub mod clock_watch;
 pub mod config;
 pub mod control;

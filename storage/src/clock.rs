@@ -200,6 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
     use crate::model::NodeId;
 
     #[derive(Clone, Default)]
@@ -241,6 +242,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn no_reading_is_given_twice_whatever_the_wall_clock_does(steps in prop::collection::vec(step(), 1..60)) {
             let kept = Kept::default();

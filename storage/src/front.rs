@@ -64,9 +64,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
     use crate::engine::{Durability, Engine, MemoryEngine};
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn chunks_are_all_that_is_there_in_order(
             sizes in prop::collection::vec(0usize..40, 0..30), pairs in 0usize..8, bytes in 0usize..200,

@@ -232,6 +232,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     /// Keys made of few different bytes, so that prefixes, zeros and escapes meet often.
     fn tricky_bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -249,6 +250,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn data_keys_read_back_and_keep_the_order(a in row_key(), b in row_key(), t in 0u32..3, u in 0u32..3) {
             let (ea, eb) = (data_key(TableId(t), &a), data_key(TableId(u), &b));
@@ -298,6 +301,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn a_range_tells_the_tokens_it_holds(a in edge(), b in edge(), key in row_key()) {
             let (first, last) = (a.min(b), a.max(b));

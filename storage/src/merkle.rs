@@ -187,11 +187,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
     use crate::model::{Hlc, NodeId};
 
     const KEY: MerkleKey = MerkleKey(*b"0123456789abcdef");
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn leaves_split_partitions_and_cover_their_tokens(token in any::<u64>(), bits in 0u8..=12) {
             let bits = PartitionBits::new(bits).unwrap();

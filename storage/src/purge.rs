@@ -34,6 +34,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     fn hlc() -> impl Strategy<Value = Hlc> {
         (0u64..50, 0u16..3).prop_map(|(millis, counter)| Hlc::new(millis, counter))
@@ -44,6 +45,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn the_floor_is_the_highest_that_nobody_objects_to(
             watermarks in answers(), synced in answers(), now in hlc(), grace_ms in 0u64..60,

@@ -180,12 +180,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     fn key() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(prop::sample::select(vec![0x00, 0x01, b'a', 0xfe, 0xff]), 0..5)
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn a_key_between_two_lies_between_them(a in key(), b in key()) {
             let (low, high) = (a.clone().min(b.clone()), a.max(b));

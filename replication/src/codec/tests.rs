@@ -7,9 +7,12 @@ use proptest::prelude::*;
 
 use self::arbitrary::{reply, request};
 use super::*;
+use crate::cases::cases;
 use crate::messages::{Found, ReplyBody, RequestBody};
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn every_request_reads_back_as_it_was_written(request in request()) {
         let bytes = encode(&request).unwrap();

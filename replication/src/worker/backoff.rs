@@ -49,8 +49,11 @@ mod tests {
     use rand_xoshiro::Xoshiro256StarStar;
 
     use super::*;
+    use crate::cases::cases;
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn the_wait_is_bounded_never_nothing_and_the_same_for_the_same_seed(
             first_ms in 0u64..5_000,

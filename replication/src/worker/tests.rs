@@ -8,6 +8,7 @@ use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256StarStar;
 
 use super::*;
+use crate::cases::cases;
 
 /// What a scripted worker does in one step.
 #[derive(Clone, Debug)]
@@ -217,6 +218,8 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn every_script_is_carried_out_whatever_the_others_do(scripts in prop::collection::vec(prop::collection::vec(act(), 0..12), 1..6)) {
         let workers = workers();

@@ -1,6 +1,8 @@
 //! Where partitions are placed: shares, racks, moves, and the life of a topology.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+#[path = "../../../storage/tests/common/cases.rs"]
+mod cases;
 mod cluster;
 mod moves;
 mod reference;

@@ -4,6 +4,7 @@ use cube_replication::topology::Assignment;
 use cube_storage::model::NodeId;
 use proptest::prelude::*;
 
+use super::cases::cases;
 use super::cluster::{Cluster, bits, clusters, events, joins, leaves, member, members, simple};
 use super::reference::{Ideal, fewest_moves};
 use super::shares::{assert_balanced, planned};
@@ -39,7 +40,7 @@ fn assert_fewest_moves(cluster: &Cluster, previous: &Assignment) -> Assignment {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn a_join_and_a_leave_move_the_fewest_replicas(

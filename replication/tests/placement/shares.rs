@@ -7,6 +7,7 @@ use cube_replication::topology::{Assignment, Member, Strategy};
 use cube_storage::model::NodeId;
 use proptest::prelude::*;
 
+use super::cases::cases;
 use super::cluster::{Cluster, bits, clusters, events, member, members, simple};
 use super::reference::Ideal;
 
@@ -59,7 +60,7 @@ fn assert_shares(ideal: &Ideal, group: &[&Member], rows: &[&[NodeId]]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(cases(96))]
 
     #[test]
     fn a_first_plan_is_balanced(cluster in clusters(50, &[0, 4, 6, 8])) {

@@ -8,6 +8,7 @@ use cube_replication::topology::{
 use cube_storage::model::{Epoch, NodeId, PartitionId, PlacementId, Token};
 use proptest::prelude::*;
 
+use super::cases::cases;
 use super::cluster::{bits, member, simple};
 
 const PLACEMENT: PlacementId = PlacementId(0);
@@ -384,6 +385,8 @@ fn aimed(topology: &Topology, mut change: TopologyChange) -> TopologyChange {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn whatever_is_proposed_the_topology_stays_sound(changes in prop::collection::vec(changes(), 1..60)) {
         let mut now = topology(3, 2);

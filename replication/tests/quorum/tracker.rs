@@ -6,6 +6,7 @@ use cube_replication::topology::ReplicaSets;
 use cube_storage::model::NodeId;
 use proptest::prelude::*;
 
+use super::cases::cases;
 use super::sets::{a, level, meets, one, order, replica_sets, set};
 
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,8 @@ fn answers() -> impl Strategy<Value = Vec<Answer>> {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn met_is_final(level in level(), sets in replica_sets(), answers in answers()) {
         let mut tracker = Tracker::new(level, &sets, a());

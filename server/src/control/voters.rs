@@ -55,6 +55,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     fn member(id: u16, data_center: &str, rack: &str, state: MemberState) -> Member {
         let (data_center, rack) = (data_center.into(), rack.into());
@@ -118,6 +119,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn voters_are_odd_bounded_members_and_stay_unless_they_left(
             members in members(),

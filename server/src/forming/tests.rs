@@ -6,6 +6,7 @@ use cube_storage::model::NodeId;
 use proptest::prelude::*;
 
 use super::*;
+use crate::cases::cases;
 use crate::identity::ClusterId;
 
 fn address(node: usize) -> String {
@@ -111,6 +112,8 @@ fn seeds(nodes: usize) -> impl Strategy<Value = BTreeMap<usize, Vec<usize>>> {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn at_most_one_cluster_is_formed_in_any_interleaving_and_one_is_in_the_end(
         (seeds, moves) in (2usize..6).prop_flat_map(|nodes| (seeds(nodes), moves(nodes))),

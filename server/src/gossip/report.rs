@@ -191,6 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     fn through_gossip(name: &str, report: &OwnReport) -> (String, OwnReport) {
         let told: HashMap<&str, String> = report.encode(name).into_iter().collect();
@@ -237,6 +238,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn a_report_arrives_as_it_was_sent(report in any_report(), name in "\\PC{0,60}") {
             prop_assert_eq!(through_gossip(&name, &report), (name, report));

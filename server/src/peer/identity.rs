@@ -274,6 +274,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     fn node(number: u16) -> impl Strategy<Value = PeerIdentity> {
         (1u16..6, 0u16..4, 0u64..16, any::<u128>(), ".{0,20}").prop_map(move |(min, more, features, instance, name)| {
@@ -290,6 +291,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn two_nodes_come_to_the_same_agreement_and_each_can_keep_it(a in node(1), b in node(2)) {
             let anybody: CheckPeer = Arc::new(|_| Ok(()));

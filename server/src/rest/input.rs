@@ -151,12 +151,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     fn encode(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("%{byte:02x}")).collect()
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn any_bytes_make_the_way_through_a_path_and_a_query(
             key in prop::collection::vec(any::<u8>(), 1..20),

@@ -53,8 +53,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn whatever_the_bytes_they_are_read_back_as_they_were(
             key in prop::collection::vec(any::<u8>(), 0..40),

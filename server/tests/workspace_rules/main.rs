@@ -1,5 +1,6 @@
 //! The rules that hold the workspace together, checked from cargo's own metadata: which crate may depend on which,
-//! which licences may come in, and that no member leaves the shared lints and edition.
+//! which licences may come in, and that no member leaves the shared lints and edition; and from the sources that a test
+//! draws the same cases each time.
 //!
 //! Each rule is a plain function over plain data. The tests run it twice: on the real workspace, where it must find
 //! nothing, and on data with the fault put in, where it must find exactly that.
@@ -7,6 +8,7 @@
 mod dependencies;
 mod licences;
 mod members;
+mod properties;
 
 use std::error::Error;
 

@@ -69,8 +69,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn every_name_reads_back_from_its_file_name(name in "\\PC{1,20}") {
             let escaped = escape_name(&name).unwrap();

@@ -80,12 +80,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
     use crate::merkle::{LEAVES_PER_PARTITION, MerkleKey};
     use crate::model::{Hlc, NodeId, Version};
 
     const KEY: MerkleKey = MerkleKey(*b"0123456789abcdef");
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn every_level_of_a_tree_sums_to_the_same(rows in prop::collection::vec((0u32..LEAVES_PER_PARTITION, 0u64..9), 0..60)) {
             let mut tree = Tree::default();

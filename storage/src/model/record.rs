@@ -311,6 +311,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     fn record() -> impl Strategy<Value = Record> {
         let body = prop_oneof![
@@ -323,6 +324,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn every_record_reads_back_as_written(record in record(), key in prop::collection::vec(any::<u8>(), 1..30)) {
             let bytes = record.encode(&key);

@@ -1,4 +1,4 @@
-//! How a property is tested.
+//! How a property is tested: with which cases. Taken in by every crate that has properties, for its tests alone.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -12,11 +12,18 @@ const SEED: u64 = 0xc0be;
 /// So many cases, the same in each run, so that a change is judged by what it changes; with [`FRESH`] set, others, whose
 /// seed is told with a failure. No file is left behind.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
-    let seed = match std::env::var_os(FRESH) {
-        Some(_) => RandomState::new().build_hasher().finish(),
-        None => SEED,
-    };
+    let rng_seed = RngSeed::Fixed(seed(SEED));
+    ProptestConfig { cases, failure_persistence: None, rng_seed, ..ProptestConfig::default() }
+}
+
+/// What a test draws from: the same in each run, or with [`FRESH`] set another. With that set to a number, that one.
+pub(crate) fn seed(usual: u64) -> u64 {
+    let fresh = std::env::var(FRESH).ok();
+    let seed = fresh.map_or(usual, |fresh| match fresh.parse() {
+        Ok(seed) if seed > 1 => seed,
+        _ => RandomState::new().build_hasher().finish(),
+    });
     // Shown when the test fails.
     println!("the cases are drawn from seed {seed}");
-    ProptestConfig { cases, failure_persistence: None, rng_seed: RngSeed::Fixed(seed), ..ProptestConfig::default() }
+    seed
 }

@@ -22,7 +22,7 @@ use cube_storage::model::{
 };
 use cube_storage::{Identity, Store, StoreOptions, SyncState};
 
-pub(crate) use self::cases::cases;
+pub(crate) use self::cases::{cases, seed};
 
 /// The key of the row hashes in all tests.
 pub(crate) const MERKLE_KEY: MerkleKey = MerkleKey(*b"storage test key");

@@ -90,6 +90,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::cases;
 
     type Held = BTreeMap<u8, u64>;
 
@@ -108,6 +109,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn a_merged_page_is_the_beginning_of_the_merged_rows(
             held in prop::collection::vec(prop::collection::btree_map(0u8..20, 1u64..5, 0..12), 1..4),

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::super::{Answer, CHANGES_MAX, Command, FOUNDER, HardState, KEYSPACES_MAX, NewMember, Refusal, TABLES_MAX};
 use super::{create_table, founding, newcomer, node};
+use crate::cases::cases;
 use crate::identity::InstanceId;
 
 fn founded() -> HardState {
@@ -258,6 +259,8 @@ fn ids(state: &HardState) -> (BTreeSet<(NodeId, InstanceId)>, BTreeSet<Placement
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn whatever_is_asked_the_state_stays_sound(wishes in commands()) {
         let mut now = founded();

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::super::{Command, Control, HardState, MOVES_UNDER_WAY_MAX, MoveDriver};
 use super::cluster::Cluster;
 use super::{founding, newcomer, node};
+use crate::cases::cases;
 use cube_storage::model::PartitionBits;
 
 /// What every live replica of a move has to report.
@@ -143,7 +144,7 @@ fn a_member_that_is_to_hold_nothing_is_ready_at_once() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     /// Reports are lost, doubled and late, the leader is forgotten now and then, members come and go.
     #[test]

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::cases::cases;
 use crate::coordinator::testing::set;
 use crate::topology::ReplicaSet;
 
@@ -213,7 +214,7 @@ const SHAPES: [(&str, Option<&str>); 8] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(cases(2_000))]
 
     #[test]
     fn whatever_is_answered_in_whatever_order_a_read_keeps_its_promises(

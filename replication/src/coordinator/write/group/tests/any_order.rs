@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::cases::cases;
 use crate::coordinator::testing::set;
 use crate::topology::ReplicaSet;
 
@@ -258,7 +259,7 @@ const SHAPES: [(&str, Option<&str>); 7] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(cases(2_000))]
 
     #[test]
     fn whatever_is_answered_in_whatever_order_a_write_keeps_its_promises(
