@@ -4,8 +4,8 @@
 //! gap in the numbers, up to the position that the cursor says was durable. Bytes after the last sound frame of the
 //! newest segment that reach no further than that are the torn tail of a crash: never durable, and left out of account.
 //!
-//! Invariant: opening changes no segment that holds hints. Nothing is appended to a segment of before either: the next hint begins a new
-//! one, and what was found is synced first, so that its numbers are not missed should the machine crash now.
+//! Invariant: opening changes no segment that holds hints. Nothing is appended to a segment of before either: the next hint
+//! begins a new one, and what was found is synced first, so that its numbers are not missed should the machine crash now.
 
 use std::sync::Arc;
 

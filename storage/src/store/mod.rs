@@ -1,7 +1,8 @@
 //! A node's store: the rows, indexes, trees and notes over one engine.
 //!
 //! This file opens it and holds what its parts share. What it can do stands with the parts: `apply` (the only write
-//! path), `read` and `scan`, `forest` (Merkle sums), `control` (tables, fences, marks), `removal` (purge, clear, sweep) and `scrub`.
+//! path), `read` and `scan`, `forest` (Merkle sums), `control` (tables, fences, marks), `removal` (purge, clear, sweep) and
+//! `scrub`.
 //!
 //! Locks, in the order they are taken: `commit` (one writer at a time), `tables`, `partitions`, `forest`. Reads of rows
 //! take none of the first.
