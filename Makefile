@@ -32,9 +32,14 @@ test: ## Run all tests but the long ones
 	@scripts/setup.sh test
 	cargo test $(WORKSPACE) --locked
 
+# Bits that are flipped in files of each kind.
+FLIPS ?= 500
+
 test-long: setup ## Run the long tests, then the README's two commands on a clean machine (needs root)
-	cargo test $(WORKSPACE) --locked --tests -- --ignored
+	CUBE_TEST_FRESH=1 cargo test $(WORKSPACE) --locked --tests -- --ignored
 	CUBE_TEST_FRESH=1 cargo test $(WORKSPACE) --locked $(PROPERTIES)
+	CUBE_TEST_FRESH=1 CUBE_FLIPS=$(FLIPS) cargo test $(WORKSPACE) --locked --test corruption files::
+	$(MAKE) sim SEEDS=10000
 	scripts/clean-machine.sh
 
 test-logic: ## Test the storage and replication crates without RocksDB

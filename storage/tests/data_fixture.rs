@@ -27,6 +27,9 @@ const PLACEMENT: PlacementId = PlacementId(3);
 const KEY: MerkleKey = MerkleKey(*b"fixture merkle!!");
 const BOUND: Hlc = Hlc::new(1_800_000_010_000, 0);
 
+/// Set by whoever wants the fixture of a new format written.
+const WRITE: &str = "CUBE_WRITE_FIXTURES";
+
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data-v1")
 }
@@ -73,9 +76,8 @@ const RANGE: RangeState =
 
 /// Writes the fixture where there is none: run by hand, once for every format. It never writes over one.
 #[test]
-#[ignore = "long: writes the fixture of a new format"]
 fn make_the_fixture() {
-    if fixture().exists() {
+    if std::env::var_os(WRITE).is_none() || fixture().exists() {
         return;
     }
     let (engine, store) = open(&fixture());

@@ -15,6 +15,9 @@ use cube_storage::merkle::LeafId;
 use cube_storage::model::{Expiry, Hlc, NodeId, PartitionId, Record, RowKey, TableId, Version};
 use hints_common::*;
 
+/// Set by whoever wants the fixture of a new format written.
+const WRITE: &str = "CUBE_WRITE_FIXTURES";
+
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hints-v1")
 }
@@ -121,9 +124,8 @@ fn hints_and_marks_are_still_written_as_format_1() {
 
 /// Makes the fixture of a new format; those that are committed are never written again.
 #[test]
-#[ignore = "long: writes the fixture of a new format"]
 fn write_the_fixture() {
-    if fixture().exists() {
+    if std::env::var_os(WRITE).is_none() || fixture().exists() {
         return;
     }
     fs::create_dir(fixture()).expect("the folder of fixtures can be written");

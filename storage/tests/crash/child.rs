@@ -16,13 +16,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
-use cube_storage::clock::SystemClock;
+use cube_storage::clock::{Clock, SystemClock};
 use cube_storage::engine::{Recovery, RocksEngine};
 use cube_storage::model::{Batch, Epoch, Hlc, Mutation, NodeId, Outcome, PartitionId, Record, Version};
+use cube_storage::scan::{ScanRequest, Scope};
 use cube_storage::{ApplyWorker, Store, StoreError, SyncPolicy};
 
-use crate::common::{disks, mark_all_synced, open_store};
+use crate::common::{disks, mark_all_synced, open_store, pause};
 use crate::hints::{KEEPERS, Keeper};
 use crate::work;
 
@@ -32,6 +34,10 @@ pub(crate) const ACKNOWLEDGED: &str = "CUBE_CRASH_ACKNOWLEDGED";
 pub(crate) const FIRST: &str = "CUBE_CRASH_FIRST";
 /// Makes the child promise what it does not do: it acknowledges before anything is synced.
 pub(crate) const UNSYNCED: &str = "CUBE_CRASH_UNSYNCED";
+/// Makes the child write from one thread, and try again what found the disk full.
+pub(crate) const PERSEVERES: &str = "CUBE_CRASH_PERSEVERES";
+/// Makes the child look for a write whose sync is held back.
+pub(crate) const PEEKS: &str = "CUBE_CRASH_PEEKS";
 
 /// Writes of one writer that wait at a time.
 const WINDOW: usize = 8;
@@ -59,7 +65,14 @@ pub(crate) fn run_if_child() {
         Some(_) => SyncPolicy::Interval { every_ms: 3_600_000 },
         None => SyncPolicy::Sync,
     };
-    Child::open(Path::new(&dir), &PathBuf::from(acknowledged), first, sync).work();
+    let child = Arc::new(Child::open(Path::new(&dir), &PathBuf::from(acknowledged), first, sync));
+    if std::env::var_os(PERSEVERES).is_some() {
+        child.persevere();
+    } else if std::env::var_os(PEEKS).is_some() {
+        child.peek();
+    } else {
+        child.work();
+    }
     std::process::exit(0);
 }
 
@@ -140,6 +153,46 @@ impl Child {
                 Err(error) => return self.tell_error(&error),
             }
         }
+    }
+
+    /// One write after the other; one that finds the disk full is tried again until it is told that writing has stopped.
+    fn persevere(&self) {
+        for n in self.first.. {
+            while let Err(error) = self.store.apply(work::batch(0, n)) {
+                self.tell_error(&error);
+                if matches!(error, StoreError::Stopped { .. }) {
+                    return;
+                }
+                pause(Duration::from_millis(20));
+            }
+            self.tell(format_args!("w 0 {n}"));
+        }
+    }
+
+    /// Writes a row, and another while no sync returns: the other must not be seen, however it is looked for.
+    fn peek(self: &Arc<Self>) {
+        let (durable, held) = (self.first + 1, self.first + 2);
+        self.store.apply(work::batch(0, durable)).unwrap();
+        std::fs::write(std::env::var_os("FSYNC_HOLD_WHEN").unwrap(), "").unwrap();
+        let child = Arc::clone(self);
+        let write = move || child.store.apply(work::batch(0, held)).map(|_| child.tell(format_args!("w 0 {held}")));
+        std::thread::Builder::new().spawn(write).unwrap();
+        let (record, clock) = (PathBuf::from(std::env::var_os("FSYNC_HELD").unwrap()), SystemClock::new(0));
+        while !std::fs::read_to_string(&record).is_ok_and(|held| held.contains(".log\n")) {
+            assert!(clock.monotonic_ms() < 120_000, "the write is never synced");
+            pause(Duration::from_millis(1));
+        }
+        let [keys, held_keys] = [durable, held].map(|n| work::keys(0, n));
+        for _ in 0..200 {
+            for key in &held_keys {
+                assert_eq!(self.store.get(work::table(0), key), Ok(None), "seen before it is durable");
+            }
+            let page = ScanRequest::all(work::table(0), Scope::Prefix("writer".into()), self.store.limits());
+            let found = self.store.scan(&page).unwrap().rows;
+            assert!(found.iter().map(|row| &row.key).eq(&keys), "seen before it is durable");
+            pause(Duration::from_millis(1));
+        }
+        self.tell(format_args!("w 0 {durable}"));
     }
 
     fn keep_hints(&self, keeper: u64) {

@@ -7,7 +7,7 @@
  *
  *   FSYNC_RECORD     the file to append "<size> <path>\n" to, one line for each sync
  *   FSYNC_SKIP       paths that end so are not synced at all, while the caller is told they were: the fsync taken out
- *   FSYNC_FAIL       syncs of paths that end so fail with EIO ...
+ *   FSYNC_FAIL       syncs of paths that end so fail with EIO, or where FSYNC_FULL is set with ENOSPC ...
  *   FSYNC_FAIL_WHEN  ... from the moment this file exists
  *   FSYNC_HOLD_WHEN  from the moment this file exists no sync returns, so that a kill finds writes that are not synced
  *   FSYNC_HELD       the file to append "<size> <path>\n" to, one line for each sync that is held
@@ -78,7 +78,7 @@ static int sync_with(int fd, long number)
     path[length] = '\0';
     hold(path, &before);
     if (must_fail(path)) {
-        errno = EIO;
+        errno = getenv("FSYNC_FULL") ? ENOSPC : EIO;
         return -1;
     }
     if (ends_with(path, "FSYNC_SKIP"))

@@ -29,8 +29,9 @@ use crate::common::pause;
 use crate::common::random::Random;
 use crate::power::{Cut, Recorder, cut_back};
 
-/// How often the process is killed.
+/// How often the process is killed, and how often where it may take long.
 const KILLS: usize = 36;
+const KILLS_LONG: usize = 200;
 /// Longer than anything here takes.
 const PATIENCE_MS: u64 = 120_000;
 
@@ -200,9 +201,19 @@ impl Scene {
 
 #[test]
 fn everything_acknowledged_outlives_kills_and_losses_of_power() {
-    let mut scene = Scene::new(0xc0be);
+    assert_all_outlive(KILLS);
+}
+
+#[test]
+#[ignore = "long: two hundred kills"]
+fn everything_acknowledged_outlives_two_hundred_kills() {
+    assert_all_outlive(KILLS_LONG);
+}
+
+fn assert_all_outlive(kills: usize) {
+    let mut scene = Scene::new(common::seed(0xc0be));
     let (mut files, mut bytes) = (0, 0);
-    for kill in 0..KILLS {
+    for kill in 0..kills {
         let moment = Moment::of(kill);
         let cut = scene.run_and_kill(moment);
         files += cut.files;
@@ -210,7 +221,7 @@ fn everything_acknowledged_outlives_kills_and_losses_of_power() {
         assert_eq!(scene.check(), Vec::<String>::new(), "after kill {kill}, {moment:?}, with {cut:?}");
     }
     let Acknowledged { lines, errors, .. } = scene.follow();
-    println!("{KILLS} kills, {lines} acknowledgements, {files} files cut by {bytes} bytes");
+    println!("{kills} kills, {lines} acknowledgements, {files} files cut by {bytes} bytes");
     assert_eq!(*errors, Vec::<String>::new());
 }
 
@@ -305,4 +316,47 @@ fn after_a_failed_fsync_nothing_is_acknowledged_until_a_restart() {
     fs::remove_file(&armed).unwrap();
     scene.run_and_kill(Moment::Working);
     assert_eq!(scene.check(), Vec::<String>::new());
+}
+
+#[test]
+fn a_disk_that_is_full_at_an_fsync_loses_nothing_that_is_acknowledged_before_or_after() {
+    let mut scene = Scene::new(4);
+    let armed = scene.path("armed");
+    scene.variables.push((child::PERSEVERES, "1".into()));
+    scene.variables.push(("FSYNC_FAIL", ".log".into()));
+    scene.variables.push(("FSYNC_FULL", "1".into()));
+    scene.variables.push(("FSYNC_FAIL_WHEN", armed.clone()));
+    let mut child = scene.start();
+    scene.wait_for(&mut child, |scene| scene.follow().lines >= 100).unwrap();
+    fs::write(&armed, "").unwrap();
+    scene.wait_for(&mut child, |scene| !scene.follow().errors.is_empty()).unwrap();
+    let error = scene.follow().errors[0].clone();
+    assert!(error.contains("No space left on device"), "{error}");
+    fs::remove_file(&armed).unwrap();
+    // It goes on, or says that it will not until it is restarted.
+    let lines = |scene: &mut Scene| scene.follow().lines - scene.follow().errors.len();
+    let told = lines(&mut scene);
+    let is_stopped = |scene: &mut Scene| scene.follow().errors.iter().any(|error| error.contains("stopped"));
+    scene.wait_for(&mut child, |scene| lines(scene) >= told + 100 || is_stopped(scene)).unwrap_or_default();
+    println!("after a full disk at an fsync: {}", scene.follow().errors.last().unwrap());
+    drop(child);
+    scene.lose_power(Moment::Working);
+    assert_eq!(scene.check(), Vec::<String>::new());
+}
+
+#[test]
+fn nothing_is_seen_before_it_is_durable() {
+    let mut scene = Scene::new(5);
+    scene.variables.push((child::PEEKS, "1".into()));
+    let mut child = scene.start();
+    let clock = SystemClock::new(0);
+    let ended = loop {
+        match child.0.try_wait().unwrap() {
+            Some(status) => break status,
+            None => assert!(clock.monotonic_ms() < PATIENCE_MS, "it looks for ever"),
+        }
+        pause(Duration::from_millis(2));
+    };
+    assert!(ended.success(), "{ended}");
+    assert_eq!(scene.follow().lines, 1, "the write whose sync was held back is told");
 }

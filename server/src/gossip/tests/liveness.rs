@@ -150,7 +150,7 @@ async fn after_the_start_nobody_is_presumed_dead_for_a_while() {
 
 /// Measures false alarms: three nodes, four busy threads, two minutes. Prints how often a live node was seen DOWN.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes two minutes"]
+#[ignore = "long: two minutes of false alarms"]
 async fn on_a_busy_machine_live_nodes_stay_alive() {
     const BUSY_THREADS: usize = 4;
     const MEASURED_MS: u64 = 120_000;
