@@ -13,7 +13,7 @@ use cube_storage::files::FilesError;
 use cube_storage::merkle::LeafId;
 use cube_storage::model::{PartitionId, TableId};
 use dirty_common::*;
-use hints_common::{TARGET, on_both};
+use hints_common::{HeldSyncs, TARGET, on_both};
 
 #[test]
 fn marks_are_raised_listed_in_order_and_there_after_reopening() {
@@ -193,7 +193,42 @@ fn a_new_target_on_a_full_disk_is_an_error_that_says_so() {
 }
 
 #[test]
-fn waiting_threads_share_syncs() {
+fn all_who_wait_for_a_sync_share_the_next_one() {
+    on_both(|files| {
+        let (files, syncs) = HeldSyncs::over(files);
+        let marks = open_marks(&files);
+        let keep = |n| {
+            mark(&marks, n, 1);
+            marks.sync().unwrap();
+        };
+        keep(1);
+        let before = syncs.begun();
+        keep(2);
+        let (one, before) = (syncs.begun() - before, syncs.begun());
+        syncs.hold();
+        std::thread::scope(|threads| {
+            let marks = &marks;
+            threads.spawn(|| keep(3));
+            syncs.wait_past(before);
+            let (marked, is_marked) = std::sync::mpsc::channel();
+            for n in 4..12 {
+                let marked = marked.clone();
+                threads.spawn(move || {
+                    mark(marks, n, 1);
+                    marked.send(()).unwrap();
+                    marks.sync().unwrap();
+                });
+            }
+            (4..12).for_each(|_| is_marked.recv().unwrap());
+            syncs.let_go();
+        });
+        assert_eq!(syncs.begun() - before, 2 * one, "the one under way, and one for all who waited");
+        assert_eq!(all(&open_marks(&files)).len(), 11);
+    });
+}
+
+#[test]
+fn threads_that_mark_at_once_lose_nothing() {
     on_both(|files| {
         let marks = open_marks(&files);
         std::thread::scope(|scope| {

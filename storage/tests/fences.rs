@@ -6,9 +6,10 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 
-use cube_storage::clock::HybridClock;
+use cube_storage::clock::{Clock, HybridClock, SystemClock};
 use cube_storage::engine::EngineError;
 use cube_storage::merkle::MerkleKey;
 use cube_storage::model::{
@@ -20,7 +21,9 @@ use cube_storage::{
 
 use crate::common::disks::{Disk, MemoryDisk};
 use crate::common::gate::GatedEngine;
-use crate::common::{at, batch, bits, client, delete, identity, mark_all_synced, open_store, put, synced_partitions};
+use crate::common::{
+    at, batch, bits, client, delete, identity, mark_all_synced, open_store, pause, put, synced_partitions,
+};
 
 const TABLE: TableId = TableId(1);
 const ELSEWHERE: TableId = TableId(2);
@@ -245,6 +248,12 @@ fn a_tables_options_outlive_a_restart_and_its_index_is_fixed(disk: &dyn Disk) {
     assert_eq!(store.get(ELSEWHERE, &RowKey::of("k")), Err(unknown));
 }
 
+/// Whether a thread of this process, by its path below `/proc`, waits for something.
+fn is_asleep(thread: &Path) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(thread).join("stat")).unwrap();
+    stat.rsplit(')').next().unwrap().trim_start().starts_with('S')
+}
+
 #[test]
 fn a_proof_begins_behind_the_writes_under_way() {
     let engine = Arc::new(GatedEngine::default());
@@ -257,14 +266,20 @@ fn a_proof_begins_behind_the_writes_under_way() {
         // Between being judged and being visible: a comparison begun now would not see it, nor be told of it.
         let (begun, has_begun) = std::sync::mpsc::channel();
         let (store, engine) = (&store, &engine);
+        let (names, name) = std::sync::mpsc::channel();
         let prover = threads.spawn(move || {
+            names.send(std::fs::read_link("/proc/thread-self").unwrap()).unwrap();
             store.begin_proof(TABLE, P0).unwrap();
             let seen = store.get(TABLE, &key_in(P0)).unwrap().is_some();
             begun.send(()).unwrap();
             seen || !store.end_proof(TABLE, P0, Hlc::new(9, 0)).unwrap()
         });
-        // It should wait for the write. One that does not is given the time to show it.
-        let _ = has_begun.recv_timeout(std::time::Duration::from_millis(100));
+        // It should wait for the write, and then it sleeps. One that does not wait has begun.
+        let (thread, clock) = (name.recv().unwrap(), SystemClock::new(0));
+        while has_begun.try_recv().is_err() && !is_asleep(&thread) {
+            assert!(clock.monotonic_ms() < 120_000, "it neither begins nor waits");
+            pause(std::time::Duration::from_millis(1));
+        }
         engine.open();
         assert_eq!(writer.join().unwrap(), Outcome::Applied);
         assert!(prover.join().unwrap(), "a proof over a write that was neither seen nor noted");

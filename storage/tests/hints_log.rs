@@ -269,7 +269,38 @@ fn one_sync_serves_all_who_appended_before_it_began() {
 }
 
 #[test]
-fn waiting_threads_share_syncs_and_lose_nothing() {
+fn all_who_wait_for_a_sync_share_the_next_one() {
+    on_both(|files| {
+        let (files, syncs) = HeldSyncs::over(files);
+        let log = open_log(&files);
+        keep(&log, &[hint("first", 1)]);
+        let before = syncs.begun();
+        keep(&log, &[hint("alone", 2)]);
+        let (one, before) = (syncs.begun() - before, syncs.begun());
+        syncs.hold();
+        std::thread::scope(|threads| {
+            let log = &log;
+            threads.spawn(move || keep(log, &[hint("under way", 3)]));
+            syncs.wait_past(before);
+            let (appended, is_appended) = std::sync::mpsc::channel();
+            for id in 4..12 {
+                let appended = appended.clone();
+                threads.spawn(move || {
+                    let ticket = log.append(&[hint("waiting", id)]).unwrap().ticket;
+                    appended.send(()).unwrap();
+                    log.sync(ticket).unwrap();
+                });
+            }
+            (4..12).for_each(|_| is_appended.recv().unwrap());
+            syncs.let_go();
+        });
+        assert_eq!(syncs.begun() - before, 2 * one, "the one under way, and one for all who waited");
+        assert_eq!(open_log(&files).totals().records, 11);
+    });
+}
+
+#[test]
+fn threads_that_keep_hints_at_once_lose_none() {
     on_both(|files| {
         let log = open_log(&files);
         std::thread::scope(|scope| {

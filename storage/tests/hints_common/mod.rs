@@ -4,6 +4,8 @@
 
 #[path = "../common/cases.rs"]
 mod cases;
+#[path = "../common/held.rs"]
+mod held;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use cube_storage::model::{Hlc, NodeId, Record, RowKey, TableId, Version};
 
 #[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use self::cases::cases;
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use self::held::HeldSyncs;
 
 pub(crate) const TARGET: &str = "node-3";
 pub(crate) const ROOT: &str = "hints";

@@ -229,11 +229,11 @@ impl Engine for RocksEngine {
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Synced);
         options.set_no_slowdown(true);
-        loop {
+        for retries in 0.. {
             match self.db.write_opt(self.fill(fill)?, &options) {
                 Ok(()) => break,
                 Err(error) if error.kind() == ErrorKind::Incomplete => {
-                    options.set_no_slowdown(!self.stall.let_wait());
+                    options.set_no_slowdown(!self.stall.let_wait(retries)?);
                 }
                 // Compactions tell what they came across to the next write.
                 Err(error) => return Err(self.read_error(None, error)),

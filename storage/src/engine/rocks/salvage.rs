@@ -23,6 +23,9 @@ use crate::space::SpaceProbe;
 const COPY_BYTES: usize = 1 << 20;
 /// Places that are passed over one by one; of what holds more, nothing more is read. Each takes some milliseconds.
 const PLACES_MAX: usize = 100_000;
+/// Memory for what is told of them, and about the size of their note; where it is full, nothing more is read either. Enough
+/// for all places where keys are short.
+const PLACES_BYTES_MAX: usize = 64 << 20;
 
 impl RocksEngine {
     /// Replaces what cannot be read. The engine must have been opened without compactions.
@@ -111,7 +114,8 @@ impl RocksEngine {
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
         // What is left to read, the next last.
-        let (mut lost, mut left) = (Vec::new(), vec![(KeyRange { start: Vec::new(), end: Vec::new() }, false)]);
+        let mut left = vec![(KeyRange { start: Vec::new(), end: Vec::new() }, false)];
+        let (mut lost, mut lost_bytes) = (Vec::new(), 0);
         while let Some((range, is_in_front)) = left.pop() {
             let (mut batch, mut last_read) = (WriteBatch::default(), Vec::new());
             let mut full = false;
@@ -131,13 +135,15 @@ impl RocksEngine {
                 Err(EngineError::Corruption { detail }) => detail,
                 Err(error) => return Err(error),
             };
-            if is_in_front || lost.len() >= PLACES_MAX {
+            lost_bytes += size_of::<LostRange>() + detail.len();
+            if is_in_front || lost.len() >= PLACES_MAX || lost_bytes >= PLACES_BYTES_MAX {
                 // What was found to be readable is looked at once: so each round gets on.
                 lost.push(LostRange { space, range, detail });
                 continue;
             }
             let failure = Failure { space, range: &range, direction: Direction::Forward, last_read: &last_read };
             let Reach { in_front, damaged, rest } = failure.reach(self as &dyn Reader)?;
+            lost_bytes += damaged.as_ref().map_or(0, |range| range.start.len() + range.end.len());
             lost.extend(damaged.map(|range| LostRange { space, range, detail }));
             left.extend(rest.map(|rest| (rest, false)));
             left.extend(in_front.map(|in_front| (in_front, true)));

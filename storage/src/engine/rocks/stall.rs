@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use crate::space::{FileSystemSpace, SpaceProbe};
 
-use super::RocksOptions;
+use super::{EngineError, RocksOptions};
 
 /// How long a write waits before it comes anew.
 const RETRY: Duration = Duration::from_millis(5);
+/// How often it comes anew before it is told that there is no room: ten seconds, in which a flush that still fits is done.
+const RETRIES_MAX: u32 = 2_000;
 /// How many write buffers must fit on the device before RocksDB may wait itself: all there can be, and their copies.
 const ROOM_BUFFERS: u64 = 16;
 
@@ -34,13 +36,38 @@ impl Stall {
         &self.device
     }
 
-    /// Called when a write was told that it would have to wait. Whether it may let RocksDB make it wait; if not, it has
-    /// waited a little already.
-    pub(super) fn let_wait(&self) -> bool {
-        if self.device.available_bytes().is_none_or(|available| available >= self.room_bytes) {
-            return true;
+    /// Called when a write was told, after so many retries, that it would have to wait. Whether it may let RocksDB make it
+    /// wait; if not, it has waited a little already.
+    pub(super) fn let_wait(&self, retries: u32) -> Result<bool, EngineError> {
+        let available = self.device.available_bytes();
+        match available.filter(|available| *available < self.room_bytes) {
+            None => Ok(true),
+            Some(available) if retries >= RETRIES_MAX => Err(EngineError::NoSpace {
+                detail: format!(
+                    "buffers wait to be flushed, which may take {} bytes, {available} are left",
+                    self.room_bytes
+                ),
+            }),
+            Some(_) => {
+                thread::park_timeout(RETRY);
+                Ok(false)
+            }
         }
-        thread::park_timeout(RETRY);
-        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stall(room_bytes: u64) -> Stall {
+        Stall { device: FileSystemSpace::of(Path::new("/")), room_bytes }
+    }
+
+    #[test]
+    fn where_there_is_room_rocksdb_may_wait_and_elsewhere_a_write_ends_in_an_error_that_can_be_tried_again() {
+        assert_eq!(stall(0).let_wait(0), Ok(true));
+        assert_eq!(stall(u64::MAX).let_wait(RETRIES_MAX - 1), Ok(false));
+        assert!(matches!(stall(u64::MAX).let_wait(RETRIES_MAX), Err(EngineError::NoSpace { .. })));
     }
 }
