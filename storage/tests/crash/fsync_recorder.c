@@ -6,6 +6,7 @@
  * the call; the test then cuts files back to that size, as a loss of power would.
  *
  *   FSYNC_RECORD     the file to append "<size> <path>\n" to, one line for each sync
+ *   FSYNC_NAMES      if set, the file to append "0 <path>\n" to, one line for each file in a folder that is synced
  *   FSYNC_SKIP       paths that end so are not synced at all, while the caller is told they were: the fsync taken out
  *   FSYNC_FAIL       syncs of paths that end so fail with EIO, or where FSYNC_FULL is set with ENOSPC ...
  *   FSYNC_FAIL_WHEN  ... from the moment this file exists
@@ -13,6 +14,7 @@
  *   FSYNC_HELD       the file to append "<size> <path>\n" to, one line for each sync that is held
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -51,6 +53,18 @@ static void record(const char *variable, const char *path, long long size)
     close(fd);
 }
 
+/* What was in a folder before it was synced is there after a loss of power. */
+static void record_names(DIR *folder, const char *path)
+{
+    struct dirent *entry;
+    char name[PATH_MAX + NAME_MAX + 2];
+
+    while ((entry = readdir(folder))) {
+        snprintf(name, sizeof name, "%s/%s", path, entry->d_name);
+        record("FSYNC_NAMES", name, 0);
+    }
+}
+
 /* Never returns once syncs are held. */
 static void hold(const char *path, const struct stat *before)
 {
@@ -69,6 +83,7 @@ static int sync_with(int fd, long number)
     char link[64], path[PATH_MAX];
     struct stat before;
     ssize_t length;
+    DIR *folder;
     int result;
 
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
@@ -83,7 +98,17 @@ static int sync_with(int fd, long number)
     }
     if (ends_with(path, "FSYNC_SKIP"))
         return 0;
+    /* Listed before the call: what comes while it runs may not be covered. */
+    folder = getenv("FSYNC_NAMES") && S_ISDIR(before.st_mode) ? opendir(path) : NULL;
     result = (int)syscall(number, fd);
+    if (folder) {
+        int kept = errno;
+
+        if (result == 0)
+            record_names(folder, path);
+        closedir(folder);
+        errno = kept;
+    }
     if (result == 0 && S_ISREG(before.st_mode)) {
         int kept = errno;
 

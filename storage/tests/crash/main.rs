@@ -2,9 +2,9 @@
 //! what it had really synced, and everything it had acknowledged must be there.
 //!
 //! A killed process keeps the page cache, so a kill alone proves nothing about fsync. `fsync_recorder.c` is preloaded
-//! into the process and knows what was synced (`power.rs` cuts the rest); two tests take the fsync out and see that the
-//! losses are noticed. The process is this test binary itself (`child.rs`); what it writes is in `work.rs` and
-//! `hints.rs`, what must hold afterwards in `check.rs`.
+//! into the process and knows what was synced (`power.rs` cuts the rest, `names.rs` removes files whose folder was not
+//! synced); some tests take the fsync out and see that the losses are noticed. The process is this test binary itself
+//! (`child.rs`); what it writes is in `work.rs` and `hints.rs`, what must hold afterwards in `check.rs`.
 
 #![cfg(feature = "rocks")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
@@ -14,6 +14,7 @@ mod child;
 #[path = "../common/mod.rs"]
 mod common;
 mod hints;
+mod names;
 mod power;
 mod work;
 
@@ -27,6 +28,7 @@ use cube_storage::clock::{Clock, SystemClock};
 use crate::check::{Acknowledged, check};
 use crate::common::pause;
 use crate::common::random::Random;
+use crate::names::lose_names;
 use crate::power::{Cut, Recorder, cut_back};
 
 /// How often the process is killed, and how often where it may take long.
@@ -89,6 +91,8 @@ struct Scene {
     acknowledged: Acknowledged,
     /// Most acknowledgements that are waited for before a kill.
     lines_max: u64,
+    /// Files that were lost with their names.
+    gone: usize,
     variables: Vec<(&'static str, PathBuf)>,
 }
 
@@ -106,6 +110,7 @@ impl Scene {
             runs: 0,
             acknowledged,
             lines_max: 400,
+            gone: 0,
             variables: Vec::new(),
         }
     }
@@ -128,6 +133,7 @@ impl Scene {
             .args(["--exact", "child", "--nocapture", "--test-threads=1"])
             .env("LD_PRELOAD", &self.recorder.library)
             .env("FSYNC_RECORD", &self.recorder.record)
+            .env("FSYNC_NAMES", self.path("names"))
             .env("FSYNC_HOLD_WHEN", &self.recorder.hold)
             .env("FSYNC_HELD", &self.recorder.held)
             .env(child::DIR, self.path("data"))
@@ -176,6 +182,7 @@ impl Scene {
         power::drop_torn_line(&self.path("acknowledged"));
         self.recorder.settle();
         self.follow();
+        self.gone += lose_names(&self.path("data"), &self.path("names"), &mut self.random);
         let cut = cut_back(&self.path("data"), &self.recorder, &mut self.random);
         assert!(cut.bytes > 0 || !matches!(moment, Moment::Syncing), "the kill hit no write that was not synced");
         cut
@@ -220,8 +227,9 @@ fn assert_all_outlive(kills: usize) {
         bytes += cut.bytes;
         assert_eq!(scene.check(), Vec::<String>::new(), "after kill {kill}, {moment:?}, with {cut:?}");
     }
+    let gone = scene.gone;
     let Acknowledged { lines, errors, .. } = scene.follow();
-    println!("{kills} kills, {lines} acknowledgements, {files} files cut by {bytes} bytes");
+    println!("{kills} kills, {lines} acknowledgements, {files} files cut by {bytes} bytes, {gone} gone");
     assert_eq!(*errors, Vec::<String>::new());
 }
 
@@ -271,6 +279,11 @@ fn a_disk_that_only_says_it_synced_is_caught() {
     assert_caught(("FSYNC_SKIP", ".log"), 2_000, |wrong| {
         are_writes_lost(wrong) && wrong.iter().any(|wrong| wrong.contains("the log is damaged"))
     });
+}
+
+#[test]
+fn a_folder_that_is_not_synced_is_caught() {
+    assert_caught(("FSYNC_SKIP", "/rocks"), 4_000, |wrong| !wrong.is_empty());
 }
 
 #[test]

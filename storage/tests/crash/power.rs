@@ -56,7 +56,7 @@ impl Recorder {
 }
 
 /// The last size that the recorder noted for each path.
-fn sizes(record: &Path) -> BTreeMap<PathBuf, u64> {
+pub(crate) fn sizes(record: &Path) -> BTreeMap<PathBuf, u64> {
     let text = fs::read_to_string(record).unwrap_or_default();
     let mut sizes = BTreeMap::new();
     // The process may be at work on the last line.
@@ -87,7 +87,7 @@ fn is_manifest(path: &Path) -> bool {
     path.file_name().unwrap_or_default().to_string_lossy().starts_with("MANIFEST-")
 }
 
-fn files_below(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     // A process that was killed at once has not made its folder.
     for entry in fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path()) {
