@@ -1,19 +1,25 @@
 //! Messages as bytes: what every transport between nodes puts into its frames.
 //!
 //! ```text
-//! format u8 = 1 | kind u8 (1 request, 2 reply) | the message, as postcard writes it
+//! format u8 = 1 | kind u8 (1 request, 2 reply) | envelope | extensions | body
 //! ```
+//!
+//! Envelope and body are as postcard writes them: of a request all its fields but the body, of a reply who answers and its
+//! clock. **Extensions** are what a later release adds to an envelope: a number of them, and of each its tag, its length
+//! and its bytes. Who does not know a tag passes it over, so nothing may stand there that the receiver must understand;
+//! that takes a new kind of request, which who does not know it refuses ([`RequestBody::Unknown`]), or a newer protocol.
 //!
 //! Whatever comes in, reading ends with a message or a [`CodecError`]: bytes from the network are nobody's promise. The
 //! format byte is for a change of the encoding itself; what two releases may say to each other is negotiated inside
 //! (`messages.rs`: protocol and features).
 
+mod extensions;
+
 use cube_storage::model::Limits;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::messages::{Refusal, Reply, Request};
+use self::extensions::Extensions;
+use crate::messages::{Refusal, Reply, Request, RequestBody};
 
 /// The encoding that this build writes, and the only one it reads.
 pub const FORMAT: u8 = 1;
@@ -27,17 +33,50 @@ const HEAD_LEN: usize = 2;
 const ROW_OVERHEAD_BYTES: usize = 96;
 
 /// What is sent between nodes.
-pub trait Message: Serialize + DeserializeOwned {
+pub trait Message: Sized {
     /// What tells it from the other ones.
     const KIND: u8;
+
+    /// Adds the message to the bytes before it.
+    fn write(&self, head: Vec<u8>) -> postcard::Result<Vec<u8>>;
+
+    /// Reads a message, and what follows it.
+    fn read(bytes: &[u8]) -> postcard::Result<(Self, &[u8])>;
 }
 
 impl Message for Request {
     const KIND: u8 = 1;
+
+    fn write(&self, head: Vec<u8>) -> postcard::Result<Vec<u8>> {
+        let Self { protocol, features, from, clock, time_left_ms, explain, body } = self;
+        let envelope = (protocol, features, from, clock, time_left_ms, explain);
+        postcard::to_extend(&(envelope, Extensions, body), head)
+    }
+
+    fn read(bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
+        let ((envelope, Extensions), rest) = postcard::take_from_bytes(bytes)?;
+        let (protocol, features, from, clock, time_left_ms, explain) = envelope;
+        let (body, rest) = match postcard::take_from_bytes::<u32>(rest)? {
+            // How it goes on is not known.
+            (kind, _) if kind >= RequestBody::KINDS => (RequestBody::Unknown { kind }, &[][..]),
+            _ => postcard::take_from_bytes(rest)?,
+        };
+        Ok((Self { protocol, features, from, clock, time_left_ms, explain, body }, rest))
+    }
 }
 
 impl Message for Reply {
     const KIND: u8 = 2;
+
+    fn write(&self, head: Vec<u8>) -> postcard::Result<Vec<u8>> {
+        let Self { from, clock, body } = self;
+        postcard::to_extend(&((from, clock), Extensions, body), head)
+    }
+
+    fn read(bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
+        let (((from, clock), Extensions, body), rest) = postcard::take_from_bytes(bytes)?;
+        Ok((Self { from, clock, body }, rest))
+    }
 }
 
 /// Why bytes are no message, or a message does not become bytes.
@@ -131,7 +170,7 @@ impl From<postcard::Error> for CodecError {
 
 /// The bytes of a message.
 pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, CodecError> {
-    let bytes = postcard::to_extend(message, vec![FORMAT, M::KIND])?;
+    let bytes = message.write(vec![FORMAT, M::KIND])?;
     check_len(bytes.len())?;
     Ok(bytes)
 }
@@ -156,7 +195,7 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, CodecError> {
     if kind != M::KIND {
         return Err(CodecError::Kind { expected: M::KIND, found: kind });
     }
-    match postcard::take_from_bytes(body)? {
+    match M::read(body)? {
         (message, []) => Ok(message),
         (_, rest) => Err(CodecError::Garbled { detail: format!("{} bytes follow its end", rest.len()) }),
     }

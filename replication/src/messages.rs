@@ -2,11 +2,11 @@
 //!
 //! The envelope carries, from the first release on, what later features need to be negotiated and bounded: protocol
 //! version and features, the time that is left, the sender's clock, whether an account of the work is wanted. A body
-//! that a node does not know is answered with [`Refusal::Unsupported`], never guessed at.
+//! that a node does not know is answered with [`Refusal::Unsupported`], never guessed at. How they become bytes, and what
+//! a later release may add to them, is in `codec.rs`.
 
 use cube_storage::model::{
-    Epoch, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, PlacementId, Record, RecordHeader, RowKey, TableId,
-    Version,
+    Epoch, Hlc, Mutation, NodeId, Origin, Outcome, Record, RecordHeader, RowKey, TableId, Version,
 };
 use cube_storage::scan::{PageToken, Row, ScanRequest};
 use cube_storage::{DamagedRange, StoreError, UnsyncedCause};
@@ -21,7 +21,7 @@ pub const PROTOCOL: u16 = 1;
 pub struct Features(pub u64);
 
 /// A request on its way to a replica.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// The protocol version the sender speaks.
     pub protocol: u16,
@@ -39,7 +39,8 @@ pub struct Request {
     pub body: RequestBody,
 }
 
-/// What is asked of a replica.
+/// What is asked of a replica. On the wire each is told by its place in this list, so a new one goes to the end of those that
+/// are sent, and to [`RequestBody::KINDS`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RequestBody {
     /// Keep these rows.
@@ -48,9 +49,17 @@ pub enum RequestBody {
     Read(ReadRows),
     /// Tell a page of rows in their order.
     Scan(ScanRows),
-    /// Tell whether older maps of these partitions are refused. It never makes them so: a node that raised its fence
-    /// above the map it has adopted would take writes before it made room for them.
-    Fence(Fence),
+    /// Something of a later release, of which only the number is known here. Never sent.
+    #[serde(skip)]
+    Unknown {
+        /// Its place in the list of that release.
+        kind: u32,
+    },
+}
+
+impl RequestBody {
+    /// How many kinds of requests this build can carry out.
+    pub const KINDS: u32 = 3;
 }
 
 /// Rows to keep.
@@ -117,17 +126,8 @@ pub struct ScanRows {
     pub claim: Option<Epoch>,
 }
 
-/// Partitions whose older maps are to be refused by now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fence {
-    /// The placement.
-    pub placement: PlacementId,
-    /// Each partition with its newest epoch.
-    pub partitions: Vec<(PartitionId, Epoch)>,
-}
-
 /// A replica's answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
     /// Who answers.
     pub from: NodeId,
@@ -153,8 +153,6 @@ pub enum ReplyBody {
         /// The purge floor of the partition.
         floor: Hlc,
     },
-    /// The older maps are refused, durably.
-    Fenced,
     /// What came of each row, in their order, where some were refused: durable by now, or why it was not written. Rows of
     /// one partition key share their fate.
     WroteSome(Vec<Result<Outcome, Refusal>>),

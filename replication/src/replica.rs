@@ -16,7 +16,7 @@ use cube_storage::clock::ClockError;
 use cube_storage::model::{Batch, Mutation, NodeId, Origin, Outcome, PartitionId, Token};
 
 use crate::clock::NodeClock;
-use crate::messages::{Fence, PROTOCOL, Refusal, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
+use crate::messages::{PROTOCOL, Refusal, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
 
 /// Told once what a replica answers.
 pub type OnAnswer = Box<dyn FnOnce(Reply) + Send>;
@@ -48,7 +48,11 @@ impl Replica {
             RequestBody::Write(write) => self.write(write, answer),
             RequestBody::Read(read) => answer(self.reply(self.read(&read).map(ReplyBody::Rows))),
             RequestBody::Scan(scan) => answer(self.reply(self.scan(&scan))),
-            RequestBody::Fence(fence) => answer(self.reply(self.fence(&fence))),
+            RequestBody::Unknown { kind } => {
+                let known = RequestBody::KINDS;
+                let what = format!("requests of kind {kind}, only the first {known} kinds");
+                answer(self.reply(Err(Refusal::Unsupported(what))));
+            }
         }
     }
 
@@ -115,16 +119,6 @@ impl Replica {
             self.clock.check(mutation.record.version.hlc).map_err(refuse_clock)?;
         }
         Ok(())
-    }
-
-    fn fence(&self, fence: &Fence) -> Result<ReplyBody, Refusal> {
-        for &(partition, epoch) in &fence.partitions {
-            let adopted = self.store.partition(fence.placement, partition).epoch;
-            if adopted < epoch {
-                return Err(Refusal::MapBehind(adopted));
-            }
-        }
-        Ok(ReplyBody::Fenced)
     }
 
     fn partition_of(&self, token: Token) -> PartitionId {

@@ -66,10 +66,65 @@ fn what_is_not_meant_for_this_build_is_told_by_its_head() {
     assert_eq!(decode::<Reply>(&endless), Err(CodecError::TooLong { bytes: MESSAGE_BYTES_MAX + 1 }));
 }
 
+/// The bytes of a message, with what is put where its extensions stand: the body begins behind them.
+fn extended(message: &impl Message, body_len: usize, extensions: &[u8]) -> Vec<u8> {
+    let bytes = encode(message).unwrap();
+    let (envelope, rest) = bytes.split_at(bytes.len() - body_len - 1);
+    assert_eq!(rest[0], 0, "it has no extensions of its own");
+    [envelope, extensions, &rest[1..]].concat()
+}
+
+/// Two of them: tag 1 with three bytes, tag 300 with none.
+const EXTENSIONS: &[u8] = &[2, 1, 3, 0xaa, 0xbb, 0xcc, 0xac, 0x02, 0];
+
+proptest! {
+    #[test]
+    fn what_a_later_release_adds_to_an_envelope_is_passed_over(request in request(), reply in reply()) {
+        let body_len = postcard::to_allocvec(&request.body).unwrap().len();
+        prop_assert_eq!(decode::<Request>(&extended(&request, body_len, EXTENSIONS)), Ok(request));
+        let body_len = postcard::to_allocvec(&reply.body).unwrap().len();
+        prop_assert_eq!(decode::<Reply>(&extended(&reply, body_len, EXTENSIONS)), Ok(reply));
+    }
+}
+
+#[test]
+fn extensions_that_promise_more_than_there_is_are_refused_and_take_no_memory() {
+    let (empty, endless) = (arbitrary::empty(), [0xff, 0xff, 0xff, 0xff, 0x0f]);
+    let body_len = postcard::to_allocvec(&empty.body).unwrap().len();
+    for extensions in [endless.to_vec(), [&[1, 1][..], &endless].concat()] {
+        let told = decode::<Reply>(&extended(&empty, body_len, &extensions));
+        assert!(matches!(told, Err(CodecError::Garbled { .. })), "{told:?}");
+    }
+}
+
+#[test]
+fn a_kind_of_request_that_is_not_known_reads_back_as_such_with_its_envelope() {
+    let request = arbitrary::example_request();
+    let body_len = postcard::to_allocvec(&request.body).unwrap().len();
+    let bytes = encode(&request).unwrap();
+    for kind in [RequestBody::KINDS, 1_000] {
+        let body = [postcard::to_allocvec(&kind).unwrap().as_slice(), b"of a later release"].concat();
+        let newer = [&bytes[..bytes.len() - body_len], &body].concat();
+        let read = Request { body: RequestBody::Unknown { kind }, ..request.clone() };
+        assert_eq!(decode::<Request>(&newer), Ok(read.clone()));
+        assert!(encode(&read).is_err(), "nobody sends what nobody understands");
+    }
+    assert!(decode::<Request>(&bytes[..bytes.len() - body_len]).is_err(), "it asks nothing");
+}
+
+#[test]
+fn every_kind_of_request_is_known_by_its_place() {
+    let places = [RequestBody::Write(arbitrary::rows(0)), arbitrary::example_read(), arbitrary::example_scan()];
+    for (place, body) in places.iter().enumerate() {
+        assert_eq!(postcard::to_allocvec(body).unwrap()[0], place as u8);
+    }
+    assert_eq!(places.len() as u32, RequestBody::KINDS);
+}
+
 #[test]
 fn a_length_that_promises_more_than_there_is_takes_no_memory() {
     // A reply whose list of outcomes claims to have 2^63 entries.
-    let head = encode(&Reply { body: Ok(ReplyBody::Wrote(Vec::new())), ..arbitrary::fenced() }).unwrap();
+    let head = encode(&arbitrary::empty()).unwrap();
     let mut bytes = head[..head.len() - 1].to_vec();
     bytes.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
     assert!(matches!(decode::<Reply>(&bytes), Err(CodecError::Garbled { .. })));
@@ -98,7 +153,7 @@ fn what_stands_around_a_row_is_less_than_what_is_reckoned_for_it() {
         encode(&Request { body: RequestBody::Write(arbitrary::rows(1_000)), ..arbitrary::example_request() }).unwrap();
     assert!(many.len() - empty.len() <= 1_000 * ROW_OVERHEAD_BYTES);
     let reply =
-        |rows| Reply { body: Ok(ReplyBody::Rows(vec![Ok(arbitrary::longest_found()); rows])), ..arbitrary::fenced() };
+        |rows| Reply { body: Ok(ReplyBody::Rows(vec![Ok(arbitrary::longest_found()); rows])), ..arbitrary::empty() };
     let (empty, many) = (encode(&reply(0)).unwrap(), encode(&reply(1_000)).unwrap());
     assert!(many.len() - empty.len() <= 1_000 * ROW_OVERHEAD_BYTES);
 }
@@ -107,7 +162,7 @@ fn what_stands_around_a_row_is_less_than_what_is_reckoned_for_it() {
 fn a_reply_that_is_too_long_becomes_a_refusal_that_says_so() {
     let record = Record::value(Version::ZERO, vec![0; MESSAGE_BYTES_MAX]);
     let found = Found { header: None, record: Some(record), floor: Hlc(0) };
-    let reply = Reply { body: Ok(ReplyBody::Rows(vec![Ok(found)])), ..arbitrary::fenced() };
+    let reply = Reply { body: Ok(ReplyBody::Rows(vec![Ok(found)])), ..arbitrary::empty() };
     assert!(matches!(encode(&reply), Err(CodecError::TooLong { .. })));
     let told = decode::<Reply>(&encode_reply(reply).unwrap()).unwrap();
     assert!(matches!(told.body, Err(Refusal::Invalid(detail)) if detail.contains("longer than the limit")));

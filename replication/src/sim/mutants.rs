@@ -119,7 +119,7 @@ fn forget_claims(body: &mut RequestBody) {
         RequestBody::Write(write) => write.mutations.iter_mut().for_each(|mutation| mutation.claim = None),
         RequestBody::Read(read) => read.rows.iter_mut().for_each(|(_, claim)| *claim = Epoch(u64::MAX)),
         RequestBody::Scan(scan) => scan.claim = None,
-        RequestBody::Fence(_) => {}
+        RequestBody::Unknown { .. } => {}
     }
 }
 

@@ -8,11 +8,11 @@ mod laws;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cube_storage::model::{Epoch, Hlc, NodeId, PartitionId, PlacementId};
+use cube_storage::model::{Epoch, Hlc, NodeId, RowKey, TableId};
 use parking_lot::Mutex;
 
 use super::{Lane, OnReply, PeerError, PeerTransport, Serve};
-use crate::messages::{Features, Fence, PROTOCOL, Reply, ReplyBody, Request, RequestBody};
+use crate::messages::{Features, PROTOCOL, ReadRows, Reply, ReplyBody, Request, RequestBody, Want};
 use crate::replica::OnAnswer;
 
 /// A network to be tested.
@@ -159,7 +159,7 @@ impl Serve for Hoard {
 
 /// A request with a number that its reply repeats.
 fn request(number: u64, time_left_ms: u32) -> Request {
-    let fence = Fence { placement: PlacementId(7), partitions: vec![(PartitionId(3), Epoch(number))] };
+    let rows = vec![(RowKey::of("key"), Epoch(number))];
     Request {
         protocol: PROTOCOL,
         features: Features(5),
@@ -167,10 +167,10 @@ fn request(number: u64, time_left_ms: u32) -> Request {
         clock: Hlc(number),
         time_left_ms,
         explain: true,
-        body: RequestBody::Fence(fence),
+        body: RequestBody::Read(ReadRows { table: TableId(7), rows, want: Want::Header }),
     }
 }
 
 fn reply_to(from: NodeId, request: &Request) -> Reply {
-    Reply { from, clock: request.clock, body: Ok(ReplyBody::Fenced) }
+    Reply { from, clock: request.clock, body: Ok(ReplyBody::Rows(Vec::new())) }
 }

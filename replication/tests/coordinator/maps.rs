@@ -271,29 +271,3 @@ fn a_replica_that_stays_behind_is_asked_again_ever_more_rarely_and_not_for_a_wri
     assert!(matches!(one(told.now().expect("nobody waits for it any more")), Err(RequestError::Unknown(_))));
     assert_eq!(writes(&cluster, 1), 7, "once, and six times more");
 }
-
-#[test]
-fn a_fence_is_told_of_and_never_raised_above_the_adopted_map() {
-    use cube_replication::messages::{Features, Fence, PROTOCOL, Refusal, ReplyBody, Request, RequestBody};
-    let cluster = three_of_four();
-    let node = cluster.node(3);
-    let adopted = node.store.partition(PLACEMENT, partition()).epoch;
-    let ask = |epoch| {
-        let fence = Fence { placement: PLACEMENT, partitions: vec![(partition(), epoch)] };
-        let (told, answer) = super::cluster::Told::new();
-        let request = Request {
-            protocol: PROTOCOL,
-            features: Features::default(),
-            from: n(0),
-            clock: cube_storage::model::Hlc(0),
-            time_left_ms: 1_000,
-            explain: false,
-            body: RequestBody::Fence(fence),
-        };
-        cube_replication::transport::Serve::serve(node.gate.as_ref(), request, answer);
-        told.now().unwrap().body
-    };
-    assert_eq!(ask(adopted), Ok(ReplyBody::Fenced));
-    assert_eq!(ask(cube_storage::model::Epoch(adopted.0 + 1)), Err(Refusal::MapBehind(adopted)));
-    assert_eq!(node.store.partition(PLACEMENT, partition()).epoch, adopted);
-}

@@ -193,3 +193,24 @@ fn a_read_of_a_new_table_waits_for_replicas_that_have_not_heard_of_it() {
     assert_eq!(super::cluster::one(row.now().expect("now it does")).unwrap().record, None);
     assert_eq!(page.now().expect("now it does").unwrap().rows, []);
 }
+
+#[test]
+fn a_request_of_a_later_release_is_refused_by_its_number_and_its_clock_is_taken_in() {
+    use cube_replication::messages::{Features, PROTOCOL, Refusal, Request, RequestBody};
+    let cluster = Cluster::of("a0 a1 a2");
+    let (told, answer) = super::cluster::Told::new();
+    let clock = cube_storage::model::Hlc::new(super::cluster::START_MS + 5_000, 0);
+    let request = Request {
+        protocol: PROTOCOL,
+        features: Features(0),
+        from: cube_storage::model::NodeId(0),
+        clock,
+        time_left_ms: 1_000,
+        explain: false,
+        body: RequestBody::Unknown { kind: 41 },
+    };
+    cube_replication::transport::Serve::serve(cluster.node(1).gate.as_ref(), request, answer);
+    let reply = told.now().unwrap();
+    assert!(matches!(reply.body, Err(Refusal::Unsupported(what)) if what.contains("kind 41")));
+    assert!(reply.clock >= clock);
+}

@@ -5,15 +5,14 @@ use std::ops::Bound;
 use bytes::Bytes;
 use cube_storage::UnsyncedCause;
 use cube_storage::model::{
-    Body, Epoch, Expiry, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, PlacementId, Record, RecordHeader,
-    RowKey, TableId, Version,
+    Body, Epoch, Expiry, Hlc, Mutation, NodeId, Origin, Outcome, Record, RecordHeader, RowKey, TableId, Version,
 };
 use cube_storage::scan::{PageToken, Row, ScanRequest, Scope};
 use proptest::prelude::*;
 
 use crate::messages::{
-    Condition, Features, Fence, Found, PROTOCOL, ReadRows, Refusal, Reply, ReplyBody, Request, RequestBody, ScanRows,
-    Stamp, Want, WriteRows,
+    Condition, Features, Found, PROTOCOL, ReadRows, Refusal, Reply, ReplyBody, Request, RequestBody, ScanRows, Stamp,
+    Want, WriteRows,
 };
 
 fn hlc() -> impl Strategy<Value = Hlc> {
@@ -99,17 +98,11 @@ fn scan() -> impl Strategy<Value = ScanRows> {
     )
 }
 
-fn fence() -> impl Strategy<Value = Fence> {
-    (any::<u32>(), prop::collection::vec((any::<u16>().prop_map(PartitionId), epoch()), 0..6))
-        .prop_map(|(placement, partitions)| Fence { placement: PlacementId(placement), partitions })
-}
-
 pub(super) fn request() -> impl Strategy<Value = Request> {
     let body = prop_oneof![
         write().prop_map(RequestBody::Write),
         read().prop_map(RequestBody::Read),
         scan().prop_map(RequestBody::Scan),
-        fence().prop_map(RequestBody::Fence),
     ];
     (any::<u16>(), any::<u64>(), any::<u16>(), hlc(), any::<u32>(), any::<bool>(), body).prop_map(
         |(protocol, features, from, clock, time_left_ms, explain, body)| Request {
@@ -173,14 +166,13 @@ pub(super) fn reply() -> impl Strategy<Value = Reply> {
         prop::collection::vec(prop_oneof![3 => found().prop_map(Ok), 1 => refusal().prop_map(Err)], 0..6)
             .prop_map(ReplyBody::Rows),
         page.prop_map(|(rows, next, floor)| ReplyBody::Page { rows, next, floor }),
-        Just(ReplyBody::Fenced),
     ];
     let body = prop_oneof![3 => body.prop_map(Ok), 1 => refusal().prop_map(Err)];
     (any::<u16>(), hlc(), body).prop_map(|(from, clock, body)| Reply { from: NodeId(from), clock, body })
 }
 
-pub(super) fn fenced() -> Reply {
-    Reply { from: NodeId(1), clock: Hlc(0), body: Ok(ReplyBody::Fenced) }
+pub(super) fn empty() -> Reply {
+    Reply { from: NodeId(1), clock: Hlc(0), body: Ok(ReplyBody::Wrote(Vec::new())) }
 }
 
 pub(super) fn example_request() -> Request {
@@ -202,6 +194,16 @@ pub(super) fn example_request() -> Request {
         explain: false,
         body: RequestBody::Write(write),
     }
+}
+
+pub(super) fn example_read() -> RequestBody {
+    RequestBody::Read(ReadRows { table: TableId(1), rows: Vec::new(), want: Want::Record })
+}
+
+pub(super) fn example_scan() -> RequestBody {
+    let scope = Scope::Prefix(Bytes::new());
+    let page = ScanRequest { table: TableId(1), scope, backward: false, rows_max: 1, bytes_max: 1, resume: None };
+    RequestBody::Scan(ScanRows { page, claim: None })
 }
 
 pub(super) fn example_reply() -> Reply {

@@ -36,7 +36,7 @@ fn a_reply_that_brings_none_of_the_records_it_was_asked_for_is_no_answer() {
 #[test]
 fn a_reply_to_another_question_is_no_answer() {
     let reply = |body| Ok(Reply { from: NodeId(1), clock: Hlc(0), body });
-    for body in [Ok(ReplyBody::Fenced), Ok(ReplyBody::Rows(vec![absent()])), Err(Refusal::DiskFull)] {
+    for body in [Ok(ReplyBody::Wrote(Vec::new())), Ok(ReplyBody::Rows(vec![absent()])), Err(Refusal::DiskFull)] {
         let found = found_by(reply(body), 2, Want::Record);
         assert_eq!(found.len(), 2);
         assert!(found.iter().all(Result::is_err), "{found:?}");

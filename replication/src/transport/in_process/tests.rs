@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cube_storage::model::{Epoch, Hlc, PartitionId, PlacementId};
+use cube_storage::model::{Hlc, TableId};
 
 use super::*;
-use crate::messages::{Features, Fence, PROTOCOL, ReplyBody, RequestBody};
+use crate::messages::{Features, PROTOCOL, ReadRows, ReplyBody, RequestBody, Want};
 use crate::replica::OnAnswer;
 use crate::transport::conformance::{self, Harness};
 
@@ -76,7 +76,7 @@ fn request(number: u64) -> Request {
         clock: Hlc(number),
         time_left_ms: 1_000,
         explain: false,
-        body: RequestBody::Fence(Fence { placement: PlacementId(0), partitions: vec![(PartitionId(0), Epoch(1))] }),
+        body: RequestBody::Read(ReadRows { table: TableId(1), rows: Vec::new(), want: Want::Header }),
     }
 }
 
@@ -87,7 +87,7 @@ struct Order(Mutex<Vec<u64>>);
 impl Serve for Order {
     fn serve(&self, request: Request, answer: OnAnswer) {
         self.0.lock().push(request.clock.0);
-        answer(Reply { from: NodeId(2), clock: Hlc(0), body: Ok(ReplyBody::Fenced) });
+        answer(Reply { from: NodeId(2), clock: Hlc(0), body: Ok(ReplyBody::Rows(Vec::new())) });
     }
 }
 
