@@ -16,13 +16,13 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cube_replication::messages::{Features, Fence, PROTOCOL, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
+use cube_replication::messages::{
+    Features, PROTOCOL, ReadRows, Reply, ReplyBody, Request, RequestBody, Stamp, Want, WriteRows,
+};
 use cube_replication::replica::OnAnswer;
 use cube_replication::transport::{Lane, OnReply, PeerError, PeerTransport, Serve};
 use cube_storage::clock::{Clock, SystemClock};
-use cube_storage::model::{
-    Epoch, Hlc, Mutation, NodeId, Origin, PartitionId, PlacementId, Record, RowKey, TableId, Version,
-};
+use cube_storage::model::{Epoch, Hlc, Mutation, NodeId, Origin, Record, RowKey, TableId, Version};
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256StarStar;
@@ -270,8 +270,9 @@ impl Told {
 
 /// A small request with a number.
 fn request(number: u64, time_left_ms: u32) -> Request {
-    let fence = Fence { placement: PlacementId(7), partitions: vec![(PartitionId(3), Epoch(number))] };
-    request_of(RequestBody::Fence(fence), number, time_left_ms)
+    let rows = vec![(RowKey::of("small"), Epoch(number))];
+    let read = ReadRows { table: TableId(1), rows, want: Want::Header };
+    request_of(RequestBody::Read(read), number, time_left_ms)
 }
 
 /// A write of so many bytes.
@@ -289,7 +290,7 @@ fn request_of(body: RequestBody, number: u64, time_left_ms: u32) -> Request {
 }
 
 fn reply_to(request: &Request) -> Reply {
-    Reply { from: TWO, clock: request.clock, body: Ok(ReplyBody::Fenced) }
+    Reply { from: TWO, clock: request.clock, body: Ok(ReplyBody::Rows(Vec::new())) }
 }
 
 /// Answers at once, and counts.
