@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use cube_storage::Store;
 use cube_storage::clock::{Clock, ClockError, HybridClock};
 use cube_storage::model::{Hlc, NodeId, Version};
+use cube_storage::{Store, TimeLimit};
 
 /// The clocks of one node.
 pub struct NodeClock {
@@ -42,6 +42,11 @@ impl NodeClock {
     /// The reading that messages carry.
     pub fn peek(&self) -> Hlc {
         self.hybrid.peek(self.machine.wall_ms())
+    }
+
+    /// The end of so many milliseconds from now, for what waits in the store.
+    pub fn limit(&self, time_left_ms: u32) -> TimeLimit {
+        TimeLimit::within(Arc::clone(&self.machine), time_left_ms.into())
     }
 
     /// Milliseconds that never go back, for deadlines.

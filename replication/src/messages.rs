@@ -225,6 +225,7 @@ impl From<StoreError> for Refusal {
         const RETRY_AFTER_MS: u32 = 50;
         match error {
             StoreError::Overloaded { .. } => Self::Overloaded { retry_after_ms: RETRY_AFTER_MS },
+            StoreError::DeadlinePassed => Self::DeadlinePassed,
             StoreError::DiskFull { .. } => Self::DiskFull,
             StoreError::Stopped { .. } => Self::Stopped,
             StoreError::Corrupt(range) => Self::Damaged(describe(&range)),

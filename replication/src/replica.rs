@@ -1,6 +1,7 @@
 //! The one place where a peer's request becomes storage work.
 //!
-//! What it owes: it moves past the sender's clock; it refuses what is too late, too far ahead or not understood; it
+//! What it owes: it moves past the sender's clock; it refuses what is too late (also when it became so in the store's
+//! queue), too far ahead or not understood; it
 //! answers reads only from what counts (`replica/read.rs`). It takes no write that is counted by a map it has not adopted:
 //! it might be about to clear what an earlier time left behind. Rows of a message that it cannot take keep it from none of
 //! the others. Older maps are fenced by `storage/apply` itself, in the same step that makes a write durable; only adopting
@@ -11,9 +12,9 @@ mod read;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cube_storage::Store;
 use cube_storage::clock::ClockError;
 use cube_storage::model::{Batch, Mutation, NodeId, Origin, Outcome, PartitionId, Token};
+use cube_storage::{Store, TimeLimit};
 
 use crate::clock::NodeClock;
 use crate::messages::{PROTOCOL, Refusal, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
@@ -45,7 +46,7 @@ impl Replica {
             return answer(self.reply(Err(refusal)));
         }
         match request.body {
-            RequestBody::Write(write) => self.write(write, answer),
+            RequestBody::Write(write) => self.write(write, self.clock.limit(request.time_left_ms), answer),
             RequestBody::Read(read) => answer(self.reply(self.read(&read).map(ReplyBody::Rows))),
             RequestBody::Scan(scan) => answer(self.reply(self.scan(&scan))),
             RequestBody::Unknown { kind } => {
@@ -74,7 +75,7 @@ impl Replica {
         Ok(())
     }
 
-    fn write(&self, write: WriteRows, answer: OnAnswer) {
+    fn write(&self, write: WriteRows, limit: TimeLimit, answer: OnAnswer) {
         if write.condition.is_some() {
             return answer(self.reply(Err(Refusal::Unsupported("conditional writes".into()))));
         }
@@ -98,8 +99,9 @@ impl Replica {
             }
         };
         let batch = Batch { origin: write.origin, mutations };
-        self.store.submit(
+        self.store.submit_within(
             batch,
+            Some(limit),
             Box::new(move |result| {
                 let body = result.map_err(Refusal::from).map(|outcomes| wrote(outcomes, refused, rows));
                 answer(Reply { from: me, clock: clock.peek(), body });

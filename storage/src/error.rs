@@ -33,6 +33,9 @@ pub enum StoreError {
         /// Bytes that may wait.
         limit_bytes: usize,
     },
+    /// It waited for so long that nobody waits for it any more. Nothing was written.
+    #[error("the batch waited past its deadline, and was not written")]
+    DeadlinePassed,
     /// An earlier write or sync failed, so what is on disk is not known: nothing is written until a restart.
     #[error("writes have stopped until the node restarts: {cause}")]
     Stopped {

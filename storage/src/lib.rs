@@ -39,7 +39,7 @@ pub mod space;
 pub mod store;
 mod table;
 
-pub use apply::{ApplyWorker, Done};
+pub use apply::{ApplyWorker, Done, TimeLimit};
 pub use error::{DamagedRange, StoreError};
 pub use panics::caught;
 pub use partition::{MarkGeneration, PartitionState, RangeState, SyncState, UnsyncedCause};

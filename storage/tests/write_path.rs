@@ -11,7 +11,7 @@ use std::sync::mpsc;
 
 use cube_storage::clock::{Clock, SystemClock};
 use cube_storage::model::{Outcome, RowKey, TableId};
-use cube_storage::{ApplyWorker, Store, StoreError, StoreOptions, SyncPolicy, TableOptions};
+use cube_storage::{ApplyWorker, Store, StoreError, StoreOptions, SyncPolicy, TableOptions, TimeLimit};
 
 use crate::common::gate::{GatedEngine, PATIENCE};
 use crate::common::{at, client, identity, open_store, put};
@@ -294,4 +294,41 @@ fn writers_on_many_threads_all_get_their_own_outcome() {
     });
     assert_eq!(store.get(TABLE, &RowKey::of("shared")).unwrap().unwrap().version, at(800));
     assert!(store.counters().rows() >= 801, "each row once, the shared one at least once");
+}
+
+/// A clock that stands still until it is told.
+#[derive(Default)]
+struct Still(AtomicUsize);
+
+impl Clock for Still {
+    fn wall_ms(&self) -> u64 {
+        self.monotonic_ms()
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed) as u64
+    }
+}
+
+#[test]
+fn what_waited_past_its_deadline_is_refused_and_not_written_and_the_others_of_its_group_are() {
+    let engine = Arc::new(GatedEngine::default());
+    let store = open(&engine, 1_000);
+    let clock = Arc::new(Still::default());
+    let (tell, told) = mpsc::channel();
+    let submit = |key: &'static str, time_left_ms: Option<u64>| {
+        let tell = tell.clone();
+        let limit = time_left_ms.map(|left_ms| TimeLimit::within(Arc::<Still>::clone(&clock), left_ms));
+        let batch = client(vec![put(TABLE, RowKey::of(key), at(1), "v")]);
+        store.submit_within(batch, limit, Box::new(move |result| tell.send((key, result)).unwrap()));
+    };
+    submit("late", Some(100));
+    submit("in time", Some(101));
+    submit("whenever", None);
+    clock.0.store(100, Ordering::Relaxed);
+    assert!(store.run_pending());
+    let results: Vec<_> = told.try_iter().collect();
+    assert_eq!(results[0], ("late", Err(StoreError::DeadlinePassed)));
+    assert_eq!(results[1..], [("in time", Ok(vec![Outcome::Applied])), ("whenever", Ok(vec![Outcome::Applied]))]);
+    assert!(!there(&store, TABLE, "late") && there(&store, TABLE, "in time") && there(&store, TABLE, "whenever"));
 }

@@ -131,6 +131,11 @@ impl Cluster {
         self.settle();
     }
 
+    /// Lets time pass while everything stands still.
+    pub(crate) fn stall_ms(&self, ms: u64) {
+        self.time.pass_ms(ms);
+    }
+
     /// Makes the next state of the topology. Nobody has heard of it.
     pub(crate) fn change(&mut self, change: &TopologyChange) -> ClusterState {
         self.state.topology = self.state.topology.after(change).unwrap();

@@ -170,3 +170,16 @@ fn a_request_that_is_done_leaves_nothing_behind_however_late_its_deadline() {
     assert_eq!(coordinator.under_way(), 0, "no operation is waited for");
     assert_eq!(std::sync::Arc::strong_count(coordinator), holders, "and none holds the coordinator");
 }
+
+#[test]
+fn a_write_that_waits_in_a_replicas_store_past_its_deadline_is_not_done() {
+    let cluster = Cluster::of("a0 a1 a2");
+    let told = cluster.begin_write(0, put("k", "v", Level::Quorum));
+    while cluster.network.deliver() > 0 {}
+    assert!(cluster.nodes.values().all(|node| node.store.queue_depth().1 == 1), "it waits for a commit everywhere");
+    cluster.stall_ms(OVER_MS);
+    cluster.pass_ms(0);
+    let incomplete = unknown(&told);
+    assert!(incomplete.acknowledged_by.is_empty(), "{incomplete:?}");
+    assert!(cluster.values("k").values().all(Option::is_none), "nobody wrote what nobody waits for");
+}

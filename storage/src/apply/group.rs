@@ -87,8 +87,9 @@ impl<'a> Group<'a> {
             notes: Vec::new(),
             damage: Vec::new(),
         };
-        for (job, Job { batch, .. }) in jobs.iter().enumerate() {
-            let result = admit(batch).and_then(|()| group.take_batch(job, batch));
+        for (job, queued) in jobs.iter().enumerate() {
+            let batch = &queued.batch;
+            let result = queued.check_time().and_then(|()| admit(batch)).and_then(|()| group.take_batch(job, batch));
             group.results.push(result);
         }
         group.sort_into_rows();

@@ -1,7 +1,8 @@
 //! The one write path: everything that changes a row passes here, whoever brings it.
 //!
 //! What it owes, in this order, for every group of batches that waited together:
-//! 1. refuse what the limits, the room on the disk, an unknown table or the partition's fence forbid;
+//! 1. refuse what comes too late, and what the limits, the room on the disk, an unknown table or the partition's fence
+//!    forbid;
 //! 2. look up what the rows hold, remembered from the last writes or read in one multi-get, and keep the winners;
 //! 3. put rows, key index, Merkle leaves and the notes they touch into ONE engine write, synced once for all;
 //! 4. take the same change into the trees in memory, and only then tell those who wait.
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use self::group::Group;
-pub use self::queue::Done;
+pub use self::queue::{Done, TimeLimit};
 pub(crate) use self::queue::{Job, Queue, Wake};
 pub(crate) use self::recent::RecentRows;
 pub use self::worker::ApplyWorker;
@@ -37,10 +38,15 @@ use crate::store::{Commit, Store};
 impl Store {
     /// Queues a batch and returns at once. `done` is told when its outcome is durable, or why there is none.
     pub fn submit(&self, batch: Batch, done: Done) {
+        self.submit_within(batch, None, done);
+    }
+
+    /// The same with a limit: what still waits then is not applied, and refused as [`StoreError::DeadlinePassed`].
+    pub fn submit_within(&self, batch: Batch, limit: Option<TimeLimit>, done: Done) {
         if let Err(invalid) = batch.check(&self.limits) {
             return done(Err(invalid.into()));
         }
-        if let Err((refused, done)) = self.queue.push(batch, done) {
+        if let Err((refused, done)) = self.queue.push(batch, limit, done) {
             done(Err(refused));
         }
     }

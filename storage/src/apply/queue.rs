@@ -4,15 +4,36 @@
 //! memory.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::model::{Batch, Outcome};
 
 /// Told once what came of a batch: one outcome for each mutation, in their order. Runs on the thread that commits, so
 /// it hands the news on and does no work.
 pub type Done = Box<dyn FnOnce(Result<Vec<Outcome>, StoreError>) + Send>;
+
+/// Until when a batch is worth applying. Who asked for it has given it up by then, and may have asked elsewhere.
+#[derive(Clone)]
+pub struct TimeLimit {
+    clock: Arc<dyn Clock>,
+    at_ms: u64,
+}
+
+impl TimeLimit {
+    /// So many milliseconds from now.
+    pub fn within(clock: Arc<dyn Clock>, time_left_ms: u64) -> Self {
+        let at_ms = clock.monotonic_ms().saturating_add(time_left_ms);
+        Self { clock, at_ms }
+    }
+
+    fn is_over(&self) -> bool {
+        self.clock.monotonic_ms() >= self.at_ms
+    }
+}
 
 /// Bytes committed at once. Large enough to share an fsync among all that wait, small enough that the last of them
 /// does not wait long for the first.
@@ -25,7 +46,15 @@ const MUTATION_OVERHEAD_BYTES: usize = 256;
 pub(crate) struct Job {
     pub(crate) batch: Batch,
     pub(crate) done: Done,
+    limit: Option<TimeLimit>,
     bytes: usize,
+}
+
+impl Job {
+    /// What is too late is refused before anything of it is looked at.
+    pub(crate) fn check_time(&self) -> Result<(), StoreError> {
+        if self.limit.as_ref().is_some_and(TimeLimit::is_over) { Err(StoreError::DeadlinePassed) } else { Ok(()) }
+    }
 }
 
 #[derive(Default)]
@@ -59,7 +88,7 @@ impl Queue {
     }
 
     /// Puts a batch at the end, or hands it back with the reason.
-    pub(crate) fn push(&self, batch: Batch, done: Done) -> Result<(), (StoreError, Done)> {
+    pub(crate) fn push(&self, batch: Batch, limit: Option<TimeLimit>, done: Done) -> Result<(), (StoreError, Done)> {
         let bytes = batch.len_bytes() + batch.mutations.len() * MUTATION_OVERHEAD_BYTES;
         let mut state = self.state.lock();
         // A batch larger than the bound still passes when it is alone: its own limit is another one.
@@ -68,7 +97,7 @@ impl Queue {
             return Err((refused, done));
         }
         state.bytes += bytes;
-        state.jobs.push_back(Job { batch, done, bytes });
+        state.jobs.push_back(Job { batch, done, limit, bytes });
         drop(state);
         self.work.notify_one();
         Ok(())
@@ -163,19 +192,19 @@ mod tests {
     #[test]
     fn past_its_bound_the_queue_refuses_and_afterwards_accepts_again() {
         let queue = Queue::new(10_000);
-        assert!(queue.push(batch(8_000), nobody()).is_ok());
-        let Err((refused, _)) = queue.push(batch(8_000), nobody()) else { panic!("the bound was passed") };
+        assert!(queue.push(batch(8_000), None, nobody()).is_ok());
+        let Err((refused, _)) = queue.push(batch(8_000), None, nobody()) else { panic!("the bound was passed") };
         assert!(matches!(refused, StoreError::Overloaded { limit_bytes: 10_000, .. }), "{refused}");
         assert_eq!(queue.take_group().len(), 1);
         assert_eq!(queue.depth(), (0, 0));
-        assert!(queue.push(batch(50_000), nobody()).is_ok(), "alone, a batch of any size passes");
+        assert!(queue.push(batch(50_000), None, nobody()).is_ok(), "alone, a batch of any size passes");
     }
 
     #[test]
     fn a_group_ends_at_its_bounds_and_keeps_the_order() {
         let queue = Queue::new(usize::MAX);
         for _ in 0..3 {
-            assert!(queue.push(batch(GROUP_BYTES_MAX / 2), nobody()).is_ok());
+            assert!(queue.push(batch(GROUP_BYTES_MAX / 2), None, nobody()).is_ok());
         }
         assert_eq!(queue.take_group().len(), 2);
         assert_eq!(queue.take_group().len(), 1);
@@ -185,7 +214,7 @@ mod tests {
     #[test]
     fn closing_lets_go_only_when_the_work_is_done() {
         let queue = Queue::new(usize::MAX);
-        assert!(queue.push(batch(1), nobody()).is_ok());
+        assert!(queue.push(batch(1), None, nobody()).is_ok());
         queue.close();
         assert_eq!(queue.wait(None), Wake::Work);
         queue.take_group();
