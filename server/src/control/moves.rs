@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use cube_replication::lifecycle::{MoveDone, MoveReport};
 use cube_replication::topology::plan::plan;
 use cube_replication::topology::{
-    Assignment, DataCenter, Evidence, MemberState, PartitionMap, Rack, Step, Strategy, Topology, TopologyChange,
+    Assignment, DataCenter, Evidence, Member, MemberState, PartitionMap, Rack, Step, Strategy, Topology, TopologyChange,
 };
 use cube_storage::model::{Epoch, NodeId, PartitionId, PlacementId};
 
@@ -86,7 +86,8 @@ impl MoveDriver {
     }
 
     fn plan(&mut self, topology: &Topology) {
-        let holders = topology.members().values().filter(|member| member.may_hold_data());
+        let members = in_reach(topology.members());
+        let holders = members.values().filter(|member| member.may_hold_data());
         let holders: Vec<_> =
             holders.map(|member| (member.id, member.weight, member.data_center.clone(), member.rack.clone())).collect();
         for (id, placement) in topology.placements() {
@@ -95,7 +96,7 @@ impl MoveDriver {
                 continue;
             }
             let bits = topology.partition_bits();
-            let assignment = plan(&placement.goal(), topology.members(), placement.strategy(), bits);
+            let assignment = plan(&placement.goal(), &members, placement.strategy(), bits);
             self.targets.insert(id, Target { wishes, assignment });
         }
     }
@@ -142,30 +143,29 @@ impl MoveDriver {
         begun
     }
 
-    /// A member that copies is warming; one that serves all it is wanted for is ready.
+    /// A member that serves all it is wanted for is ready.
     fn member_states(&self, topology: &Topology) -> Vec<TopologyChange> {
-        let arriving = |state| matches!(state, MemberState::Joining | MemberState::Warming);
-        let members = topology.members().values().filter(|member| arriving(member.state));
-        let set = members.filter_map(|member| {
-            let node = member.id;
-            let lacks = maps(topology).any(|(placement, partition, map)| {
+        let warming = topology.members().values().filter(|member| member.state == MemberState::Warming);
+        let covers = |node: NodeId| {
+            !maps(topology).any(|(placement, partition, map)| {
                 let wanted = self.wanted(placement, partition).contains(&node) || map.goal().contains(node);
                 wanted && !map.serving().contains(node)
-            });
-            let copies = maps(topology).any(|(_, _, map)| map.pending().any(|pending| pending == node));
-            let state = match (lacks, copies) {
-                (false, _) => MemberState::Ready,
-                (true, true) => MemberState::Warming,
-                (true, false) => return None,
-            };
-            (state > member.state).then_some(TopologyChange::SetState { node, state })
-        });
-        set.collect()
+            })
+        };
+        let ready = warming.map(|member| member.id).filter(|node| covers(*node));
+        ready.map(|node| TopologyChange::SetState { node, state: MemberState::Ready }).collect()
     }
 
     fn wanted(&self, placement: PlacementId, partition: PartitionId) -> &[NodeId] {
         self.targets.get(&placement).map_or(&[], |target| target.assignment.replicas(partition))
     }
+}
+
+/// The members that replicas may be placed on by now. One that is still joining has not opened its peer port: a replica
+/// there would be waited for by every write, and by quorums of which it is the one that is missing.
+pub(super) fn in_reach(members: &BTreeMap<NodeId, Member>) -> BTreeMap<NodeId, Member> {
+    let in_reach = members.iter().filter(|(_, member)| member.state != MemberState::Joining);
+    in_reach.map(|(node, member)| (*node, member.clone())).collect()
 }
 
 fn is_under_way(map: &PartitionMap) -> bool {

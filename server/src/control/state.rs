@@ -20,6 +20,7 @@ use cube_storage::model::{NodeId, PartitionBits, TableId};
 use serde::{Deserialize, Serialize};
 
 use super::command::Command;
+use super::moves::in_reach;
 use crate::identity::{ClusterId, InstanceId};
 
 /// The most keyspaces: each has a map of its own for every partition, and all of them are on every node.
@@ -89,7 +90,7 @@ impl HardState {
     /// the command, so that two releases that plan differently agree on it.
     pub fn plan_keyspace(&self, name: &str, strategy: Strategy, sync: SyncPolicy, if_not_exists: bool) -> Command {
         let bits = self.topology().partition_bits();
-        let assignment = plan(&Assignment::empty(bits), self.topology().members(), &strategy, bits);
+        let assignment = plan(&Assignment::empty(bits), &in_reach(self.topology().members()), &strategy, bits);
         Command::CreateKeyspace { name: name.to_owned(), strategy, sync, if_not_exists, assignment }
     }
 }

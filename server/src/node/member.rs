@@ -34,7 +34,7 @@ use super::threads::Threads;
 use super::{NodeError, opening, seams};
 use crate::clock_watch::ClockWatch;
 use crate::config::Config;
-use crate::control::{Command, Control};
+use crate::control::{Command, Control, HardState};
 use crate::forming::Membership;
 use crate::gossip::{Gossip, GossipSettings};
 use crate::identity::{DataDir, Identity};
@@ -193,7 +193,7 @@ impl Member {
         });
         vitals.of(&member);
         member.follow_state(work_bell);
-        member.tell_addresses(addresses);
+        member.tell_arrival(addresses);
         Ok(member)
     }
 
@@ -232,24 +232,36 @@ impl Member {
         }
     }
 
-    /// A node that is reached elsewhere than the cluster believes tells it, until it knows.
-    fn tell_addresses(self: &Arc<Self>, addresses: Addresses) {
+    /// Tells the cluster where this node is reached, and that it is: until then nothing is placed on a newcomer.
+    fn tell_arrival(self: &Arc<Self>, addresses: Addresses) {
         const WITHIN: Duration = Duration::from_secs(10);
         let node = self.identity.node;
         let member = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
                 let Some(member) = member.upgrade() else { return };
-                let known = member.control.current().topology().member(node).map(|member| member.addresses.clone());
-                if known.as_ref() == Some(&addresses) {
+                let state = member.control.current();
+                let Some(known) = state.topology().member(node) else { return };
+                let command = if known.addresses != addresses {
+                    Command::SetAddresses { node, addresses: addresses.clone() }
+                } else if known.state == MemberState::Joining {
+                    Command::SetMemberState { node, state: MemberState::Warming }
+                } else {
                     return;
-                }
-                let command = Command::SetAddresses { node, addresses: addresses.clone() };
+                };
                 if let Err(error) = member.control.propose(command, WITHIN).await {
-                    tracing::warn!(%error, "the cluster was not told this node's new addresses");
+                    tracing::warn!(%error, "the cluster was not told that this node is here");
                 }
+                member.knows_another(&state).await;
             }
         });
+    }
+
+    /// Waits for a state after this one: what was agreed on reaches this node a little later than the answer.
+    async fn knows_another(&self, known: &Arc<HardState>) {
+        const WITHIN: Duration = Duration::from_secs(1);
+        let mut states = self.control.watch();
+        let _unchanged = tokio::time::timeout(WITHIN, states.wait_for(|state| !Arc::ptr_eq(state, known))).await;
     }
 
     /// Ends everything, in the order in which it leans on each other. Requests have ended before.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cube_replication::topology::MemberState;
 use cube_storage::model::NodeId;
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -111,7 +112,10 @@ impl Cluster {
     pub(super) async fn join(&self, n: u16) -> Arc<Control> {
         let joined = self.control(0).propose(Command::Join(newcomer(n)), SOON).await;
         assert_eq!(joined, Ok(Answer::Joined { node: node(n) }));
-        self.start(node(n)).await
+        let control = self.start(node(n)).await;
+        let arrived = Command::SetMemberState { node: node(n), state: MemberState::Warming };
+        assert_eq!(self.control(0).propose(arrived, SOON).await, Ok(Answer::Done));
+        control
     }
 
     /// Starts a node, on its directory if it was there before.

@@ -172,8 +172,9 @@ fn a_strategy_that_names_no_members_is_refused() {
 #[test]
 fn a_plan_that_members_outran_is_told_from_other_refusals() {
     let joined = after(&founded(), &Command::Join(newcomer(1)));
-    let planned = create_keyspace(&joined, "metrics", 2);
-    let left = after(&joined, &Command::SetMemberState { node: node(1), state: MemberState::Leaving });
+    let arrived = after(&joined, &Command::SetMemberState { node: node(1), state: MemberState::Warming });
+    let planned = create_keyspace(&arrived, "metrics", 2);
+    let left = after(&arrived, &Command::SetMemberState { node: node(1), state: MemberState::Leaving });
     assert!(matches!(left.after(&planned), Err(Refusal::PlanOutdated { .. })));
 }
 

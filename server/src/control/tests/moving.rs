@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use cube_replication::lifecycle::{MoveDone, MoveReport};
-use cube_replication::topology::{MemberState, Step, Topology, TopologyChange};
+use cube_replication::topology::{MemberState, Step, Strategy, Topology, TopologyChange};
+use cube_storage::SyncPolicy;
 use cube_storage::model::{NodeId, PlacementId};
-use proptest::prelude::*;
+use proptest::prelude::{ProptestConfig, prop, prop_assert, proptest};
 
 use super::super::{Command, Control, HardState, MOVES_UNDER_WAY_MAX, MoveDriver};
 use super::cluster::Cluster;
@@ -40,7 +41,16 @@ fn cluster(size: u16, bits: u8) -> HardState {
     let mut founding = founding();
     founding.partition_bits = PartitionBits::new(bits).unwrap();
     let founded = HardState::unfounded().after(&Command::Found(founding)).unwrap().0;
-    (1..size).fold(founded, |state, n| state.after(&Command::Join(newcomer(n))).unwrap().0)
+    (1..size).fold(founded, |state, n| arrived(&joined(&state, n), n))
+}
+
+fn joined(state: &HardState, n: u16) -> HardState {
+    state.after(&Command::Join(newcomer(n))).unwrap().0
+}
+
+/// The node says that its peer port is open.
+fn arrived(state: &HardState, n: u16) -> HardState {
+    state.after(&Command::SetMemberState { node: node(n), state: MemberState::Warming }).unwrap().0
 }
 
 fn step(state: &HardState, driver: &mut MoveDriver) -> Option<HardState> {
@@ -76,8 +86,7 @@ fn moves_go_through_all_steps_as_nodes_report_and_members_become_ready() {
         }
     }
     assert!(is_settled(&state), "{state:#?}");
-    let arrivals = [MemberState::Joining, MemberState::Warming, MemberState::Ready];
-    assert_eq!(seen, BTreeSet::from(arrivals));
+    assert_eq!(seen, BTreeSet::from([MemberState::Warming, MemberState::Ready]));
     let placement = state.topology().placement(PlacementId(0)).unwrap();
     assert!(placement.partitions().all(|(_, map)| map.serving().len() == 3));
 }
@@ -85,8 +94,7 @@ fn moves_go_through_all_steps_as_nodes_report_and_members_become_ready() {
 #[test]
 fn no_step_is_taken_without_reports_and_not_by_reports_of_older_maps() {
     let mut driver = MoveDriver::default();
-    let begun = step(&cluster(3, 2), &mut driver).unwrap();
-    let warming = step(&begun, &mut driver).unwrap();
+    let warming = step(&cluster(3, 2), &mut driver).unwrap();
     assert_eq!(step(&warming, &mut driver), None, "nobody reported");
     let mut stale = reports(warming.topology(), &BTreeSet::new());
     for report in &mut stale {
@@ -137,8 +145,24 @@ fn a_joiner_that_died_blocks_nothing_once_it_is_given_up() {
 }
 
 #[test]
+fn nothing_is_placed_on_a_newcomer_before_it_says_that_it_is_reached() {
+    let mut driver = MoveDriver::default();
+    let state = joined(&cluster(1, 2), 1);
+    assert_eq!(driver.changes(state.topology()), []);
+    let strategy = Strategy::Simple { replicas: 3 };
+    let created = state.after(&state.plan_keyspace("orders", strategy, SyncPolicy::Sync, false)).unwrap().0;
+    let placement = created.topology().placement(PlacementId(1)).unwrap();
+    assert!(placement.partitions().all(|(_, map)| map.serving().nodes() == [node(0)]), "{placement:?}");
+
+    let moves = driver.changes(arrived(&created, 1).topology());
+    assert_eq!(moves.len(), 2 * 4, "both keyspaces grow: {moves:?}");
+    assert!(moves.iter().all(|change| matches!(change, TopologyChange::BeginMove { .. })), "{moves:?}");
+}
+
+#[test]
 fn a_member_that_is_to_hold_nothing_is_ready_at_once() {
-    let state = cluster(1, 2).after(&Command::Join(super::super::NewMember { weight: 0, ..newcomer(1) })).unwrap().0;
+    let holds_nothing = super::super::NewMember { weight: 0, ..newcomer(1) };
+    let state = arrived(&cluster(1, 2).after(&Command::Join(holds_nothing)).unwrap().0, 1);
     let changes = MoveDriver::default().changes(state.topology());
     assert_eq!(changes, [TopologyChange::SetState { node: node(1), state: MemberState::Ready }]);
 }
@@ -160,8 +184,12 @@ proptest! {
             match lot {
                 0..4 => driver = MoveDriver::default(),
                 4..10 if members < size => {
-                    state = state.after(&Command::Join(newcomer(members))).unwrap().0;
+                    state = joined(&state, members);
                     members += 1;
+                }
+                13..20 => {
+                    let arrive = Command::SetMemberState { node: node(members - 1), state: MemberState::Warming };
+                    state = state.after(&arrive).map_or(state, |(next, _)| next);
                 }
                 10..13 => {
                     let leave = Command::SetMemberState { node: node(members - 1), state: MemberState::Leaving };
@@ -179,6 +207,10 @@ proptest! {
                 prop_assert!(under_way(next.topology()) <= MOVES_UNDER_WAY_MAX);
                 state = next;
             }
+        }
+        for member in 0..members {
+            let arrive = Command::SetMemberState { node: node(member), state: MemberState::Warming };
+            state = state.after(&arrive).map_or(state, |(next, _)| next);
         }
         for _ in 0..200 {
             for report in reports(state.topology(), &BTreeSet::new()) {
