@@ -38,7 +38,7 @@ use crate::control::{Command, Control, HardState};
 use crate::forming::Membership;
 use crate::gossip::{Gossip, GossipSettings};
 use crate::identity::{DataDir, Identity};
-use crate::peer::{GrpcTransport, GrpcTransportParts, PeerIdentity, PeerServer, PeerSettings};
+use crate::peer::{GrpcTransport, GrpcTransportParts, OnPeer, PeerIdentity, PeerServer, PeerSettings};
 
 /// The first and the longest wait of a background worker that failed.
 const WORKER_BACKOFF_MS: (u64, u64) = (200, 30_000);
@@ -118,7 +118,18 @@ impl Member {
             runtime: Handle::current(),
             settings: PeerSettings::default(),
         }));
-        peer_server.open(crate::peer::Membership { identity: peer_identity, check, serve: replica.clone() });
+        // A peer that connects is there: links to it need not wait for their next attempt.
+        let met = Arc::downgrade(&transport);
+        let met: OnPeer = Arc::new(move |node| {
+            if let Some(transport) = met.upgrade() {
+                transport.wake(node);
+            }
+        });
+        peer_server.open(crate::peer::Membership { identity: peer_identity, check, serve: replica.clone(), met })?;
+        // The others learn at once that this node is back, before gossip tells them.
+        for node in state.topology().members().keys().filter(|node| **node != me) {
+            transport.wake(*node);
+        }
 
         let vitals = Arc::new(seams::Vitals::default());
         let gossip = Arc::new(Gossip::start(

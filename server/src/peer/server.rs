@@ -5,6 +5,7 @@
 //! [`PeerServer::open`] says who this node is and what serves them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,6 +31,7 @@ use super::conversation::{Conversation, Replies};
 use super::identity::{
     CheckPeer, HandshakeRefused, Negotiated, PeerIdentity, agree, check_cluster, check_node, malformed, read_u16,
 };
+use super::readers::Readers;
 use super::serving::Serving;
 use super::settings::{FRAME_BYTES_MAX, PeerSettings};
 use super::status::InboundStatus;
@@ -53,7 +55,12 @@ pub struct Membership {
     pub check: CheckPeer,
     /// Carries requests out.
     pub serve: Arc<dyn Serve>,
+    /// Told of every peer that connects: it is there, so it can be connected to.
+    pub met: OnPeer,
 }
+
+/// Told of a peer.
+pub type OnPeer = Arc<dyn Fn(NodeId) + Send + Sync>;
 
 /// Why the server stopped.
 #[derive(Debug, Error)]
@@ -136,15 +143,17 @@ impl PeerServer {
         Self { shared: Arc::new(shared) }
     }
 
-    /// This node is a member now: peers may open lanes to it.
-    pub fn open(&self, membership: Membership) {
+    /// This node is a member now: peers may open lanes to it. Fails when the system gives no threads to read for them.
+    pub fn open(&self, membership: Membership) -> io::Result<()> {
         let serving = Serving {
+            readers: Arc::new(Readers::start(self.shared.settings.reads_at_once)?),
             me: membership.identity.node,
             serve: Arc::clone(&membership.serve),
             clock: Arc::clone(&self.shared.clock),
             background: Arc::new(Semaphore::new(self.shared.settings.background_at_once.max(1))),
         };
         self.shared.member.store(Some(Arc::new(Member { membership, serving: Arc::new(serving) })));
+        Ok(())
     }
 
     /// Serves a listener until `stop`, then drains.
@@ -254,6 +263,7 @@ impl PeerServer {
             return Err(HandshakeRefused::Draining);
         }
         tracing::debug!(peer = %theirs.node, name = theirs.name, ?lane, "a peer connected");
+        (member.membership.met)(theirs.node);
         let talk = Arc::clone(&conversation);
         tokio::spawn(async move {
             // Until its last reply is sent, or whatever else ends this task.

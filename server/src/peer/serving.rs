@@ -1,27 +1,31 @@
 //! Reads the requests of one lane and has them carried out.
 //!
-//! One task for each connection, none for a request. The foreground is served on this task, since a hop to another
-//! thread costs more than most of its work; after a bounded number of requests others get their turn. The background
-//! is served on the blocking pool, a few frames at a time over all peers. A request whose time is over when its turn
-//! comes is dropped, not done.
+//! One task for each connection, none for a request. In the foreground, writes are queued from this task, since a hop to
+//! another thread costs more than that; after a bounded number of requests others get their turn. Reads may wait for the
+//! disk: those of a frame go to the reading threads as few jobs, and the connection goes on. The background is served on
+//! the blocking pool, a few frames at a time over all peers. A request whose time is over when its turn comes is dropped,
+//! not done.
 
 use std::sync::Arc;
 use std::vec;
 
 use cube_proto::peer::v1 as wire;
 use cube_replication::codec;
-use cube_replication::messages::{Refusal, Reply, Request};
+use cube_replication::messages::{Refusal, Reply, Request, RequestBody};
 use cube_replication::transport::{Lane, Serve};
 use cube_storage::clock::Clock;
 use cube_storage::model::{Hlc, NodeId};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tonic::Streaming;
 
-use super::conversation::Conversation;
+use super::conversation::{Conversation, Ticket};
+use super::readers::Readers;
 
-/// Requests served in a row before other tasks of the thread get their turn: at 100 us each, what a read from disk may
-/// take, they wait 2 ms.
-const INLINE_MAX: usize = 16;
+/// Requests taken in a row before other tasks of the thread get their turn: a few microseconds each.
+const INLINE_MAX: usize = 64;
+/// Reads of single rows that are one job: more share a hop between threads, fewer are read side by side.
+const READS_OF_A_JOB_MAX: usize = 32;
 /// When a peer that asks too much may try again.
 const RETRY_AFTER_MS: u32 = 50;
 
@@ -31,6 +35,14 @@ pub(super) struct Serving {
     pub(super) serve: Arc<dyn Serve>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) background: Arc<Semaphore>,
+    pub(super) readers: Arc<Readers>,
+}
+
+/// A request that was let in.
+struct Asked {
+    request: Request,
+    ticket: Ticket,
+    received_ms: u64,
 }
 
 /// The requests of a frame that were not looked at yet.
@@ -90,11 +102,12 @@ impl Serving {
         }
         let received_ms = self.clock.monotonic_ms();
         let mut batch = Batch { messages: frame.messages.into_iter(), received_ms };
+        let mut reads = Vec::new();
         while !batch.messages.as_slice().is_empty() && !conversation.is_closed() {
             conversation.room().await;
             match lane {
                 Lane::Foreground => {
-                    self.serve_some(conversation, &mut batch, INLINE_MAX);
+                    self.take_some(conversation, &mut batch, &mut reads);
                     if !batch.messages.as_slice().is_empty() {
                         tokio::task::yield_now().await;
                     }
@@ -105,6 +118,52 @@ impl Serving {
                 },
             }
         }
+        self.hand_over(conversation, reads);
+    }
+
+    /// Serves some of a frame, and keeps its reads for the reading threads.
+    fn take_some(self: &Arc<Self>, conversation: &Arc<Conversation>, batch: &mut Batch, reads: &mut Vec<Asked>) {
+        for message in batch.messages.by_ref().take(INLINE_MAX) {
+            let Some(asked) = self.admit(conversation, &message, batch.received_ms) else { continue };
+            match asked.request.body {
+                RequestBody::Write(_) | RequestBody::Fence(_) => self.serve_one(conversation, asked),
+                RequestBody::Read(_) => {
+                    reads.push(asked);
+                    if reads.len() >= READS_OF_A_JOB_MAX {
+                        self.hand_over(conversation, std::mem::take(reads));
+                    }
+                }
+                // A page may take long: nobody's rows wait behind it.
+                RequestBody::Scan(_) => self.hand_over(conversation, vec![asked]),
+            }
+        }
+    }
+
+    /// Has the reading threads serve these.
+    fn hand_over(self: &Arc<Self>, conversation: &Arc<Conversation>, reads: Vec<Asked>) {
+        if reads.is_empty() {
+            return;
+        }
+        let (serving, conversation, runtime) = (Arc::clone(self), Arc::clone(conversation), Handle::current());
+        self.readers.submit(Box::new(move || serving.read_all(&conversation, reads, &runtime)));
+    }
+
+    /// Serves reads, on a reading thread. Where there is no room for their replies, the rest waits for it elsewhere.
+    fn read_all(self: &Arc<Self>, conversation: &Arc<Conversation>, reads: Vec<Asked>, runtime: &Handle) {
+        let mut reads = reads.into_iter();
+        while conversation.has_room() || conversation.is_closed() {
+            let Some(asked) = reads.next() else { return };
+            if conversation.is_closed() {
+                return;
+            }
+            self.serve_one(conversation, asked);
+        }
+        let rest: Vec<Asked> = reads.collect();
+        let (serving, conversation) = (Arc::clone(self), Arc::clone(conversation));
+        runtime.spawn(async move {
+            conversation.room().await;
+            serving.hand_over(&conversation, rest);
+        });
     }
 
     /// Serves on the blocking pool. Nothing comes back if that failed.
@@ -112,40 +171,57 @@ impl Serving {
         let permit = Arc::clone(&self.background).acquire_owned().await.ok()?;
         let (serving, conversation) = (Arc::clone(self), Arc::clone(conversation));
         let work = tokio::task::spawn_blocking(move || {
-            serving.serve_some(&conversation, &mut batch, usize::MAX);
+            serving.serve_some(&conversation, &mut batch);
             drop(permit);
             batch
         });
         work.await.ok()
     }
 
-    /// Serves up to `count` requests, as long as there is room for their replies.
-    fn serve_some(&self, conversation: &Arc<Conversation>, batch: &mut Batch, count: usize) {
-        for _ in 0..count {
-            if !conversation.has_room() {
-                return;
-            }
+    /// Serves requests as long as there is room for their replies.
+    fn serve_some(&self, conversation: &Arc<Conversation>, batch: &mut Batch) {
+        while conversation.has_room() {
             let Some(message) = batch.messages.next() else { return };
-            self.serve_one(conversation, &message, batch.received_ms);
+            if let Some(asked) = self.admit(conversation, &message, batch.received_ms) {
+                self.serve_one(conversation, asked);
+            }
         }
     }
 
-    fn serve_one(&self, conversation: &Arc<Conversation>, message: &wire::Message, received_ms: u64) {
-        let waited_ms = self.clock.monotonic_ms().saturating_sub(received_ms);
-        let left_ms = u64::from(message.time_left_ms).saturating_sub(waited_ms);
-        if left_ms == 0 {
-            return conversation.note_late();
+    /// Lets a request in that can be understood, as long as there is room and time.
+    fn admit(&self, conversation: &Arc<Conversation>, message: &wire::Message, received_ms: u64) -> Option<Asked> {
+        let time_left_ms = message.time_left_ms;
+        if self.left_ms(time_left_ms, received_ms) == 0 {
+            conversation.note_late();
+            return None;
         }
         let Some(ticket) = conversation.admit(message.id) else {
-            return self.refuse(conversation, message.id, Refusal::Overloaded { retry_after_ms: RETRY_AFTER_MS });
+            self.refuse(conversation, message.id, Refusal::Overloaded { retry_after_ms: RETRY_AFTER_MS });
+            return None;
         };
         match codec::decode::<Request>(&message.body) {
-            Ok(request) => {
-                let time_left_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
+            Ok(request) => Some(Asked { request: Request { time_left_ms, ..request }, ticket, received_ms }),
+            Err(error) => {
+                ticket.answer(self.refusal(Refusal::Unsupported(error.to_string())));
+                None
+            }
+        }
+    }
+
+    fn serve_one(&self, conversation: &Conversation, asked: Asked) {
+        let Asked { request, ticket, received_ms } = asked;
+        match self.left_ms(request.time_left_ms, received_ms) {
+            0 => conversation.note_late(),
+            time_left_ms => {
                 self.serve.serve(Request { time_left_ms, ..request }, Box::new(move |reply| ticket.answer(reply)));
             }
-            Err(error) => ticket.answer(self.refusal(Refusal::Unsupported(error.to_string()))),
         }
+    }
+
+    /// What is left of the time that a request had when it was received.
+    fn left_ms(&self, time_left_ms: u32, received_ms: u64) -> u32 {
+        let waited_ms = self.clock.monotonic_ms().saturating_sub(received_ms);
+        time_left_ms.saturating_sub(u32::try_from(waited_ms).unwrap_or(u32::MAX))
     }
 
     fn refuse(&self, conversation: &Conversation, id: u64, refusal: Refusal) {

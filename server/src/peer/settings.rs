@@ -31,6 +31,8 @@ pub struct PeerSettings {
     pub serving_max: usize,
     /// Bytes of replies that may wait on one connection; until there is room, nothing further is read from it.
     pub reply_bytes_max: usize,
+    /// Threads that read for peers in the foreground.
+    pub reads_at_once: usize,
     /// Background frames served at once, over all peers.
     pub background_at_once: usize,
     /// Calls served at once, over all peers.
@@ -60,6 +62,8 @@ impl Default for PeerSettings {
             waiting_bytes_max: 32 << 20,
             serving_max: 8_192,
             reply_bytes_max: 16 << 20,
+            // More than a small machine has processors: a read that waits for the disk needs none.
+            reads_at_once: 4,
             background_at_once: 2,
             calls_at_once: 256,
             connect_timeout_ms: 1_000,

@@ -22,4 +22,5 @@ mod load;
 mod majority;
 mod pauses;
 mod refusals;
+mod restarts;
 mod stopping;

@@ -65,7 +65,7 @@ fn nodes_that_are_no_members_yet_call_each_other() {
 fn a_call_tells_who_calls_and_another_cluster_is_refused() {
     let (process, _) = process(settings());
     let (serve, check) = (Arc::new(Echo::default()), anybody());
-    process.server.open(Membership { identity: identity(TWO), check, serve });
+    process.server.open(Membership { identity: identity(TWO), check, serve, met: nobody() }).unwrap();
     assert_eq!(bench(Some(identity(ONE))).call(&process.address, WHO, "", PATIENCE_MS), Ok("node-1".into()));
     let stranger = PeerIdentity { cluster: ClusterId(8), ..identity(ONE) };
     let refused = bench(Some(stranger)).call(&process.address, WHO, "", PATIENCE_MS);

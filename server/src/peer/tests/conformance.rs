@@ -89,7 +89,7 @@ impl Harness for Loopback {
     fn connect(&mut self, node: NodeId, service: Arc<dyn Serve>) {
         let process = Process::listening(bounds(), self.clock.clone(), Arc::new(NoCalls));
         let serve = Arc::new(Watched { ledger: self.ledger.clone(), service });
-        process.server.open(Membership { identity: identity(node), check: anybody(), serve });
+        process.server.open(Membership { identity: identity(node), check: anybody(), serve, met: nobody() }).unwrap();
         if let Some(asker) = &self.asker {
             asker.book.put(node, &process.address);
             // Without being woken.

@@ -90,6 +90,32 @@ fn a_peer_that_is_heard_of_is_connected_without_waiting_for_the_next_attempt() {
 }
 
 #[test]
+fn a_peer_that_connects_is_connected_without_waiting_for_the_next_attempt() {
+    let patient =
+        PeerSettings { backoff_first_ms: 10 * PATIENCE_MS, backoff_longest_ms: 10 * PATIENCE_MS, ..settings() };
+    let asker = Asker::new(patient);
+    let gone = Process::member(identity(TWO), Arc::new(Echo::default()));
+    asker.book.put(TWO, &gone.address);
+    gone.kill();
+    eventually("an attempt failed", || {
+        let told = asker.send(TWO, Lane::Foreground, request(1, 1_000)).wait();
+        told == Err(PeerError::Unreachable { peer: TWO })
+    });
+    let again = Process::member(identity(TWO), Arc::new(Echo::default()));
+    asker.book.put(TWO, &again.address);
+    let one = Process::listening(settings(), Arc::new(SystemClock::new(0)), Arc::new(NoCalls));
+    let transport = Arc::clone(&asker.transport);
+    let met: OnPeer = Arc::new(move |node| transport.wake(node));
+    let serve = Arc::new(Echo::default());
+    one.server.open(Membership { identity: identity(ONE), check: anybody(), serve, met }).unwrap();
+
+    let other = Asker::of(identity(TWO), anybody(), settings(), Arc::new(SystemClock::new(0)));
+    other.book.put(ONE, &one.address);
+    other.connect(ONE);
+    eventually("it is connected in return", || asker.is_connected(TWO));
+}
+
+#[test]
 fn a_peer_that_leaves_answers_what_it_was_asked_and_takes_nothing_more() {
     let hoard = Arc::new(Hoard::default());
     let process = Process::member(identity(TWO), hoard.clone());
@@ -149,7 +175,10 @@ fn a_node_that_is_no_member_any_more_is_forgotten() {
 fn peers_tell_each_other_their_clocks() {
     const AHEAD_MS: i64 = 300_000;
     let process = Process::listening(settings(), Arc::new(SystemClock::new(AHEAD_MS)), Arc::new(NoCalls));
-    process.server.open(Membership { identity: identity(TWO), check: anybody(), serve: Arc::new(Echo::default()) });
+    process
+        .server
+        .open(Membership { identity: identity(TWO), check: anybody(), serve: Arc::new(Echo::default()), met: nobody() })
+        .unwrap();
     let asker = Asker::new(settings());
     asker.book.put(TWO, &process.address);
     asker.connect(TWO);

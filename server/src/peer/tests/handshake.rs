@@ -48,7 +48,10 @@ fn a_node_that_no_member_list_has_is_refused() {
     let check: CheckPeer =
         Arc::new(|peer| Err(HandshakeRefused::UnknownMember { node: peer.node, name: peer.name.clone() }));
     let process = Process::listening(settings(), Arc::new(SystemClock::new(0)), Arc::new(NoCalls));
-    process.server.open(Membership { identity: identity(TWO), check, serve: Arc::new(Echo::default()) });
+    process
+        .server
+        .open(Membership { identity: identity(TWO), check, serve: Arc::new(Echo::default()), met: nobody() })
+        .unwrap();
     let reason = refusal(&Asker::new(settings()), &process);
     assert!(reason.contains("UnknownMember") && reason.contains("node-1"), "{reason}");
     assert!(process.server.status().is_empty());
@@ -58,7 +61,10 @@ fn a_node_that_no_member_list_has_is_refused() {
 fn a_node_with_another_data_directory_is_refused_by_whoever_notices() {
     let process = Process::listening(settings(), Arc::new(SystemClock::new(0)), Arc::new(NoCalls));
     let serve = Arc::new(Echo::default());
-    process.server.open(Membership { identity: identity(TWO), check: knows_otherwise(ONE), serve });
+    process
+        .server
+        .open(Membership { identity: identity(TWO), check: knows_otherwise(ONE), serve, met: nobody() })
+        .unwrap();
     let reason = refusal(&Asker::new(settings()), &process);
     assert!(reason.contains("refused this node (WrongInstance)"), "{reason}");
 
@@ -105,7 +111,10 @@ fn a_node_lets_peers_in_as_soon_as_it_is_a_member() {
     let asker = Asker::new(settings());
     let reason = refusal(&asker, &process);
     assert!(reason.contains("NotReady"), "{reason}");
-    process.server.open(Membership { identity: identity(TWO), check: anybody(), serve: Arc::new(Echo::default()) });
+    process
+        .server
+        .open(Membership { identity: identity(TWO), check: anybody(), serve: Arc::new(Echo::default()), met: nobody() })
+        .unwrap();
     asker.ask_until_answered(TWO);
 }
 

@@ -6,7 +6,9 @@ use std::sync::mpsc;
 use cube_proto::peer::v1 as wire;
 use cube_proto::peer::v1::peer_client::PeerClient;
 use cube_replication::codec;
-use cube_replication::messages::Refusal;
+use cube_replication::messages::{ReadRows, Refusal, ScanRows, Want};
+use cube_storage::model::{Limits, Token};
+use cube_storage::scan::{ScanRequest, Scope};
 
 use super::*;
 
@@ -43,7 +45,7 @@ impl Serve for Gate {
 
 fn serving(settings: PeerSettings, clock: Arc<dyn Clock>, serve: Arc<dyn Serve>) -> Process {
     let process = Process::listening(settings, clock, Arc::new(NoCalls));
-    process.server.open(Membership { identity: identity(TWO), check: anybody(), serve });
+    process.server.open(Membership { identity: identity(TWO), check: anybody(), serve, met: nobody() }).unwrap();
     process
 }
 
@@ -194,6 +196,57 @@ fn a_peer_with_too_much_under_way_refuses_at_once_and_takes_requests_again_when_
     assert!(next.wait().is_ok());
 }
 
+/// Reads as if from a disk that stands still, until it is let go.
+struct SlowDisk {
+    entered: mpsc::SyncSender<()>,
+    barrier: Arc<Barrier>,
+    echo: Echo,
+}
+
+impl Serve for SlowDisk {
+    fn serve(&self, request: Request, answer: OnAnswer) {
+        if matches!(request.body, RequestBody::Scan(_)) {
+            self.entered.send(()).unwrap();
+            self.barrier.wait();
+        }
+        self.echo.serve(request, answer);
+    }
+}
+
+fn page(time_left_ms: u32) -> Request {
+    let limits = Limits::default();
+    let page = ScanRequest::all(TableId(1), Scope::Tokens(Token(0), Token(u64::MAX)), &limits);
+    request_of(RequestBody::Scan(ScanRows { page, claim: None }), 1, time_left_ms)
+}
+
+fn read_of_a_row(time_left_ms: u32) -> Request {
+    let rows = vec![(RowKey::of("row"), Epoch(1))];
+    request_of(RequestBody::Read(ReadRows { table: TableId(1), rows, want: Want::Record }), 1, time_left_ms)
+}
+
+#[test]
+fn a_read_that_waits_for_the_disk_holds_up_neither_the_other_requests_of_its_connection_nor_its_pings() {
+    let (entered, reading) = mpsc::sync_channel(0);
+    let barrier = Arc::new(Barrier::new(2));
+    let slow = SlowDisk { entered, barrier: Arc::clone(&barrier), echo: Echo::default() };
+    let process = Process::member(identity(TWO), Arc::new(slow));
+    let asker = Asker::new(settings());
+    asker.book.put(TWO, &process.address);
+    asker.connect(TWO);
+    let stuck = asker.send(TWO, Lane::Foreground, page(AMPLE_MS));
+    reading.recv().unwrap();
+    for number in 0..100 {
+        assert!(asker.send(TWO, Lane::Foreground, request(number, AMPLE_MS)).wait().is_ok());
+        assert!(asker.send(TWO, Lane::Foreground, write_of(100, AMPLE_MS)).wait().is_ok());
+        assert!(asker.send(TWO, Lane::Foreground, read_of_a_row(AMPLE_MS)).wait().is_ok());
+    }
+    let heard = asker.pings.lock().len();
+    eventually("pings are answered meanwhile", || asker.pings.lock().len() >= heard + 3);
+    assert!(!stuck.is_told());
+    barrier.wait();
+    assert!(stuck.wait().is_ok());
+}
+
 /// Answers with a long text.
 struct Verbose;
 
@@ -215,6 +268,8 @@ fn replies_past_their_bound_hold_up_further_requests_and_lose_none() {
         for (number, told) in told.iter().enumerate() {
             assert_eq!(told.wait().unwrap().clock, Hlc(number as u64));
         }
+        let told: Vec<Told> = (0..100).map(|_| asker.send(TWO, lane, read_of_a_row(AMPLE_MS))).collect();
+        assert!(told.iter().all(|told| told.wait().is_ok()));
     }
 }
 
@@ -250,24 +305,28 @@ fn processor_us() -> u64 {
 }
 
 /// Asks again whenever it is answered, until there were enough.
-fn keep_asking(transport: &Arc<GrpcTransport>, body_bytes: usize, left: &Arc<AtomicU64>, done: &Arc<AtomicU64>) {
+fn keep_asking(transport: &Arc<GrpcTransport>, asked: &Request, left: &Arc<AtomicU64>, done: &Arc<AtomicU64>) {
     if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
         return;
     }
-    let (again, left, done) = (Arc::clone(transport), Arc::clone(left), Arc::clone(done));
+    let (again, next) = (Arc::clone(transport), asked.clone());
+    let (left, done) = (Arc::clone(left), Arc::clone(done));
     let reply = Box::new(move |result: Result<Reply, PeerError>| {
         result.unwrap();
         done.fetch_add(1, Ordering::Relaxed);
-        keep_asking(&again, body_bytes, &left, &done);
+        keep_asking(&again, &next, &left, &done);
     });
-    transport.send(TWO, Lane::Foreground, write_of(body_bytes, AMPLE_MS), reply);
+    transport.send(TWO, Lane::Foreground, asked.clone(), reply);
 }
 
 #[test]
 #[ignore = "long: measures what a round trip costs, and needs the machine for itself"]
 fn what_a_round_trip_costs() {
     const ROUNDS: u64 = 400_000;
-    for (pipelining, body_bytes) in [(256, 100), (256, 1_024), (32, 100), (1, 100)] {
+    let (short, long, read) = (write_of(100, AMPLE_MS), write_of(1_024, AMPLE_MS), read_of_a_row(AMPLE_MS));
+    let (short, long, read) = (("write", short), ("long write", long), ("read", read));
+    let writes = [(256, &short), (256, &long), (32, &short), (1, &short)];
+    for (pipelining, (kind, asked)) in writes.into_iter().chain([256, 32, 1].map(|at_once| (at_once, &read))) {
         let process = Process::member(identity(TWO), Arc::new(Echo::default()));
         let asker = Asker::new(settings());
         asker.book.put(TWO, &process.address);
@@ -276,13 +335,13 @@ fn what_a_round_trip_costs() {
         let (left, done) = (Arc::new(AtomicU64::new(rounds)), Arc::new(AtomicU64::new(0)));
         let (clock, before_us) = (SystemClock::new(0), processor_us());
         for _ in 0..pipelining {
-            keep_asking(&asker.transport, body_bytes, &left, &done);
+            keep_asking(&asker.transport, asked, &left, &done);
         }
         eventually("all are done", || done.load(Ordering::Relaxed) == rounds);
         let (took_ms, used_us) = (clock.monotonic_ms().max(1), processor_us() - before_us);
         let frames = asker.lane(TWO, Lane::Foreground).unwrap().frames;
         println!(
-            "{pipelining} at once, {body_bytes} bytes: {:.2} us of processor and {:.1} us of time each, {:.1} in a frame",
+            "{pipelining} at once, {kind}: {:.2} us of processor and {:.1} us of time each, {:.1} in a frame",
             used_us as f64 / rounds as f64,
             took_ms as f64 * 1_000.0 / rounds as f64,
             rounds as f64 / frames as f64,

@@ -74,6 +74,11 @@ fn anybody() -> CheckPeer {
     Arc::new(|_| Ok(()))
 }
 
+/// Tells nobody of the peers that connect.
+fn nobody() -> OnPeer {
+    Arc::new(|_| {})
+}
+
 /// Where nodes are: kept by hand.
 #[derive(Default)]
 struct Book(Mutex<BTreeMap<NodeId, String>>);
@@ -147,7 +152,7 @@ impl Process {
 
     fn member(identity: PeerIdentity, serve: Arc<dyn Serve>) -> Self {
         let process = Self::listening(settings(), Arc::new(SystemClock::new(0)), Arc::new(NoCalls));
-        process.server.open(Membership { identity, check: anybody(), serve });
+        process.server.open(Membership { identity, check: anybody(), serve, met: nobody() }).unwrap();
         process
     }
 
