@@ -278,7 +278,9 @@ impl LogLevel {
 impl Default for LogLevel {
     /// What an operator wants to know, without the bookkeeping of the libraries.
     fn default() -> Self {
-        Self("info,openraft=warn,chitchat=warn".to_owned())
+        // Of a follower that does not answer, `openraft::replication` logs an error three times a second; `silence.rs` of
+        // the control plane tells it once.
+        Self("info,openraft=error,openraft::replication=off,chitchat=warn".to_owned())
     }
 }
 

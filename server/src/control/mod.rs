@@ -33,6 +33,7 @@ mod receive;
 mod refusal;
 mod schema;
 mod sealed;
+mod silence;
 mod state;
 mod state_machine;
 mod status;
@@ -79,6 +80,7 @@ use self::network::{Network, Ways};
 use self::propose::Proposer;
 use self::raft_types::{Raft, raft_id};
 use self::receive::Receiver;
+use self::silence::Silences;
 use self::state_machine::StateMachine;
 
 /// Whose Raft log it is.
@@ -115,7 +117,8 @@ impl Control {
 
         let states = machine.watch();
         let metrics = OnceLock::new();
-        let network = Arc::new(Network { link, states: states.clone(), metrics, backoff: options.heartbeat });
+        let (states_then, silences) = (states.clone(), Silences::default());
+        let network = Arc::new(Network { link, states: states_then, metrics, backoff: options.heartbeat, silences });
         let raft = Raft::new(raft_id(me), config, Ways(Arc::clone(&network)), log, machine).await;
         let raft = raft.map_err(|fatal| {
             disk.close();

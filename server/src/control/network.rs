@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::link::{ControlCall, ControlLink, LinkError};
 use super::raft_types::{Metrics, TypeConfig, node_id};
+use super::silence::Silences;
 use super::state::HardState;
 use super::wire::{self, Append, AppendReply, Envelope, RaftFailure, SnapshotReply, VoteReply};
 
@@ -33,6 +34,8 @@ pub(super) struct Network {
     pub(super) metrics: OnceLock<watch::Receiver<Metrics>>,
     /// The wait after a failed call.
     pub(super) backoff: Duration,
+    /// Who does not answer Raft.
+    pub(super) silences: Silences,
 }
 
 impl Network {
@@ -51,6 +54,11 @@ impl Network {
         let payload = wire::encode_call(call, &Envelope { to, cluster: state.cluster(), body })?;
         let reply = self.link.call(to, address, call, payload, timeout).await?;
         wire::decode_reply(call, to, address, &reply)
+    }
+
+    fn name_of(&self, node: NodeId) -> String {
+        let state = self.states.borrow();
+        state.topology().member(node).map_or_else(|| node.to_string(), |member| member.name.clone())
     }
 
     fn quorum_age_ms(&self) -> Option<u64> {
@@ -89,6 +97,7 @@ impl Way {
             return Err(unreachable(&AnyError::error(format!("{} is no member's number", self.target))));
         };
         let answered = self.network.call(to, &self.address, call, body, option.hard_ttl()).await;
+        self.network.silences.note(to, || self.network.name_of(to), &answered);
         answered.map_err(|error| unreachable(&error))
     }
 }
