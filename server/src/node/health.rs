@@ -4,7 +4,7 @@
 use cube_replication::lifecycle::CopyProgress;
 use cube_replication::membership::Membership as _;
 use cube_replication::topology::MemberState;
-use cube_storage::space::{FileSystemSpace, SpaceProbe};
+use cube_storage::space::SpaceProbe;
 use cube_storage::{SyncState, UnsyncedCause};
 
 use super::member::Member;
@@ -112,7 +112,7 @@ impl Member {
     }
 
     fn disk_low(&self) -> Option<String> {
-        let free = FileSystemSpace::of(&self.config.data_dir).available_bytes()?;
+        let free = self.space.available_bytes()?;
         let reserve = self.config.storage.disk_reserve;
         (free < reserve.0).then(|| {
             format!("{} MiB are left on the disk, less than storage.disk_reserve: writes are refused", free >> 20)
@@ -142,7 +142,7 @@ impl Member {
             hints: self.own_hints(),
             applied_index: self.control.status().applied.unwrap_or_default(),
             clock: self.clock_watch.lock().verdict(max_drift_ms, self.clock.monotonic_ms()),
-            disk_free_bytes: FileSystemSpace::of(&self.config.data_dir).available_bytes().unwrap_or_default(),
+            disk_free_bytes: self.space.available_bytes().unwrap_or_default(),
             oldest_sync_ms: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }

@@ -22,6 +22,7 @@ use cube_replication::topology::{Addresses, MemberState};
 use cube_replication::transport::PeerTransport;
 use cube_replication::worker::{Backoff, Workers};
 use cube_storage::clock::Clock;
+use cube_storage::space::FileSystemSpace;
 use cube_storage::{ApplyWorker, Store};
 use parking_lot::Mutex;
 use rand::SeedableRng;
@@ -50,6 +51,7 @@ pub(super) struct Member {
     pub(super) machine: Arc<dyn Clock>,
     pub(super) clock: Arc<NodeClock>,
     pub(super) store: Arc<Store>,
+    pub(super) space: Arc<FileSystemSpace>,
     pub(super) control: Arc<Control>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) handoff: Arc<HintedHandoff>,
@@ -86,7 +88,8 @@ impl Member {
         let Start { config, dir, identity, addresses, advertise, gossip, switchboard, peer_server, outgoing, machine } =
             start;
         let me = identity.node;
-        let (store, clock, apply) = opening::open_store(config, dir.path(), &identity, &machine).await?;
+        let space = Arc::new(FileSystemSpace::of(dir.path()));
+        let (store, clock, apply) = opening::open_store(config, dir.path(), &identity, &machine, &space).await?;
         let control =
             opening::open_control(config, dir.path(), &identity, &addresses, dir.instance(), outgoing).await?;
         let membership =
@@ -190,6 +193,7 @@ impl Member {
             machine,
             clock,
             store,
+            space,
             control,
             catalog,
             handoff,

@@ -13,7 +13,7 @@ use cube_storage::clock::Clock;
 use cube_storage::engine::RocksEngine;
 use cube_storage::files::RealFiles;
 use cube_storage::model::NodeId;
-use cube_storage::space::FileSystemSpace;
+use cube_storage::space::{FileSystemSpace, SpaceProbe};
 use cube_storage::{ApplyWorker, Identity as StoreIdentity, Store, StoreError, StoreOptions};
 
 use super::NodeError;
@@ -32,25 +32,31 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     tokio::task::spawn_blocking(work).await.map_err(|error| NodeError::Failed(error.to_string()))
 }
 
+/// One look at the disk for all who ask: that it cannot be told is logged once.
+struct SharedSpace(Arc<FileSystemSpace>);
+
+impl SpaceProbe for SharedSpace {
+    fn available_bytes(&self) -> Option<u64> {
+        self.0.available_bytes()
+    }
+}
+
 pub(super) async fn open_store(
     config: &Config,
     dir: &Path,
     identity: &Identity,
     machine: &Arc<dyn Clock>,
+    space: &Arc<FileSystemSpace>,
 ) -> Result<(Arc<Store>, Arc<NodeClock>, ApplyWorker), NodeError> {
     let (dir, machine, me) = (dir.to_owned(), Arc::clone(machine), identity.node);
+    let space = SharedSpace(Arc::clone(space));
     let identity = StoreIdentity { bits: identity.partition_bits, merkle_key: identity.merkle_key };
     let (rocks, limits, reserve) = (config.rocks(), config.store_limits(), config.reserve());
     let (queue_bytes_max, max_drift_ms) = (config.write_queue_bytes_max(), config.max_drift_ms());
     blocking(move || {
         let engine = RocksEngine::open(&dir, &rocks).map_err(StoreError::from)?;
-        let options = StoreOptions {
-            limits,
-            queue_bytes_max,
-            reserve,
-            space: Box::new(FileSystemSpace::of(&dir)),
-            ..StoreOptions::default()
-        };
+        let options =
+            StoreOptions { limits, queue_bytes_max, reserve, space: Box::new(space), ..StoreOptions::default() };
         let store = Arc::new(Store::open(Arc::new(engine), identity, options)?);
         let apply = ApplyWorker::start(Arc::clone(&store), Arc::clone(&machine))?;
         let clock = NodeClock::new(me, machine, Arc::clone(&store), max_drift_ms);
