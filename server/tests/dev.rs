@@ -43,12 +43,17 @@ fn stand_in_for_a_node() {
             Err(_) => runtime.block_on(tokio::time::sleep(Duration::from_millis(20))),
         }
     };
-    for stream in listener.incoming() {
+    for (asked, stream) in listener.incoming().enumerate() {
         let mut stream = stream.unwrap();
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line).unwrap();
         assert_eq!(line, "GET /api/v1/health HTTP/1.1\r\n");
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+        // It serves, then does not for a while.
+        let answer: &[u8] = match name == "sick-2" && (1..5).contains(&asked) {
+            true => b"HTTP/1.1 503 Service Unavailable\r\n\r\n{\"reasons\":[\"the disk fails\"]}",
+            false => b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+        };
+        stream.write_all(answer).unwrap();
     }
 }
 
@@ -170,8 +175,7 @@ fn a_node_that_dies_is_started_again_at_the_same_address() {
         let text = printed.has("Ctrl-C stops").await;
         kill_process(pid(&text, "node-2"), Signal::KILL).unwrap();
         printed.has("node-2: it was ended by signal 9; it is started again in").await;
-        printed.has("node-2: started, pid").await;
-        printed.has("node-2: serves").await;
+        printed.has("restarted once").await;
         TcpStream::connect(row(&text, "node-2")[1].parse::<SocketAddr>().unwrap()).unwrap();
         assert!(is_running(pid(&text, "node-1")), "the others are left alone");
         tell.send(()).await.unwrap();
@@ -179,6 +183,20 @@ fn a_node_that_dies_is_started_again_at_the_same_address() {
     result.unwrap();
     let log = std::fs::read_to_string(dir.path().join("node-2.log")).unwrap();
     assert_eq!(log.matches("good-2 was started").count(), 2, "a log is continued: {log}\n{text}");
+}
+
+#[test]
+fn a_node_that_stops_serving_though_it_runs_is_told_and_so_is_that_it_serves_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (result, text) = supervise(&options(dir.path(), 2), &launcher("sick"), async |printed, tell| {
+        printed.has("Ctrl-C stops").await;
+        printed.has("node-2: runs but does not serve: the disk fails\n").await;
+        printed.has("node-2: serves, pid").await;
+        tell.send(()).await.unwrap();
+    });
+    result.unwrap();
+    assert!(!text.contains("node-1: runs but"), "{text}");
+    assert!(!text.contains("restarted"), "{text}");
 }
 
 #[test]

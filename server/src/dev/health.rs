@@ -36,6 +36,16 @@ fn judge(answer: &str) -> Result<(), String> {
     match (status, body.trim()) {
         ("200", _) => Ok(()),
         (status, "") => Err(format!("it answers {status}")),
-        (status, body) => Err(format!("it answers {status}: {body}")),
+        (status, body) => Err(match reasons(body) {
+            Some(reasons) => reasons,
+            None => format!("it answers {status}: {body}"),
+        }),
     }
+}
+
+/// What a node says that does not serve.
+fn reasons(body: &str) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_str(body).ok()?;
+    let reasons: Vec<&str> = document.get("reasons")?.as_array()?.iter().filter_map(|reason| reason.as_str()).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }

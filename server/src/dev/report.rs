@@ -17,6 +17,7 @@ pub(super) struct Report<'a, W> {
     nodes: &'a [DevNode],
     out: &'a mut W,
     pids: BTreeMap<String, u32>,
+    restarts: BTreeMap<String, u32>,
     states: BTreeMap<String, State>,
     is_shown: bool,
 }
@@ -24,7 +25,7 @@ pub(super) struct Report<'a, W> {
 impl<'a, W: Write> Report<'a, W> {
     pub(super) fn new(nodes: &'a [DevNode], out: &'a mut W) -> Self {
         let states = nodes.iter().map(|node| (node.name.clone(), State::Starting { reason: String::new() })).collect();
-        Self { nodes, out, pids: BTreeMap::new(), states, is_shown: false }
+        Self { nodes, out, pids: BTreeMap::new(), restarts: BTreeMap::new(), states, is_shown: false }
     }
 
     /// Whether the table was printed.
@@ -59,19 +60,27 @@ impl<'a, W: Write> Report<'a, W> {
     /// Takes note of an event, and prints what is worth a line.
     pub(super) fn event(&mut self, Event { node, news }: Event) -> io::Result<()> {
         match news {
-            News::Started { pid } => {
+            News::Started { pid, restarts } => {
                 self.pids.insert(node.clone(), pid);
-                if self.is_shown {
-                    writeln!(self.out, "{node}: started, pid {pid}")?;
-                }
+                self.restarts.insert(node.clone(), restarts);
                 self.states.insert(node, State::Starting { reason: String::new() });
             }
             News::Waiting { reason } => drop(self.states.insert(node, State::Starting { reason })),
             News::Serving => {
                 if self.is_shown {
-                    writeln!(self.out, "{node}: serves")?;
+                    let pid = self.pids.get(&node).copied().unwrap_or_default();
+                    let restarts = match self.restarts.get(&node).copied().unwrap_or_default() {
+                        0 => String::new(),
+                        1 => ", restarted once".to_owned(),
+                        more => format!(", restarted {more} times"),
+                    };
+                    writeln!(self.out, "{node}: serves, pid {pid}{restarts}")?;
                 }
                 self.states.insert(node, State::Serving);
+            }
+            News::Unwell { reason } => {
+                writeln!(self.out, "{node}: runs but does not serve: {reason}")?;
+                self.states.insert(node, State::Starting { reason });
             }
             News::Died { how, again_in_ms } => {
                 writeln!(self.out, "{node}: {how}; it is started again in {again_in_ms} ms")?;

@@ -34,11 +34,13 @@ pub(super) struct Event {
 #[derive(Debug)]
 pub(super) enum News {
     /// It was started.
-    Started { pid: u32 },
+    Started { pid: u32, restarts: u32 },
     /// It does not serve yet, and says why.
     Waiting { reason: String },
     /// It serves.
     Serving,
+    /// It served, and does not any more though it runs.
+    Unwell { reason: String },
     /// It ended and is started again.
     Died { how: String, again_in_ms: u64 },
     /// It ended and is not started again.
@@ -53,6 +55,10 @@ const RESTART_LONGEST_MS: u64 = 30_000;
 const STABLE: Duration = Duration::from_secs(60);
 /// From one question to a node that starts to the next.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
+/// And to one that serves.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// So many answers in a row that it does not serve are told: one alone may be a moment in which the machine was busy.
+const UNWELL_AFTER: u32 = 2;
 /// Exit codes after which another start fails just the same.
 const FINAL_CODES: [i32; 2] = [2, 3];
 
@@ -78,9 +84,10 @@ impl Supervisor {
         let backoff = Backoff::new(RESTART_FIRST_MS, RESTART_LONGEST_MS);
         let mut random = Xoshiro256StarStar::seed_from_u64(u64::from(self.node.addresses.http.port()));
         let mut deaths = 0_u32;
+        let mut restarts = 0_u32;
         loop {
             let started = Instant::now();
-            let (how, is_final) = match self.run_once().await {
+            let (how, is_final) = match self.run_once(restarts).await {
                 Ended::Stopped { how } => return self.tell(News::Stopped { how }).await,
                 Ended::Died { how, is_final } => (how, is_final),
             };
@@ -89,6 +96,7 @@ impl Supervisor {
             }
             deaths = if started.elapsed() >= STABLE { 1 } else { deaths.saturating_add(1) };
             let again_in_ms = backoff.after_errors(deaths, &mut random);
+            restarts = restarts.saturating_add(1);
             self.tell(News::Died { how, again_in_ms }).await;
             tokio::select! {
                 () = sleep(Duration::from_millis(again_in_ms)) => {}
@@ -104,13 +112,13 @@ impl Supervisor {
         let _unheard = self.events.send(Event { node: self.node.name.clone(), news }).await;
     }
 
-    async fn run_once(&mut self) -> Ended {
+    async fn run_once(&mut self, restarts: u32) -> Ended {
         let mut child = match self.launcher.start(&self.node) {
             Ok(child) => child,
             Err(error) => return Ended::Died { how: format!("it cannot be started: {error}"), is_final: false },
         };
         let pid = child.id().unwrap_or_default();
-        self.tell(News::Started { pid }).await;
+        self.tell(News::Started { pid, restarts }).await;
         let mut stop = self.stop.clone();
         tokio::select! {
             status = child.wait() => return self.ended(status),
@@ -120,7 +128,7 @@ impl Supervisor {
         self.stop_child(&mut child).await
     }
 
-    /// Asks until the node serves, then waits for something else to happen.
+    /// Asks until the node serves, and then whether it still does.
     async fn watch_health(&self) -> std::convert::Infallible {
         let mut told = String::new();
         while let Err(reason) = health::ask(self.node.addresses.http).await {
@@ -131,7 +139,25 @@ impl Supervisor {
             sleep(ASK_INTERVAL).await;
         }
         self.tell(News::Serving).await;
-        std::future::pending().await
+        let mut unwell = 0_u32;
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            let was_unwell = unwell >= UNWELL_AFTER;
+            match health::ask(self.node.addresses.http).await {
+                Ok(()) => {
+                    unwell = 0;
+                    if was_unwell {
+                        self.tell(News::Serving).await;
+                    }
+                }
+                Err(reason) => {
+                    unwell = unwell.saturating_add(1);
+                    if unwell == UNWELL_AFTER {
+                        self.tell(News::Unwell { reason }).await;
+                    }
+                }
+            }
+        }
     }
 
     async fn stop_child(&mut self, child: &mut Child) -> Ended {
