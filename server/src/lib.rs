@@ -22,5 +22,6 @@ pub mod grpc;
 pub mod identity;
 pub mod node;
 pub mod peer;
+pub mod places;
 pub mod rest;
 pub mod telemetry;

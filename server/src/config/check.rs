@@ -162,6 +162,7 @@ impl Checker<'_> {
         let config = self.config;
         self.within("timeouts.write", config.timeouts.write, SHORTEST..=HOUR);
         self.within("timeouts.read", config.timeouts.read, SHORTEST..=HOUR);
+        self.within("timeouts.announce", config.timeouts.announce, Duration::ZERO..=HOUR);
         self.within("timeouts.drain", config.timeouts.drain, Duration::ZERO..=HOUR);
         self.within("storage.sync_interval", config.storage.sync_interval, SHORTEST..=MINUTE);
         self.within("hints.window", config.hints.window, SHORTEST..=YEAR);
@@ -239,6 +240,7 @@ impl Checker<'_> {
             ("limits.batch_rows", config.limits.batch_rows, 1_000_000),
             ("limits.page_rows", config.limits.page_rows, 1_000_000),
             ("overload.in_flight_max", config.overload.in_flight_max, 10_000_000),
+            ("overload.connections_max", config.overload.connections_max, 1_000_000),
         ] {
             if !(1..=most).contains(&value) {
                 self.refuse(setting, format!("is between 1 and {most}, and {value} is not"));

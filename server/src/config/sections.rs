@@ -50,6 +50,8 @@ section! {
         write: Duration = Duration::from_secs(2),
         /// A read that brings no deadline.
         read: Duration = Duration::from_secs(2),
+        /// For so long a node that is told to stop goes on serving while health says that it leaves: balancers need to see it.
+        announce: Duration = Duration::from_secs(1),
         /// What is under way when the node is told to stop; after that it is cut off.
         drain: Duration = Duration::from_secs(10),
     }
@@ -140,6 +142,8 @@ section! {
     OverloadSettings in overload {
         /// Requests that this node coordinates at once.
         in_flight_max: u32 = 16_384,
+        /// Connections of clients, on the HTTP and on the gRPC port each.
+        connections_max: u32 = 16_384,
         /// Bytes of keys and values that they hold together.
         in_flight_bytes: ByteSize = ByteSize(256 * MIB),
         /// Bytes that wait to be written to disk.

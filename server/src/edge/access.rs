@@ -5,7 +5,10 @@ use cube_replication::coordinator::TableName;
 
 use super::Edge;
 use super::code::Code;
-use super::error::EdgeError;
+use super::error::{Details, EdgeError};
+
+/// Another node can be asked at once; this one is back after a restart, most often.
+const RETRY_AFTER_MS: u32 = 1_000;
 
 /// Who asks. Nobody is told apart yet: there are no users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +35,7 @@ impl Edge {
     pub fn permit(&self, caller: Caller, access: Access<'_>) -> Result<(), EdgeError> {
         tracing::trace!(?caller, ?access, "asked");
         if let Access::Read(_) | Access::Write(_) = access
-            && let Some(reason) = self.turned_away()
+            && let Some(reason) = self.turned_away.load_full()
         {
             return Err(EdgeError::new(Code::NotServing, format!("nothing was done: {reason}; ask another node")));
         }
@@ -40,7 +43,8 @@ impl Edge {
             Access::Observe => Ok(()),
             Access::Read(_) | Access::Write(_) | Access::ChangeSchema if self.is_draining() => {
                 let message = "the node is about to stop, and nothing was done: ask another node";
-                Err(EdgeError::new(Code::ShuttingDown, message))
+                let details = Details { retry_after_ms: Some(RETRY_AFTER_MS), ..Details::default() };
+                Err(EdgeError::with(Code::ShuttingDown, message, details))
             }
             Access::Read(_) | Access::Write(_) | Access::ChangeSchema => Ok(()),
         }

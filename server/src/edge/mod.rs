@@ -18,6 +18,7 @@ mod names;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 use cube_replication::catalog::{Catalog, ClusterState};
@@ -68,6 +69,7 @@ pub struct EdgeParts {
 /// What front doors share.
 pub struct Edge {
     parts: EdgeParts,
+    leaving: AtomicBool,
     draining: CancellationToken,
     turned_away: ArcSwapOption<String>,
 }
@@ -75,11 +77,27 @@ pub struct Edge {
 impl Edge {
     /// An edge that takes requests.
     pub fn new(parts: EdgeParts) -> Arc<Self> {
-        Arc::new(Self { parts, draining: CancellationToken::new(), turned_away: ArcSwapOption::empty() })
+        Arc::new(Self {
+            parts,
+            leaving: AtomicBool::new(false),
+            draining: CancellationToken::new(),
+            turned_away: ArcSwapOption::empty(),
+        })
+    }
+
+    /// From now on health says that this node is about to stop, so that clients go elsewhere. It still serves.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the node is about to stop.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// From now on new work is turned away. What is under way goes on.
     pub fn drain(&self) {
+        self.leave();
         self.draining.cancel();
     }
 
@@ -97,11 +115,6 @@ impl Edge {
     /// would be refused by the others, or do harm.
     pub fn turn_away(&self, reason: Option<String>) {
         self.turned_away.store(reason.map(Arc::new));
-    }
-
-    /// Why reads and writes are turned away.
-    fn turned_away(&self) -> Option<Arc<String>> {
-        self.turned_away.load_full()
     }
 
     /// When writes are acknowledged in keyspaces that do not say.

@@ -6,6 +6,7 @@
 mod admin;
 mod convert;
 mod health;
+mod incoming;
 mod kv;
 mod page;
 mod requests;
@@ -22,13 +23,14 @@ use cube_storage::model::Limits;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::pb::health_server::HealthServer;
 
 use self::admin::AdminService;
 use self::health::HealthService;
+use self::incoming::incoming;
 use self::kv::KvService;
 use crate::edge::Edge;
+use crate::places::Places;
 
 /// What a message holds beside keys and values, for each of its rows: lengths, versions, options.
 const ROW_OVERHEAD_BYTES: usize = 64;
@@ -69,6 +71,7 @@ pub fn routes(edge: Arc<Edge>) -> Result<Routes, tonic_reflection::server::Error
 pub async fn serve(
     listener: TcpListener,
     routes: Routes,
+    places: Places,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     Server::builder()
@@ -76,6 +79,6 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
+        .serve_with_incoming_shutdown(incoming(listener, places), stop)
         .await
 }

@@ -1,19 +1,26 @@
 //! The end of a node: told by a signal, then in order.
 //!
-//! New work is turned away first, and health says so, so that clients and balancers go elsewhere; what is under way gets
-//! its time; then the peers are told, and the parts of the member stop.
+//! Health says it first, for a while in which everything is still served, so that clients and balancers go elsewhere and
+//! nobody is turned away who looks. Then new work is refused, and what is under way gets its time. Then the others are
+//! told, by gossip and on every connection, so that they stop asking at once instead of finding out; what they asked
+//! before is answered. Last the doors close and the parts of the member stop.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::front::Front;
 use super::member::Member;
 use crate::config::Config;
 use crate::edge::Edge;
+use crate::peer::PeerServerError;
 
+/// How long a port may take to send its last answers: whoever does not read them loses them.
+const CLOSE_WITHIN: Duration = Duration::from_secs(6);
 /// How often it is looked whether requests are still under way.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -38,14 +45,30 @@ impl End {
     }
 }
 
-/// Ends a node that serves.
-pub(super) async fn drain(
-    config: &Config,
-    edge: &Edge,
-    member: &Arc<Member>,
-    doors: &CancellationToken,
-    peers: &CancellationToken,
-) {
+/// A port that is served.
+pub(super) type Door<E> = JoinHandle<Result<(), E>>;
+
+/// What ends with a node that serves.
+pub(super) struct Serving<'a> {
+    pub(super) edge: &'a Edge,
+    pub(super) front: &'a Front,
+    pub(super) member: &'a Arc<Member>,
+    pub(super) stop_doors: CancellationToken,
+    pub(super) stop_peers: CancellationToken,
+    pub(super) http: Door<io::Error>,
+    pub(super) grpc: Door<tonic::transport::Error>,
+    pub(super) peers: Door<PeerServerError>,
+}
+
+/// Ends a node that serves; at once where it is told a second time.
+pub(super) async fn drain(config: &Config, serving: Serving<'_>, end: &mut End) {
+    let Serving { edge, front, member, stop_doors, stop_peers, http, grpc, peers } = serving;
+    edge.leave();
+    front.last_answers();
+    tokio::select! {
+        () = tokio::time::sleep(config.timeouts.announce) => {}
+        () = end.told() => {}
+    }
     edge.drain();
     let idle = async {
         while member.coordinator.in_flight() > 0 {
@@ -56,8 +79,29 @@ pub(super) async fn drain(
         let left = member.coordinator.in_flight();
         tracing::warn!(left, "requests were still under way after timeouts.drain: they are cut off");
     }
-    doors.cancel();
-    peers.cancel();
+    member.gossip.leave().await;
+    stop_peers.cancel();
+    ended("the peer port", peers).await;
+    stop_doors.cancel();
+    ended("the gRPC port", grpc).await;
+    ended("the HTTP port", http).await;
     member.stop().await;
     tracing::info!("stopped");
+}
+
+/// Waits until a port is closed.
+async fn ended<E: std::fmt::Display>(port: &str, mut door: Door<E>) {
+    // One that ended by itself is why the node ends, and was told.
+    if door.is_finished() {
+        return;
+    }
+    match tokio::time::timeout(CLOSE_WITHIN, &mut door).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "{port} did not close in order"),
+        Ok(Err(error)) => tracing::warn!(%error, "{port} did not close in order"),
+        Err(_) => {
+            tracing::warn!("clients of {port} do not take their last answers: their connections are cut");
+            door.abort();
+        }
+    }
 }

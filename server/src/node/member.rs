@@ -279,10 +279,9 @@ impl Member {
         let _unchanged = tokio::time::timeout(WITHIN, states.wait_for(|state| !Arc::ptr_eq(state, known))).await;
     }
 
-    /// Ends everything, in the order in which it leans on each other. Requests have ended before.
+    /// Ends everything, in the order in which it leans on each other. Requests have ended before, and the others know.
     pub(super) async fn stop(self: &Arc<Self>) {
         self.workers.drain(self.clock.monotonic_ms());
-        self.gossip.leave().await;
         self.control.shutdown().await;
         let member = Arc::clone(self);
         let stopped = opening::blocking(move || {

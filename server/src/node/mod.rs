@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::beginning::Beginning;
 use self::calls::Switchboard;
-use self::end::{End, drain};
+use self::end::{End, Serving, drain};
 use self::front::Front;
 use self::member::{Member, Start};
 pub use self::ports::PortError;
@@ -41,6 +41,7 @@ use crate::forming::SearchError;
 use crate::gossip::GossipError;
 use crate::identity::{DataDir, DataDirError, NoRandomness};
 use crate::peer::{PeerServer, PeerServiceParts, PeerSettings};
+use crate::places::{Places, allow_many_files};
 use crate::{grpc, rest};
 
 /// Why a node ended.
@@ -120,13 +121,16 @@ async fn live(config: Config, dir: DataDir) -> Result<(), NodeError> {
         "starting"
     );
 
+    allow_many_files();
+    let places = |port| Places::new(port, config.overload.connections_max);
     let begin = Arc::new(Beginning::new(&config, &dir, &later.addresses));
     let waits = Arc::clone(&begin);
     let name = config.name.clone();
     let front = Front::new(rest::starting(Arc::new(move || health::not_yet(&name, &|| waits.waits_for()))));
     let stop_doors = CancellationToken::new();
     let doors = stop_doors.clone();
-    let http = tokio::spawn(rest::serve(http, front.router(), async move { doors.cancelled().await }));
+    let mut http =
+        tokio::spawn(rest::serve(http, front.router(), places("http"), async move { doors.cancelled().await }));
 
     let switchboard = Arc::new(Switchboard::default());
     let peer_server = PeerServer::new(PeerServiceParts {
@@ -136,7 +140,7 @@ async fn live(config: Config, dir: DataDir) -> Result<(), NodeError> {
     });
     let stop_peers = CancellationToken::new();
     let (server, stopped) = (peer_server.clone(), stop_peers.clone());
-    let peers = tokio::spawn(async move { server.run(peer, stopped).await });
+    let mut peers = tokio::spawn(async move { server.run(peer, stopped).await });
 
     let started = tokio::select! {
         started = begin_member(&config, dir, later, &begin, &switchboard, &peer_server, &machine) => started?,
@@ -155,16 +159,18 @@ async fn live(config: Config, dir: DataDir) -> Result<(), NodeError> {
     front.replace(rest::router(Arc::clone(&edge)));
     let doors = stop_doors.clone();
     let routes = grpc::routes(Arc::clone(&edge)).map_err(|error| NodeError::Failed(error.to_string()))?;
-    let grpc = tokio::spawn(grpc::serve(grpc_listener, routes, async move { doors.cancelled().await }));
+    let mut grpc =
+        tokio::spawn(grpc::serve(grpc_listener, routes, places("grpc"), async move { doors.cancelled().await }));
     tracing::info!(cluster = %member.identity.cluster, node = %member.identity.node, "serving");
 
     let outcome = tokio::select! {
         () = end.told() => Ok(()),
-        ended = http => Err(NodeError::Failed(format!("the HTTP port ended: {ended:?}"))),
-        ended = peers => Err(NodeError::Failed(format!("the peer port ended: {ended:?}"))),
-        ended = grpc => Err(NodeError::Failed(format!("the gRPC port ended: {ended:?}"))),
+        ended = &mut http => Err(NodeError::Failed(format!("the HTTP port ended: {ended:?}"))),
+        ended = &mut peers => Err(NodeError::Failed(format!("the peer port ended: {ended:?}"))),
+        ended = &mut grpc => Err(NodeError::Failed(format!("the gRPC port ended: {ended:?}"))),
     };
-    drain(&config, &edge, &member, &stop_doors, &stop_peers).await;
+    let (edge, front, member) = (&edge, &front, &member);
+    drain(&config, Serving { edge, front, member, stop_doors, stop_peers, http, grpc, peers }, &mut end).await;
     drop(dir);
     outcome
 }

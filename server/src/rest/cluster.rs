@@ -47,7 +47,7 @@ pub(super) async fn livez() -> Json<LiveDocument> {
 pub(super) async fn health(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Response, EdgeError> {
     admit(&edge, &uri)?;
     let mut health = edge.admin().health();
-    if edge.is_draining() {
+    if edge.is_leaving() {
         health.reasons.push("the node is about to stop".to_owned());
     }
     Ok(health_answer(&health))

@@ -11,17 +11,16 @@ mod dto;
 mod error;
 mod input;
 mod schema;
+mod serve;
 mod text;
 
-use std::io;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::routing::{delete, get, post, put};
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
 
+pub use self::serve::serve;
 use crate::admin::Health;
 use crate::edge::{Code, Edge, EdgeError};
 
@@ -66,21 +65,6 @@ pub fn router(edge: Arc<Edge>) -> Router {
 /// What there is over HTTP before the node can serve: whether it lives, and why it does not serve yet.
 pub fn starting(health: Arc<dyn Fn() -> Health + Send + Sync>) -> Router {
     cluster::starting(health)
-}
-
-/// Serves until `stop` is done and the requests under way have been answered.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let listener = listener.tap_io(|connection| {
-        // Answers are small and waited for.
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection cannot be told to send at once");
-        }
-    });
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
 
 async fn no_such_path(uri: Uri) -> EdgeError {

@@ -10,6 +10,7 @@
 mod chaos;
 mod clocks;
 mod common;
+mod connections;
 mod cuts;
 mod data_centers;
 mod dev;

@@ -5,7 +5,7 @@ use crate::harness::time::{PATIENCE, eventually};
 use crate::load::{Load, Plan, read_back};
 
 #[test]
-fn a_node_told_to_stop_finishes_what_is_under_way_and_ends_with_code_0() {
+fn a_rolling_restart_under_load_fails_no_request_but_by_refusals_that_are_safe_to_retry() {
     let mut cluster = Cluster::of(3).with_long_deadlines().start();
     cluster.wait_settled(&[1, 2, 3], 3);
     let plan = Plan::quorum("load");
@@ -20,6 +20,8 @@ fn a_node_told_to_stop_finishes_what_is_under_way_and_ends_with_code_0() {
         cluster.wait_formed(&[1, 2, 3]);
     }
     let mut history = load.stop();
+    let errors = history.errors();
+    assert!(errors.is_empty(), "{errors:?}");
     for (node, address) in cluster.clients_of(&[1, 2, 3]) {
         history.add(read_back(node, address, &plan));
     }

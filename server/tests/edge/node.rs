@@ -21,6 +21,7 @@ use cube_server::admin::{
     TableOptions, TopologyView, Vitals,
 };
 use cube_server::edge::{Edge, EdgeParts};
+use cube_server::places::Places;
 use cube_server::{grpc, rest};
 use cube_storage::clock::{Clock, SystemClock};
 use cube_storage::engine::MemoryEngine;
@@ -36,6 +37,8 @@ const BITS: PartitionBits = match PartitionBits::new(1) {
     Some(bits) => bits,
     None => PartitionBits::DEFAULT,
 };
+/// More than these tests connect.
+const PLACES: u32 = 100;
 const ME: NodeId = NodeId(0);
 const TICK: Duration = Duration::from_millis(2);
 
@@ -118,8 +121,12 @@ impl Node {
         let routes = grpc::routes(Arc::clone(&edge)).unwrap();
         let ticked = Arc::clone(&coordinator);
         let tasks: Vec<tokio::task::JoinHandle<()>> = vec![
-            tokio::spawn(async move { rest::serve(http, router, std::future::pending()).await.unwrap() }),
-            tokio::spawn(async move { grpc::serve(grpc, routes, std::future::pending()).await.unwrap() }),
+            tokio::spawn(async move {
+                rest::serve(http, router, Places::new("http", PLACES), std::future::pending()).await.unwrap()
+            }),
+            tokio::spawn(async move {
+                grpc::serve(grpc, routes, Places::new("grpc", PLACES), std::future::pending()).await.unwrap()
+            }),
             tokio::spawn(async move {
                 let mut ticks = tokio::time::interval(TICK);
                 loop {

@@ -65,6 +65,13 @@ impl Node {
         self.process = Some(Process::start(&self.settings.command(), &self.settings.variables, &self.log));
     }
 
+    /// Memory that the process has in use.
+    pub(crate) fn resident_bytes(&mut self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process().id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+    }
+
     pub(crate) fn is_started(&self) -> bool {
         self.process.is_some()
     }

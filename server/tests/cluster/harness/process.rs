@@ -67,6 +67,10 @@ impl Process {
         self.child.try_wait().unwrap()
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal to a process that has not ended.
     pub(crate) fn signal(&mut self, signal: Signal) {
         assert_eq!(self.ended(), None, "{} has ended by itself", self.told);

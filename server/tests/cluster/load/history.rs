@@ -84,6 +84,23 @@ impl History {
         failures
     }
 
+    /// What failed otherwise than by a refusal after which a client may try again at once, elsewhere or later: the node
+    /// stops, does not serve yet, or takes no connections.
+    pub(crate) fn errors(&self) -> BTreeMap<String, usize> {
+        const RETRYABLE: [&str; 2] = ["shutting_down", "not_serving"];
+        let is_retryable = |outcome: &Outcome| match outcome {
+            Outcome::Refused(why) => RETRYABLE.contains(&why.as_str()) || why.starts_with("not sent"),
+            _ => false,
+        };
+        let mut errors = BTreeMap::new();
+        let failed = |operation: &&Operation| !operation.succeeded() && !is_retryable(&operation.outcome);
+        for operation in self.0.iter().filter(failed) {
+            let what = if operation.is_write() { "write" } else { "read" };
+            *errors.entry(format!("node-{} {what}: {:?}", operation.node, operation.outcome)).or_default() += 1;
+        }
+        errors
+    }
+
     /// The longest that any operation took, in milliseconds.
     pub(crate) fn longest_ms(&self) -> u64 {
         self.0.iter().map(|operation| (operation.ended_us - operation.started_us) / 1000).max().unwrap_or_default()
