@@ -14,10 +14,10 @@ PROPERTIES := --lib $(addprefix --test ,crash dirty_crash dirty_damage engine_co
 # Data and logs of `make run`. What is there from the last time is continued.
 DIR ?= $(CARGO_TARGET_DIR)/cluster
 
-.PHONY: help setup build run test test-long test-logic sim lint fix bench
+.PHONY: help setup build run test test-long test-logic sim lint fix bench bench-cluster bench-peers
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Install what a build needs, or name it
 	@scripts/setup.sh
@@ -64,3 +64,11 @@ fix: ## Format, and let clippy mend what it can
 
 bench: setup ## Run the benchmarks; BENCH=name picks some
 	cargo bench --profile release --workspace --benches -- $(BENCH)
+
+# Runs of their own pass other options: make bench-cluster BENCH_ARGS="--quick --hot-only"
+bench-cluster: build ## Measure a cluster of three nodes against its marks
+	"$(CARGO_TARGET_DIR)/release/cube-bench" marks $(BENCH_ARGS)
+
+bench-peers: build ## Let Cube KV and etcd take turns with the same workload
+	@scripts/setup.sh peers
+	"$(CARGO_TARGET_DIR)/release/cube-bench" peers $(BENCH_ARGS)

@@ -1,0 +1,38 @@
+//! `cube-bench`, the load generator: what a cluster does, how fast, and what it costs.
+//!
+//! `run` measures one workload, against a cluster of its own or one that is given. `marks` measures everything that has a
+//! mark and says how far each is from it. `peers` lets Cube KV and etcd take turns with the same workload. Each process's
+//! processor time is told, because on a shared machine that is the figure that holds.
+
+mod cluster;
+mod etcd;
+mod figures;
+mod keys;
+mod load;
+mod marks;
+mod options;
+mod peers;
+mod process;
+mod report;
+mod subject;
+
+use clap::Parser;
+
+use self::options::{Command, Options};
+
+fn main() -> cube_benches::Result<()> {
+    let options = Options::parse();
+    let mut builder = if options.threads <= 1 {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    let runtime = builder.worker_threads(options.threads.max(1)).enable_all().build()?;
+    runtime.block_on(async {
+        match options.command {
+            Command::Run(run) => marks::one(&run).await,
+            Command::Marks(marks) => marks::all(&marks).await,
+            Command::Peers(peers) => peers::compare(&peers).await,
+        }
+    })
+}
