@@ -141,12 +141,12 @@ async fn send(table: &Table, level: Level, rows: Vec<Waiting>) {
                     asked: asked(&row.key),
                     node: "the node that was asked".to_owned(),
                     reason: refusal.to_string(),
-                    refusal: Some(Box::new(refusal.clone())),
+                    refusal: Some(refusal.clone()),
                 }),
                 Some((_, Err(refusal))) => Err(Error::Refused {
                     asked: asked(&row.key),
                     node: "the node that was asked".to_owned(),
-                    refusal: Box::new(refusal.clone()),
+                    refusal: refusal.clone(),
                 }),
                 None => Err(Error::Misunderstood {
                     asked: asked(&row.key),

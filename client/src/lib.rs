@@ -4,7 +4,7 @@
 //! client knows which nodes hold a row, and asks one of those, so that no answer takes a way round.
 //!
 //! ```
-//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real_nodes.rs"));
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodes/real_nodes.rs"));
 //! use cube_client::{Client, Level};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -30,7 +30,7 @@
 //! version.
 //!
 //! ```
-//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real_nodes.rs"));
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodes/real_nodes.rs"));
 //! use std::time::Duration;
 //! use cube_client::{Client, Options};
 //!
@@ -57,7 +57,7 @@
 //! they share a stream to each node, and cost a part of what calls of their own cost.
 //!
 //! ```
-//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real_nodes.rs"));
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodes/real_nodes.rs"));
 //! use cube_client::{Batcher, BatcherOptions, Client, Key};
 //! use futures::future::join_all;
 //!

@@ -133,14 +133,12 @@ macro_rules! terms {
     ($($request:ident),*) => {
         $(impl $request<'_> {
             /// How many replicas must have answered; QUORUM if this is not said.
-            #[must_use]
             pub fn level(mut self, level: Level) -> Self {
                 self.request.set_level(level.wire());
                 self
             }
 
             /// How long the request may take in all, retries included.
-            #[must_use]
             pub fn timeout(mut self, timeout: Duration) -> Self {
                 self.timeout = Some(timeout);
                 self
@@ -158,21 +156,18 @@ macro_rules! writes {
             /// taken effect only the same node is asked: all tries are one version, so none of them wins over what came
             /// in between. The timestamp comes from this machine's clock: writes of machines whose clocks differ are
             /// ordered by their clocks. `superseded_by` tells when a newer version stood there already.
-            #[must_use]
             pub fn repeatable(mut self) -> Self {
                 self.repeatable = true;
                 self
             }
 
             /// The timestamp of the write, milliseconds since 1970, instead of the node's clock. It is repeatable then.
-            #[must_use]
             pub fn at(mut self, timestamp_ms: u64) -> Self {
                 self.request.timestamp_ms = Some(timestamp_ms);
                 self
             }
 
             /// The last version that was seen: the write succeeds it.
-            #[must_use]
             pub fn seen(mut self, version: Version) -> Self {
                 self.request.seen = Some(version.wire());
                 self
@@ -251,7 +246,7 @@ pub struct PutAll<'a> {
 
 impl PutAll<'_> {
     /// Writes them. The answer has one outcome for each partition key, in the order in which they first appear.
-    pub async fn send(self) -> Result<Vec<(Bytes, Result<Written, Refusal>)>, Error> {
+    pub async fn send(self) -> Result<Vec<(Bytes, Result<Written, Box<Refusal>>)>, Error> {
         let request = self.table.stamped(self.request, self.repeatable);
         self.table.run(request, self.timeout).await.map(written_parts)
     }
@@ -269,7 +264,7 @@ pub struct DeleteAll<'a> {
 
 impl DeleteAll<'_> {
     /// Deletes them. The answer has one outcome for each partition key, in the order in which they first appear.
-    pub async fn send(self) -> Result<Vec<(Bytes, Result<Written, Refusal>)>, Error> {
+    pub async fn send(self) -> Result<Vec<(Bytes, Result<Written, Box<Refusal>>)>, Error> {
         let request = self.table.stamped(self.request, self.repeatable);
         self.table.run(request, self.timeout).await.map(written_parts)
     }
@@ -286,11 +281,11 @@ pub struct GetAll<'a> {
 
 impl GetAll<'_> {
     /// Reads them.
-    pub async fn send(self) -> Result<Vec<Result<Found, Refusal>>, Error> {
+    pub async fn send(self) -> Result<Vec<Result<Found, Box<Refusal>>>, Error> {
         let of = |row: v1::RowResult| match row.outcome {
             Some(v1::row_result::Outcome::Row(row)) => Ok(Found::of(row)),
-            Some(v1::row_result::Outcome::Error(error)) => Err(Refusal::of(error)),
-            None => Err(Refusal::of(v1::ErrorDetail::default())),
+            Some(v1::row_result::Outcome::Error(error)) => Err(Box::new(Refusal::of(error))),
+            None => Err(Box::new(Refusal::of(v1::ErrorDetail::default()))),
         };
         self.table.run(self.request, self.timeout).await.map(|reply| reply.rows.into_iter().map(of).collect())
     }
@@ -299,13 +294,13 @@ impl GetAll<'_> {
 terms!(Put, Delete, Get, PutAll, DeleteAll, GetAll);
 writes!(Put, Delete, PutAll, DeleteAll);
 
-fn written_parts(reply: v1::BatchWriteReply) -> Vec<(Bytes, Result<Written, Refusal>)> {
+fn written_parts(reply: v1::BatchWriteReply) -> Vec<(Bytes, Result<Written, Box<Refusal>>)> {
     let of = |part: v1::PartitionResult| {
         let outcome = match part.outcome {
             Some(v1::partition_result::Outcome::Written(written)) => Ok(Written::of(written)),
-            Some(v1::partition_result::Outcome::Error(error)) => Err(Refusal::of(error)),
+            Some(v1::partition_result::Outcome::Error(error)) => Err(Box::new(Refusal::of(error))),
             // Without a word about it, it may have taken effect.
-            None => Err(Refusal::of(v1::ErrorDetail { may_take_effect: true, ..Default::default() })),
+            None => Err(Box::new(Refusal::of(v1::ErrorDetail { may_take_effect: true, ..Default::default() }))),
         };
         (part.partition, outcome)
     };

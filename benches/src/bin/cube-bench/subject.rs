@@ -85,7 +85,7 @@ fn kind(error: Error) -> String {
     error.code().to_owned()
 }
 
-type Parts = Vec<(bytes::Bytes, Result<cube_client::Written, cube_client::Refusal>)>;
+type Parts = Vec<(bytes::Bytes, Result<cube_client::Written, Box<cube_client::Refusal>>)>;
 
 fn all_written(answer: Result<Parts, Error>) -> Outcome {
     let parts = answer.map_err(kind)?;

@@ -1,5 +1,7 @@
 //! The client with real nodes: one that is killed under load, and the examples' own ground.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
 include!("real_nodes.rs");
 
 use std::collections::BTreeMap;

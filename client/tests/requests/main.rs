@@ -1,5 +1,7 @@
 //! Routing, retries, refresh and deadlines, against nodes that say what the test tells them to.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
 mod fake;
 
 use std::time::Duration;
@@ -118,7 +120,7 @@ async fn repeatable_writes_of_one_client_are_in_the_order_in_which_it_made_them(
 async fn an_overloaded_cluster_is_asked_again_after_the_time_it_names() {
     let cluster = Cluster::of(1).await;
     let table = cluster.client_with(patient()).await.default_table();
-    let later = v1_error_with_hint(refusal("overloaded", Code::ResourceExhausted, false), Duration::from_millis(150));
+    let later = with_hint(refusal("overloaded", Code::ResourceExhausted, false), Duration::from_millis(150));
     cluster.say(1, [Say::No(later)]);
     let started = Instant::now();
     table.put(UPPER, "v").send().await.unwrap();
@@ -126,7 +128,7 @@ async fn an_overloaded_cluster_is_asked_again_after_the_time_it_names() {
     assert_eq!(cluster.shared.seen_by().len(), 2);
 }
 
-fn v1_error_with_hint(mut detail: cube_proto::v1::ErrorDetail, hint: Duration) -> cube_proto::v1::ErrorDetail {
+fn with_hint(mut detail: Box<cube_proto::v1::ErrorDetail>, hint: Duration) -> Box<cube_proto::v1::ErrorDetail> {
     detail.retry_after_ms = Some(u32::try_from(hint.as_millis()).unwrap());
     detail
 }

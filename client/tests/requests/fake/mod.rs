@@ -22,11 +22,11 @@ use tonic::{Code, Status};
 
 /// What a node does with its next request.
 #[derive(Clone)]
-pub enum Say {
+pub(crate) enum Say {
     /// Does it and answers.
     Yes,
     /// Refuses with this detail, and does nothing.
-    No(ErrorDetail),
+    No(Box<ErrorDetail>),
     /// Does it, lets `Cluster::meanwhile` happen, and never answers: the connection seems broken.
     DoneButLost,
     /// Does nothing, and the connection seems broken.
@@ -35,8 +35,8 @@ pub enum Say {
     Nothing,
 }
 
-pub fn refusal(code: &str, status: Code, may_take_effect: bool) -> ErrorDetail {
-    ErrorDetail { code: code.to_owned(), status: status as u32, may_take_effect, ..Default::default() }
+pub(crate) fn refusal(code: &str, status: Code, may_take_effect: bool) -> Box<ErrorDetail> {
+    Box::new(ErrorDetail { code: code.to_owned(), status: status as u32, may_take_effect, ..Default::default() })
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -57,7 +57,7 @@ struct AnyMessage {
     value: Vec<u8>,
 }
 
-pub fn status_of(detail: &ErrorDetail) -> Status {
+pub(crate) fn status_of(detail: &ErrorDetail) -> Status {
     let code = Code::from(i32::try_from(detail.status).unwrap());
     let any = AnyMessage { type_url: "type.googleapis.com/cube.v1.ErrorDetail".into(), value: detail.encode_to_vec() };
     let rich = RichStatus { code: code.into(), message: "no".into(), details: vec![any] };
@@ -66,27 +66,27 @@ pub fn status_of(detail: &ErrorDetail) -> Status {
 
 /// A write as it reached a node.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
-    pub node: u16,
-    pub partition: Bytes,
-    pub timestamp_ms: Option<u64>,
+pub(crate) struct Seen {
+    pub(crate) node: u16,
+    pub(crate) partition: Bytes,
+    pub(crate) timestamp_ms: Option<u64>,
 }
 
 type Versioned = ((u64, u16), Bytes);
 
 #[derive(Default)]
-pub struct Shared {
-    pub rows: Mutex<BTreeMap<(Bytes, Bytes), Versioned>>,
-    pub seen: Mutex<Vec<Seen>>,
-    pub says: Mutex<HashMap<u16, VecDeque<Say>>>,
-    pub topology: Mutex<Option<v1::TopologyReply>>,
+pub(crate) struct Shared {
+    pub(crate) rows: Mutex<BTreeMap<(Bytes, Bytes), Versioned>>,
+    pub(crate) seen: Mutex<Vec<Seen>>,
+    pub(crate) says: Mutex<HashMap<u16, VecDeque<Say>>>,
+    pub(crate) topology: Mutex<Option<v1::TopologyReply>>,
     /// A write of somebody else that happens while an answer is lost.
-    pub meanwhile: Mutex<Option<(Bytes, Bytes, u16)>>,
+    pub(crate) meanwhile: Mutex<Option<(Bytes, Bytes, u16)>>,
 }
 
 impl Shared {
     /// Applies a write as replicas do, and gives its version.
-    pub fn write(&self, node: u16, key: (Bytes, Bytes), value: Bytes, timestamp_ms: Option<u64>) -> (u64, u16) {
+    pub(crate) fn write(&self, node: u16, key: (Bytes, Bytes), value: Bytes, timestamp_ms: Option<u64>) -> (u64, u16) {
         let mut rows = self.rows.lock().unwrap();
         let newest = rows.values().map(|((hlc, _), _)| *hlc).max().unwrap_or(1_000 << 16);
         let version = (timestamp_ms.map_or(newest + 1, |ms| ms << 16), node);
@@ -97,29 +97,29 @@ impl Shared {
         version
     }
 
-    pub fn next(&self, node: u16) -> Say {
+    pub(crate) fn next(&self, node: u16) -> Say {
         self.says.lock().unwrap().get_mut(&node).and_then(VecDeque::pop_front).unwrap_or(Say::Yes)
     }
 
-    pub fn value(&self, partition: &str) -> Option<Bytes> {
+    pub(crate) fn value(&self, partition: &str) -> Option<Bytes> {
         let key = (Bytes::from(partition.to_owned()), Bytes::new());
         self.rows.lock().unwrap().get(&key).map(|(_, value)| value.clone())
     }
 
-    pub fn seen_by(&self) -> Vec<u16> {
+    pub(crate) fn seen_by(&self) -> Vec<u16> {
         self.seen.lock().unwrap().iter().map(|seen| seen.node).collect()
     }
 }
 
 /// Nodes numbered from 1, each a server of its own.
-pub struct Cluster {
-    pub shared: Arc<Shared>,
-    pub addresses: Vec<String>,
+pub(crate) struct Cluster {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) addresses: Vec<String>,
     servers: Vec<JoinHandle<()>>,
 }
 
 impl Cluster {
-    pub async fn of(nodes: u16) -> Self {
+    pub(crate) async fn of(nodes: u16) -> Self {
         let shared = Arc::new(Shared::default());
         let mut cluster = Self { shared, addresses: Vec::new(), servers: Vec::new() };
         for number in 1..=nodes {
@@ -134,7 +134,7 @@ impl Cluster {
     }
 
     /// Tells clients of these nodes, and of the replicas of the lower and the upper half of all tokens.
-    pub fn place(&self, halves: [&[u32]; 2]) {
+    pub(crate) fn place(&self, halves: [&[u32]; 2]) {
         let node = |(index, address): (usize, &String)| v1::Node {
             id: u32::try_from(index).unwrap() + 1,
             name: format!("node-{}", index + 1),
@@ -158,22 +158,18 @@ impl Cluster {
         });
     }
 
-    pub fn say(&self, node: u16, says: impl IntoIterator<Item = Say>) {
+    pub(crate) fn say(&self, node: u16, says: impl IntoIterator<Item = Say>) {
         self.shared.says.lock().unwrap().entry(node).or_default().extend(says);
     }
 
     /// Its listener and all of its connections are gone.
-    pub async fn kill(&mut self, node: u16) {
+    pub(crate) async fn kill(&mut self, node: u16) {
         let server = self.servers.remove(usize::from(node) - 1);
         server.abort();
         server.await.unwrap_err();
     }
 
-    pub async fn client(&self) -> Client {
-        self.client_with(Options::default()).await
-    }
-
-    pub async fn client_with(&self, options: Options) -> Client {
+    pub(crate) async fn client_with(&self, options: Options) -> Client {
         Client::connect_with(&self.addresses, options).await.unwrap()
     }
 }

@@ -15,9 +15,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Say, Seen, Shared, status_of};
 
 #[derive(Clone)]
-pub struct FakeNode {
-    pub number: u16,
-    pub shared: Arc<Shared>,
+pub(crate) struct FakeNode {
+    pub(crate) number: u16,
+    pub(crate) shared: Arc<Shared>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -120,7 +120,11 @@ impl Kv for FakeNode {
             self.note(&row.key, None);
             let partition = row.key.clone().unwrap_or_default().partition;
             let outcome = if partition.starts_with(b"bad") {
-                partition_result::Outcome::Error(super::refusal("value_too_large", tonic::Code::InvalidArgument, false))
+                partition_result::Outcome::Error(*super::refusal(
+                    "value_too_large",
+                    tonic::Code::InvalidArgument,
+                    false,
+                ))
             } else {
                 partition_result::Outcome::Written(self.apply(row.key, row.value, None))
             };
@@ -155,7 +159,7 @@ impl Kv for FakeNode {
                             node.note(&put.key, put.timestamp_ms);
                             match node.shared.next(node.number) {
                                 Say::Yes => Outcome::Written(node.apply(put.key, put.value, put.timestamp_ms)),
-                                Say::No(detail) => Outcome::Error(detail),
+                                Say::No(detail) => Outcome::Error(*detail),
                                 Say::Nothing => return None,
                                 Say::Lost | Say::DoneButLost => return Some((Err(lost()), None)),
                             }
