@@ -4,6 +4,8 @@
 //! its own and of the target's pace.
 
 mod keeper;
+pub mod pace;
+pub mod replay;
 
 use cube_storage::model::{Mutation, NodeId};
 use thiserror::Error;
