@@ -139,7 +139,9 @@ impl PeerTransport for AtOnce {
         let body = match &request.body {
             RequestBody::Write(write) => ReplyBody::Wrote(vec![Outcome::Applied; write.mutations.len()]),
             RequestBody::Read(read) => ReplyBody::Rows(read.rows.iter().map(|_| Ok(found(read.want))).collect()),
-            RequestBody::Scan(_) | RequestBody::Fence(_) => ReplyBody::Fenced,
+            RequestBody::Scan(_) | RequestBody::Fence(_) | RequestBody::HintCredits(_) | RequestBody::TakeHints(_) => {
+                ReplyBody::Fenced
+            }
         };
         reply(Ok(Reply { from: to, clock: request.clock, body: Ok(body) }));
     }

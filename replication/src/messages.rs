@@ -13,6 +13,8 @@ use cube_storage::{DamagedRange, StoreError, UnsyncedCause};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::handoff::pace::{Coming, Grant};
+
 /// The version of these messages that this build speaks.
 pub const PROTOCOL: u16 = 1;
 
@@ -49,6 +51,10 @@ pub enum RequestBody {
     Read(ReadRows),
     /// Tell a page of rows in their order.
     Scan(ScanRows),
+    /// Tell how many bytes of hints may be sent. Asked with what is coming, which may be nothing any more.
+    HintCredits(Coming),
+    /// Keep these hints in the sender's place: it leaves the cluster.
+    TakeHints(TakeHints),
     /// Something of a later release, of which only the number is known here. Never sent.
     #[serde(skip)]
     Unknown {
@@ -59,7 +65,7 @@ pub enum RequestBody {
 
 impl RequestBody {
     /// How many kinds of requests this build can carry out.
-    pub const KINDS: u32 = 3;
+    pub const KINDS: u32 = 5;
 }
 
 /// Rows to keep.
@@ -126,6 +132,26 @@ pub struct ScanRows {
     pub claim: Option<Epoch>,
 }
 
+/// Hints that go to another node, which keeps them for their target from now on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TakeHints {
+    /// Whom they are for.
+    pub target: NodeId,
+    /// The hints, oldest first.
+    pub hints: Vec<HandedHint>,
+}
+
+/// A hint on its way to another node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HandedHint {
+    /// What the target missed.
+    pub mutation: Mutation,
+    /// When the hint was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Whether it is the write's only copy.
+    pub only_copy: bool,
+}
+
 /// A replica's answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
@@ -156,6 +182,10 @@ pub enum ReplyBody {
     /// What came of each row, in their order, where some were refused: durable by now, or why it was not written. Rows of
     /// one partition key share their fate.
     WroteSome(Vec<Result<Outcome, Refusal>>),
+    /// How many bytes of hints may be sent.
+    HintCredits(Grant),
+    /// The hints are kept, durably, or marked dirty where they could not be.
+    TookHints,
 }
 
 /// What a replica holds of a row.

@@ -10,13 +10,14 @@
 mod read;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cube_storage::clock::ClockError;
 use cube_storage::model::{Batch, Mutation, NodeId, Origin, Outcome, PartitionId, Token};
 use cube_storage::{Store, TimeLimit};
 
 use crate::clock::NodeClock;
+use crate::handoff::HintReceiver;
 use crate::messages::{PROTOCOL, Refusal, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
 
 /// Told once what a replica answers.
@@ -27,12 +28,19 @@ pub struct Replica {
     me: NodeId,
     store: Arc<Store>,
     clock: Arc<NodeClock>,
+    /// Who answers for the pace of hints; without it nobody may send any.
+    hints: OnceLock<Arc<HintReceiver>>,
 }
 
 impl Replica {
     /// The replica that `store` is.
     pub fn new(me: NodeId, store: Arc<Store>, clock: Arc<NodeClock>) -> Self {
-        Self { me, store, clock }
+        Self { me, store, clock, hints: OnceLock::new() }
+    }
+
+    /// From now on hints are let in, at the pace that `hints` grants.
+    pub fn receive_hints(&self, hints: Arc<HintReceiver>) {
+        self.hints.get_or_init(|| hints);
     }
 
     /// The store under it.
@@ -49,12 +57,27 @@ impl Replica {
             RequestBody::Write(write) => self.write(write, self.clock.limit(request.time_left_ms), answer),
             RequestBody::Read(read) => answer(self.reply(self.read(&read).map(ReplyBody::Rows))),
             RequestBody::Scan(scan) => answer(self.reply(self.scan(&scan))),
+            RequestBody::HintCredits(coming) => {
+                let grant = self.receiver().map(|hints| hints.ask(request.from, coming));
+                answer(self.reply(grant.map(ReplyBody::HintCredits)));
+            }
+            RequestBody::TakeHints(taken) => match self.receiver() {
+                Ok(hints) => {
+                    let (me, clock) = (self.me, Arc::clone(&self.clock));
+                    hints.take(taken, Box::new(move |body| answer(Reply { from: me, clock: clock.peek(), body })));
+                }
+                Err(refusal) => answer(self.reply(Err(refusal))),
+            },
             RequestBody::Unknown { kind } => {
                 let known = RequestBody::KINDS;
                 let what = format!("requests of kind {kind}, only the first {known} kinds");
                 answer(self.reply(Err(Refusal::Unsupported(what))));
             }
         }
+    }
+
+    fn receiver(&self) -> Result<&Arc<HintReceiver>, Refusal> {
+        self.hints.get().ok_or_else(|| Refusal::Unsupported("hints".into()))
     }
 
     fn reply(&self, body: Result<ReplyBody, Refusal>) -> Reply {
@@ -99,10 +122,15 @@ impl Replica {
             }
         };
         let batch = Batch { origin: write.origin, mutations };
+        let paced = self.hints.get().filter(|_| write.origin == Origin::Client).cloned();
+        let begun_ms = self.clock.monotonic_ms();
         self.store.submit_within(
             batch,
             Some(limit),
             Box::new(move |result| {
+                if let Some(hints) = paced {
+                    hints.wrote(clock.monotonic_ms().saturating_sub(begun_ms));
+                }
                 let body = result.map_err(Refusal::from).map(|outcomes| wrote(outcomes, refused, rows));
                 answer(Reply { from: me, clock: clock.peek(), body });
             }),

@@ -84,6 +84,8 @@ checker_catches! {
     a_superseded_write_that_is_not_stamped_again_loses_to_an_earlier_one: LaterWriteLost of SupersededNotTold;
     a_mixed_up_value_was_never_written: Invented of ValueMixedUp;
     a_hint_that_is_not_kept_is_noted_nowhere: MissedUnnoted of HintSkipped;
+    a_hint_that_its_target_drops_is_noted_nowhere_any_more: MissedUnnoted of HintDroppedByTarget;
+    hints_that_are_never_delivered_stay: NotAlive of HintsNeverReplayed;
     a_coordinator_that_forgets_the_time_never_tells: NeverTold of DeadlineForgotten;
     a_suspicion_that_stays_keeps_the_cluster_from_recovering: NotAlive of SuspicionKept;
 }

@@ -4,18 +4,20 @@
 //! state (topology, keyspaces, the hard side of members) has its view built here, in one place (`view.rs`); what only the
 //! rest of the node knows is filled in by whoever implements the trait.
 
+mod hints;
 pub(crate) mod options;
 mod view;
 
 use async_trait::async_trait;
 use thiserror::Error;
 
+pub use self::hints::{HintCountsView, HintOrder, HintsView, IncomingView, NodeHintsView};
 pub use self::options::{
     BadOptions, KeyspaceChange, KeyspaceOptions, NAME_CHARS_MAX, TableChange, TableOptions, check_name,
 };
 pub use self::view::{
-    AddressesView, Health, HintsView, KeyspaceView, NodeStatus, NodeView, PartitionView, PlacementView, TableView,
-    TopologyView, Vitals,
+    AddressesView, Health, KeyspaceView, NodeStatus, NodeView, PartitionView, PlacementView, TableView, TopologyView,
+    Vitals,
 };
 
 /// Whether a change made a difference.
@@ -41,6 +43,9 @@ pub trait Admin: Send + Sync {
 
     /// What this node keeps for others.
     fn hints(&self) -> HintsView;
+
+    /// Steers the replay of hints, for one node by its name or for all.
+    fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError>;
 
     /// Creates a keyspace. One that exists with the same options is no error; with others it is
     /// [`AdminError::AlreadyExists`].

@@ -4,21 +4,26 @@
 //! hints and one of the marks for all of it, and then tells. Its owner (a thread, or the simulator's clock) calls it when
 //! it is woken. What waits is bounded in bytes: past the bound only marks are taken, which are small, and only copies are
 //! refused.
+//!
+//! There is one way to a mark, [`HintedHandoff::mark`]: it is durable, counted by cause, and told once per burst.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cube_storage::dirty::{Cause, DirtyError, DirtyStore};
+use arc_swap::ArcSwap;
+use cube_storage::dirty::{Cause, DirtyError, DirtyRange, DirtyStore};
 use cube_storage::files::{Files, FilesError};
-use cube_storage::hints::{Hint, HintLimits, HintStore};
+use cube_storage::hints::{Hint, HintError, HintLimits, HintLog, HintStore, Ticket};
 use cube_storage::merkle::LeafId;
 use cube_storage::model::{Mutation, NodeId, PartitionBits, TableId, Version};
 use parking_lot::Mutex;
 
-use super::{HintKeeper, Kept, Missed, NotKept, OnKept};
+use super::counters::Bursts;
+use super::{HandoffCounters, HandoffSettings, HintKeeper, Kept, Missed, NotKept, OnKept};
 use crate::catalog::Catalog;
 use crate::clock::NodeClock;
+use crate::topology::MemberState;
 
 /// Calls whoever flushes.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
@@ -30,42 +35,59 @@ pub struct HintedHandoff {
     bits: PartitionBits,
     catalog: Arc<Catalog>,
     clock: Arc<NodeClock>,
+    settings: ArcSwap<HandoffSettings>,
+    counters: HandoffCounters,
+    bursts: Mutex<Bursts>,
+    /// Since when targets are away, by this node's clock for deadlines.
+    away_since_ms: Mutex<BTreeMap<NodeId, u64>>,
     waiting: Mutex<Waiting>,
     wake: Wake,
 }
 
 /// Bytes of rows that may wait to be written. A disk that is slower than that is not helped by more.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Bytes of rows that are appended at once: all that waits is more than one append takes.
+const APPEND_BYTES: usize = 8 << 20;
 
 /// What waits to be written.
 #[derive(Default)]
 struct Waiting {
-    hints: Vec<(Missed, OnKept)>,
+    entries: Vec<Entry>,
+    /// Bytes of the rows among them.
     bytes: usize,
-    marks: Vec<(MissedLeaves, OnKept)>,
 }
 
-/// Where rows are that somebody missed and that found no room as hints.
-struct MissedLeaves {
+/// What one target missed of one write, and who is told how it was kept.
+struct Entry {
     target: NodeId,
-    leaves: Vec<Leaf>,
+    rows: Rows,
+    only_copy: bool,
+    kept: OnKept,
+}
+
+enum Rows {
+    /// To be hinted. When the first hint of them was made, if another node made it.
+    Whole(Vec<Mutation>, Option<u64>),
+    /// Rows that found no room to wait in: only where they are.
+    Leaves(Vec<Leaf>),
 }
 
 /// Where a row is, and the version that was missed.
-type Leaf = (TableId, LeafId, Version);
+pub(super) type Leaf = (TableId, LeafId, Version);
 
-impl Waiting {
-    fn len(&self) -> usize {
-        self.hints.len() + self.marks.len()
-    }
+/// Why something is no hint.
+#[derive(Clone, Debug)]
+struct Refused {
+    cause: Cause,
+    detail: String,
 }
 
 /// What a hinted handoff works with.
 pub struct HandoffParts {
     /// The node's files; hints stand under `hints`, marks under `dirty`.
     pub files: Arc<dyn Files>,
-    /// The most that hints may hold.
-    pub limits: HintLimits,
+    /// What the operator chose.
+    pub settings: HandoffSettings,
     /// The number of partitions, as bits.
     pub bits: PartitionBits,
     /// Where members have their names from.
@@ -80,20 +102,32 @@ impl HintedHandoff {
     /// Opens what the files hold. A log that cannot be opened is marked: all that its target missed is unknown. Where that
     /// cannot be made durable, nothing is opened.
     pub fn open(parts: HandoffParts) -> Result<Self, FilesError> {
-        let HandoffParts { files, limits, bits, catalog, clock, wake } = parts;
-        let hints = HintStore::open(Arc::clone(&files), Path::new("hints"), limits)?;
-        let horizon = cube_storage::model::Version::new(clock.peek(), NodeId(u16::MAX));
+        let HandoffParts { files, settings, bits, catalog, clock, wake } = parts;
+        let opened = HintStore::open(Arc::clone(&files), Path::new("hints"), settings.limits)?;
+        let horizon = Version::new(clock.peek(), NodeId(u16::MAX));
         let marks = DirtyStore::open(files, Path::new("dirty"), horizon)?;
-        for (target, error) in &hints.failed {
-            tracing::error!(%target, %error, "a hint log cannot be opened: all of its target is marked dirty");
-            let marked = marks.store.target(target).and_then(|target| {
-                target.mark_range(cube_storage::dirty::DirtyRange::Everything, horizon, Cause::Corrupt);
-                target.sync()
-            });
-            // What its target missed would be noted nowhere: a node does not start like that.
-            marked.map_err(unmarked)?;
+        for (target, error) in &marks.failed {
+            tracing::error!(%target, %error, "the dirty marks of a target cannot be opened: nothing can be marked for it");
         }
-        Ok(Self { hints: hints.store, marks: marks.store, bits, catalog, clock, waiting: Mutex::default(), wake })
+        let handoff = Self {
+            hints: opened.store,
+            marks: marks.store,
+            bits,
+            catalog,
+            clock,
+            settings: ArcSwap::from_pointee(settings),
+            counters: HandoffCounters::default(),
+            bursts: Mutex::default(),
+            away_since_ms: Mutex::default(),
+            waiting: Mutex::default(),
+            wake,
+        };
+        for (target, error) in &opened.failed {
+            tracing::error!(%target, %error, "a hint log cannot be opened: all of its target is marked dirty");
+            // What its target missed would be noted nowhere: a node does not start like that.
+            handoff.mark_everything(target).map_err(unmarked)?;
+        }
+        Ok(handoff)
     }
 
     /// The hints.
@@ -106,6 +140,47 @@ impl HintedHandoff {
         &self.marks
     }
 
+    /// What happened so far.
+    pub fn counters(&self) -> &HandoffCounters {
+        &self.counters
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> HandoffSettings {
+        **self.settings.load()
+    }
+
+    /// Changes the settings. Those of storing hold from the next hint on, the others from the next check on; what is
+    /// held already stays.
+    pub fn set_settings(&self, settings: HandoffSettings) {
+        self.hints.set_limits(settings.limits);
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Changes only how much hints may hold.
+    pub fn set_limits(&self, limits: HintLimits) {
+        self.set_settings(HandoffSettings { limits, ..self.settings() });
+    }
+
+    /// The time by which hints grow old.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.peek().millis()
+    }
+
+    pub(super) fn bits(&self) -> PartitionBits {
+        self.bits
+    }
+
+    /// Whether a target is alive: from how long it is away follows what becomes of what it misses.
+    pub fn observe(&self, target: NodeId, alive: bool) {
+        let mut away = self.away_since_ms.lock();
+        if alive {
+            away.remove(&target);
+        } else {
+            away.entry(target).or_insert_with(|| self.clock.monotonic_ms());
+        }
+    }
+
     /// Drops what waits without telling anyone, as the end of the process would.
     pub fn abandon(&self) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
@@ -115,102 +190,278 @@ impl HintedHandoff {
     /// Writes everything that waits, and tells.
     pub fn flush(&self) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        let mut by_target: BTreeMap<NodeId, Vec<(Missed, OnKept)>> = BTreeMap::new();
-        for (missed, kept) in waiting.hints {
-            by_target.entry(missed.target).or_default().push((missed, kept));
+        let mut by_target: BTreeMap<NodeId, Vec<Entry>> = BTreeMap::new();
+        for entry in waiting.entries {
+            by_target.entry(entry.target).or_default().push(entry);
         }
-        let mut to_mark: BTreeMap<NodeId, (Vec<Leaf>, Vec<OnKept>)> = BTreeMap::new();
-        for (missed, kept) in waiting.marks {
-            let (leaves, told) = to_mark.entry(missed.target).or_default();
-            leaves.extend(missed.leaves);
-            told.push(kept);
-        }
-        for (target, (leaves, told)) in to_mark {
-            let result = self.mark_late(target, leaves);
-            told.into_iter().for_each(|kept| kept(result.clone()));
-        }
-        for (target, waiting) in by_target {
-            let missed: Vec<&Missed> = waiting.iter().map(|(missed, _)| missed).collect();
-            let results = self.keep_all(target, &missed);
-            for ((_, kept), result) in waiting.into_iter().zip(results) {
-                kept(result);
+        for (target, entries) in by_target {
+            let results = self.keep_all(target, &entries);
+            for (entry, result) in entries.into_iter().zip(results) {
+                (entry.kept)(result);
             }
         }
     }
 
-    fn keep_all(&self, target: NodeId, missed: &[&Missed]) -> Vec<Result<Kept, NotKept>> {
+    fn keep_all(&self, target: NodeId, entries: &[Entry]) -> Vec<Result<Kept, NotKept>> {
         let state = self.catalog.current();
-        let Some(member) = state.topology.member(target) else {
-            let error = NotKept { target, cause: "it is no member of the cluster".into() };
-            return missed.iter().map(|_| Err(error.clone())).collect();
+        let Some(member) = state.topology.member(target).filter(|member| member.state != MemberState::Left) else {
+            return entries.iter().map(|entry| self.without_target(entry)).collect();
         };
-        let refused = self.hint(&member.name, missed);
-        let (only_copies, to_mark): (BTreeSet<usize>, BTreeSet<usize>) =
-            refused.keys().copied().partition(|place| missed.get(*place).is_some_and(|missed| missed.only_copy));
-        let to_mark: Vec<&Missed> = to_mark.iter().filter_map(|place| missed.get(*place).copied()).collect();
-        let marked = self.mark(&member.name, &to_mark);
-        let result = |place: usize| match (refused.get(&place), &marked) {
-            (None, _) => Ok(Kept::Hint),
-            (Some(cause), _) if only_copies.contains(&place) => Err(NotKept { target, cause: cause.clone() }),
-            (Some(_), Ok(())) => Ok(Kept::Mark),
-            (Some(cause), Err(mark)) => Err(NotKept { target, cause: format!("{cause}; {mark}") }),
-        };
-        (0..missed.len()).map(result).collect()
+        let log = self.hints.log(&member.name);
+        let general = self.refusal(target, log.as_deref());
+        let mut refused: BTreeMap<(usize, usize), Refused> = BTreeMap::new();
+        let mut rows = Vec::new();
+        for (place, entry) in entries.iter().enumerate() {
+            match (&entry.rows, &general) {
+                (Rows::Whole(mutations, _), Some(refusal)) if !entry.only_copy || refusal.cause != Cause::Window => {
+                    refused.extend((0..mutations.len()).map(|row| ((place, row), refusal.clone())));
+                }
+                (Rows::Whole(mutations, created_ms), _) => {
+                    rows.extend(
+                        mutations.iter().enumerate().map(|(row, m)| (place, row, m, *created_ms, entry.only_copy)),
+                    );
+                }
+                (Rows::Leaves(leaves), _) => {
+                    let detail = format!("rows of {WAITING_BYTES_MAX} bytes wait to be written already");
+                    let refusal = Refused { cause: Cause::Overload, detail };
+                    refused.extend((0..leaves.len()).map(|row| ((place, row), refusal.clone())));
+                }
+            }
+        }
+        if let Ok(log) = &log {
+            refused.extend(self.hint(log, &rows));
+        }
+        let marked = self.mark_refused(&member.name, entries, &refused);
+        entries
+            .iter()
+            .enumerate()
+            .map(|(place, entry)| {
+                let first = refused.range((place, 0)..(place + 1, 0)).next().map(|(_, refusal)| refusal);
+                let not_kept = |cause: String| {
+                    HandoffCounters::add(&self.counters.not_kept, entry.rows.len() as u64);
+                    Err(NotKept { target, cause })
+                };
+                match (first, &marked) {
+                    (None, _) => Ok(Kept::Hint),
+                    (Some(refusal), _) if entry.only_copy => not_kept(refusal.detail.clone()),
+                    (Some(_), Ok(())) => Ok(Kept::Mark),
+                    (Some(refusal), Err(mark)) => not_kept(format!("{}; {mark}", refusal.detail)),
+                }
+            })
+            .collect()
     }
 
-    /// Keeps hints; those that are not kept, by their place, and why.
-    fn hint(&self, target: &str, missed: &[&Missed]) -> BTreeMap<usize, String> {
-        let created_ms = self.clock.peek().millis();
-        let mut places = Vec::new();
-        let mut hints = Vec::new();
-        for (place, missed) in missed.iter().enumerate() {
-            for Mutation { table, key, record, .. } in &missed.mutations {
-                places.push(place);
-                let (table, key, record) = (*table, key.clone(), record.clone());
-                hints.push(Hint { table, key, record, created_ms, only_copy: missed.only_copy });
+    /// Nobody misses it any more, unless it is all there is of the write.
+    fn without_target(&self, entry: &Entry) -> Result<Kept, NotKept> {
+        if entry.only_copy {
+            return Err(NotKept { target: entry.target, cause: "it has left the cluster".into() });
+        }
+        HandoffCounters::add(&self.counters.dropped_target_left, entry.rows.len() as u64);
+        Ok(Kept::Left)
+    }
+
+    /// Why nothing is hinted for a target at the moment.
+    fn refusal(&self, target: NodeId, log: Result<&HintLog, &HintError>) -> Option<Refused> {
+        let settings = self.settings();
+        if !settings.enabled {
+            return Some(Refused { cause: Cause::Disabled, detail: "hints are switched off".into() });
+        }
+        let log = match log {
+            Ok(log) => log,
+            Err(error) => return Some(Refused { cause: cause_of(error), detail: error.to_string() }),
+        };
+        let since_ms = self.away_since_ms.lock().get(&target).copied()?;
+        let away_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
+        // A target may have been away before this process began: its hints know since when.
+        let oldest_ms = log.totals().oldest_created_ms;
+        let hinted_ms = oldest_ms.map_or(0, |oldest_ms| self.now_ms().saturating_sub(oldest_ms));
+        let detail = || format!("it is away for longer than hints.window ({} s)", settings.window_ms / 1_000);
+        (away_ms.max(hinted_ms) >= settings.window_ms).then(|| Refused { cause: Cause::Window, detail: detail() })
+    }
+
+    /// Keeps rows as hints; those that are not kept, by their place, and why.
+    fn hint(
+        &self,
+        log: &HintLog,
+        rows: &[(usize, usize, &Mutation, Option<u64>, bool)],
+    ) -> BTreeMap<(usize, usize), Refused> {
+        let now_ms = self.now_ms();
+        let mut refused = BTreeMap::new();
+        let mut newest: Option<Ticket> = None;
+        let mut appended = Vec::new();
+        for part in parts(rows) {
+            let hints = part.iter().map(|&(_, _, Mutation { table, key, record, .. }, created_ms, only_copy)| Hint {
+                table: *table,
+                key: key.clone(),
+                record: record.clone(),
+                created_ms: created_ms.unwrap_or(now_ms),
+                only_copy,
+            });
+            let places = part.iter().map(|(place, row, ..)| (*place, *row));
+            match log.append(&hints.collect::<Vec<_>>()) {
+                Ok(result) => {
+                    let places: Vec<(usize, usize)> = places.collect();
+                    for (hint, full) in result.refused {
+                        let place = places.get(hint).copied().unwrap_or_default();
+                        refused.insert(place, Refused { cause: Cause::Cap, detail: full.to_string() });
+                    }
+                    newest = Some(result.ticket);
+                    appended.extend(places);
+                }
+                Err(error) => {
+                    let refusal = Refused { cause: cause_of(&error), detail: error.to_string() };
+                    refused.extend(places.map(|place| (place, refusal.clone())));
+                }
             }
         }
-        let appended = self.hints.log(target).and_then(|log| {
-            let appended = log.append(&hints)?;
-            log.sync(appended.ticket)?;
-            Ok(appended)
-        });
-        match appended {
-            Err(error) => (0..missed.len()).map(|place| (place, error.to_string())).collect(),
-            Ok(appended) => {
-                let refused = appended.refused.iter().filter_map(|(hint, full)| Some((*places.get(*hint)?, full)));
-                refused.map(|(place, full)| (place, full.to_string())).collect()
-            }
+        if let Some(Err(error)) = newest.map(|ticket| log.sync(ticket)) {
+            let refusal = Refused { cause: cause_of(&error), detail: error.to_string() };
+            refused.extend(appended.iter().map(|place| (*place, refusal.clone())));
         }
+        HandoffCounters::add(&self.counters.hinted, (rows.len().saturating_sub(refused.len())) as u64);
+        refused
     }
 
     /// Marks the leaves of rows that are not hinted.
-    fn mark(&self, target: &str, missed: &[&Missed]) -> Result<(), String> {
-        if missed.is_empty() {
-            return Ok(());
+    fn mark_refused(
+        &self,
+        target: &str,
+        entries: &[Entry],
+        refused: &BTreeMap<(usize, usize), Refused>,
+    ) -> Result<(), String> {
+        let mut by_cause: BTreeMap<Cause, (Vec<Leaf>, &str)> = BTreeMap::new();
+        for ((place, row), refusal) in refused {
+            let Some(entry) = entries.get(*place).filter(|entry| !entry.only_copy) else { continue };
+            let leaf = match &entry.rows {
+                Rows::Whole(mutations, _) => mutations.get(*row).map(|mutation| self.leaf_of(mutation)),
+                Rows::Leaves(leaves) => leaves.get(*row).copied(),
+            };
+            by_cause.entry(refusal.cause).or_insert_with(|| (Vec::new(), &refusal.detail)).0.extend(leaf);
         }
-        self.mark_leaves(target, missed.iter().flat_map(|missed| self.leaves_of(missed)))
+        let mut result = Ok(());
+        for (cause, (leaves, detail)) in by_cause {
+            let marked = self.mark(target, leaves, cause, detail).map_err(|error| error.to_string());
+            result = result.and(marked);
+        }
+        result
     }
 
-    fn mark_late(&self, target: NodeId, leaves: Vec<Leaf>) -> Result<Kept, NotKept> {
-        let not_kept = |cause| NotKept { target, cause };
-        let state = self.catalog.current();
-        let member = state.topology.member(target).ok_or_else(|| not_kept("it is no member of the cluster".into()))?;
-        self.mark_leaves(&member.name, leaves.into_iter()).map_err(not_kept)?;
-        Ok(Kept::Mark)
-    }
-
-    fn mark_leaves(&self, target: &str, leaves: impl Iterator<Item = Leaf>) -> Result<(), String> {
-        let marks = self.marks.target(target).map_err(|error| error.to_string())?;
+    /// Marks leaves dirty for a target: durable when this returns, counted, and told once per burst.
+    pub(super) fn mark(
+        &self,
+        target: &str,
+        leaves: impl IntoIterator<Item = Leaf>,
+        cause: Cause,
+        detail: &str,
+    ) -> Result<(), DirtyError> {
+        let marks = self.marks.target(target)?;
+        let mut count = 0;
         for (table, leaf, version) in leaves {
-            marks.mark(table, leaf, version, Cause::Cap);
+            marks.mark(table, leaf, version, cause);
+            count += 1;
         }
-        marks.sync().map_err(|error| error.to_string())
+        marks.sync()?;
+        self.tell(target, cause, count, detail);
+        Ok(())
     }
 
-    fn leaves_of(&self, missed: &Missed) -> Vec<Leaf> {
-        let rows = missed.mutations.iter();
-        rows.map(|row| (row.table, LeafId::of(row.key.token(), self.bits), row.record.version)).collect()
+    /// Marks everything of a target: nobody knows what it missed.
+    pub(super) fn mark_everything(&self, target: &str) -> Result<(), DirtyError> {
+        let marks = self.marks.target(target)?;
+        let version = Version::new(self.clock.peek(), NodeId(u16::MAX));
+        marks.mark_range(DirtyRange::Everything, version, Cause::Corrupt);
+        marks.sync()?;
+        self.tell(target, Cause::Corrupt, 1, "nobody knows what it missed: everything is marked");
+        Ok(())
+    }
+
+    fn tell(&self, target: &str, cause: Cause, count: u64, detail: &str) {
+        self.counters.add_marked(cause, count);
+        if count > 0 && self.bursts.lock().begins(target, cause, self.clock.monotonic_ms()) {
+            let cause = cause.as_str();
+            tracing::warn!(target, cause, detail, "what a node missed is marked dirty instead of hinted");
+        }
+    }
+
+    pub(super) fn leaf_of(&self, row: &Mutation) -> Leaf {
+        (row.table, LeafId::of(row.key.token(), self.bits), row.record.version)
+    }
+
+    /// Keeps hints that another node hands over, with the time at which it made them.
+    pub(super) fn take_over(&self, missed: Missed, created_ms: u64, kept: OnKept) {
+        HandoffCounters::add(&self.counters.taken_over, missed.mutations.len() as u64);
+        self.enqueue(missed, Some(created_ms), kept);
+    }
+
+    fn enqueue(&self, missed: Missed, created_ms: Option<u64>, kept: OnKept) {
+        let Missed { target, mutations, only_copy } = missed;
+        let bytes: usize = mutations.iter().map(bytes_of).sum();
+        let mut waiting = self.waiting.lock();
+        let has_room = waiting.bytes == 0 || waiting.bytes + bytes <= WAITING_BYTES_MAX;
+        if !has_room && only_copy {
+            drop(waiting);
+            let cause = format!("rows of {WAITING_BYTES_MAX} bytes wait to be written already");
+            return kept(Err(NotKept { target, cause }));
+        }
+        let rows = if has_room {
+            waiting.bytes += bytes;
+            Rows::Whole(mutations, created_ms)
+        } else {
+            Rows::Leaves(mutations.iter().map(|row| self.leaf_of(row)).collect())
+        };
+        waiting.entries.push(Entry { target, rows, only_copy, kept });
+        let is_first = waiting.entries.len() == 1;
+        drop(waiting);
+        if is_first {
+            (self.wake)();
+        }
+    }
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        match self {
+            Self::Whole(mutations, _) => mutations.len(),
+            Self::Leaves(leaves) => leaves.len(),
+        }
+    }
+}
+
+pub(super) fn bytes_of(row: &Mutation) -> usize {
+    row.key.len_bytes() + row.record.encoded_len()
+}
+
+type Row<'a> = (usize, usize, &'a Mutation, Option<u64>, bool);
+
+/// Rows in parts that one append takes each.
+fn parts<'a, 'b>(rows: &'b [Row<'a>]) -> Vec<&'b [Row<'a>]> {
+    let mut parts = Vec::new();
+    let (mut rest, mut len, mut bytes) = (rows, 0, 0);
+    for (_, _, mutation, ..) in rows {
+        if len > 0 && bytes + bytes_of(mutation) > APPEND_BYTES {
+            let (part, next) = rest.split_at(len);
+            parts.push(part);
+            (rest, len, bytes) = (next, 0, 0);
+        }
+        len += 1;
+        bytes += bytes_of(mutation);
+    }
+    if !rest.is_empty() {
+        parts.push(rest);
+    }
+    parts
+}
+
+fn cause_of(error: &HintError) -> Cause {
+    match error {
+        HintError::Format { .. } | HintError::WrongTarget { .. } | HintError::Unconfirmed { .. } => Cause::Corrupt,
+        HintError::TooLarge { .. } => Cause::Cap,
+        HintError::Name(_)
+        | HintError::Files { .. }
+        | HintError::NotKept { .. }
+        | HintError::PastEnd { .. }
+        | HintError::OnlyCopies { .. }
+        | HintError::Removed { .. } => Cause::Disk,
     }
 }
 
@@ -224,27 +475,7 @@ fn unmarked(error: DirtyError) -> FilesError {
 
 impl HintKeeper for HintedHandoff {
     fn keep(&self, missed: Missed, kept: OnKept) {
-        let rows = missed.mutations.iter();
-        let bytes: usize = rows.map(|row| row.key.len_bytes() + row.record.encoded_len()).sum();
-        let mut waiting = self.waiting.lock();
-        let has_room = waiting.bytes == 0 || waiting.bytes + bytes <= WAITING_BYTES_MAX;
-        if !has_room && missed.only_copy {
-            drop(waiting);
-            let cause = format!("hints of {WAITING_BYTES_MAX} bytes wait to be written already");
-            return kept(Err(NotKept { target: missed.target, cause }));
-        }
-        if has_room {
-            waiting.bytes += bytes;
-            waiting.hints.push((missed, kept));
-        } else {
-            let leaves = self.leaves_of(&missed);
-            waiting.marks.push((MissedLeaves { target: missed.target, leaves }, kept));
-        }
-        let is_first = waiting.len() == 1;
-        drop(waiting);
-        if is_first {
-            (self.wake)();
-        }
+        self.enqueue(missed, None, kept);
     }
 }
 

@@ -1,16 +1,32 @@
 //! Hinted handoff: what a replica missed is kept by the coordinator until the replica is back.
 //!
-//! Here stands what the write path needs of it: keep hints durably, or mark what cannot be kept. Replay is a matter of
-//! its own and of the target's pace.
+//! ```text
+//! a write ── keeper: hint, or dirty mark ──▶ disk ──▶ worker: replay ──▶ the target, at the pace it grants
+//! ```
+//!
+//! `keeper.rs` makes what was missed durable; `replay.rs` decides whom to send it to and when, `worker.rs` does so;
+//! `pace.rs` decides at the target how fast, `receiver.rs` answers for it. Invariant: a hint leaves the log only when its
+//! target has taken it, when it was marked dirty instead, or when nobody misses it any more; each is counted.
 
+mod counters;
 mod keeper;
 pub mod pace;
+mod receiver;
 pub mod replay;
+mod route;
+mod settings;
+mod status;
+mod worker;
 
 use cube_storage::model::{Mutation, NodeId};
 use thiserror::Error;
 
+pub use self::counters::{HandoffCounters, HandoffCounts};
 pub use self::keeper::{HandoffParts, HintedHandoff, Wake};
+pub use self::receiver::{HintReceiver, ReceiverParts};
+pub use self::settings::HandoffSettings;
+pub use self::status::{HandoffStatus, TargetStatus};
+pub use self::worker::{HINTS, HintReplay, HintWorker, ReplayParts, UnknownTarget};
 
 /// What a replica missed.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +46,8 @@ pub enum Kept {
     Hint,
     /// Only where they are: the range is marked dirty for the target, and anti-entropy repairs it.
     Mark,
+    /// Not at all: the target has left the cluster, and misses nothing any more.
+    Left,
 }
 
 /// Neither hint nor mark could be made durable.

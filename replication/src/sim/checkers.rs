@@ -252,7 +252,7 @@ pub(super) fn missed_is_noted(
 
 /// Whether a replica was one at the time of a write, and has not begun anew since: then it copied from a quorum, which need
 /// not hold writes below quorum.
-fn must_hold(row: &RowWritten, replica: Option<&SimNode>) -> bool {
+pub(super) fn must_hold(row: &RowWritten, replica: Option<&SimNode>) -> bool {
     let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
     let partition = bits.partition_of(row.key.token());
     replica.is_some_and(|replica| {

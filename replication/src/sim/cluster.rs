@@ -16,7 +16,9 @@ use super::history::History;
 use super::mutants::Mutant;
 use super::network::{RequestId, SimNetwork};
 use super::node::SimNode;
+use super::noted::Cases;
 use super::report::{Messages, Options, Report};
+use super::strike::FLAP_MS;
 use super::time::{Schedule, SimClock};
 use crate::catalog::ClusterState;
 use crate::codec::CodecError;
@@ -54,6 +56,8 @@ pub(super) struct Run {
     /// Missed writes that nobody noted, because the coordinator died first.
     pub(super) unnoted_by_death: u64,
     pub(super) violations: Vec<Violation>,
+    /// Acknowledged writes that some replica is not known to hold.
+    pub(super) cases: Cases,
 }
 
 /// Runs a seed to its end.
@@ -99,6 +103,7 @@ impl Run {
             lively_from_us: 0,
             unnoted_by_death: 0,
             violations: Vec::new(),
+            cases: Cases::default(),
             control,
             schedule,
             options,
@@ -121,8 +126,9 @@ impl Run {
             }
             self.note_event(&event);
             self.history.note_order(&event);
-            self.happen(event);
+            self.happen(event.clone());
             self.after_event();
+            self.check_cases(&event);
         }
         self.check_end();
         for node in self.nodes.values_mut() {
@@ -138,7 +144,7 @@ impl Run {
             faults: self.faults,
             messages: self.network.toll(),
             moves: self.control.moves(),
-            unnoted_by_death: self.unnoted_by_death,
+            unnoted_by_death: self.unnoted_by_death + self.cases.died,
             violations: self.violations,
         }
     }
@@ -175,11 +181,21 @@ impl Run {
             Event::Overdue { client, operation } => self.check_told(client, operation),
             Event::NextFault => self.next_fault(),
             Event::Restart(node) => self.start(node),
+            Event::Die(node) => {
+                if !self.healed {
+                    self.crash(node, FLAP_MS);
+                }
+            }
             Event::Observe { by, of } => {
                 let alive = self.nodes.get(&of).is_some_and(SimNode::is_up);
                 self.believe(by, of, alive);
             }
             Event::Believe { by, of, alive } => self.believe(by, of, alive),
+            Event::DiskRoom(node) => {
+                if let Some(node) = self.nodes.get(&node) {
+                    node.files.set_capacity(None);
+                }
+            }
             Event::EndCut(links) => {
                 self.network.change_weather(|weather| weather.cut.retain(|link| !links.contains(link)))
             }
@@ -204,9 +220,13 @@ impl Run {
             }
         }
         let told = std::mem::take(&mut *self.mailbox.lock());
+        let is_told = !told.is_empty();
         for (client, told) in told {
             client::note(&mut self.history, self.schedule.now_us(), told);
             self.go_on(client);
+        }
+        if is_told {
+            self.open_cases();
         }
     }
 
@@ -268,6 +288,7 @@ impl Run {
             if self.options.mutant != Some(Mutant::DeadlineForgotten) {
                 process.coordinator.tick();
             }
+            process.hints.tick(process.clock.monotonic_ms());
             self.schedule.after_ms(TICK_MS, Event::Tick { node, life });
         });
     }

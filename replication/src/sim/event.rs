@@ -55,6 +55,8 @@ pub(super) enum Event {
     },
     NextFault,
     Restart(NodeId),
+    /// A flapping node dies once more.
+    Die(NodeId),
     /// A node hears how another one is.
     Observe {
         by: NodeId,
@@ -66,6 +68,8 @@ pub(super) enum Event {
         of: NodeId,
         alive: bool,
     },
+    /// The disk under a node's hints has room again.
+    DiskRoom(NodeId),
     EndCut(Vec<(NodeId, NodeId)>),
     EndLoss,
     EndDelay,
@@ -109,9 +113,11 @@ impl Event {
                 write!(out, "operation {operation} of client {client} is to be over")
             }
             Self::NextFault => write!(out, "fault"),
+            Self::Die(node) => write!(out, "{node} dies once more"),
             Self::Restart(node) => write!(out, "{node} starts"),
             Self::Observe { by, of } => write!(out, "{by} hears of {of}"),
             Self::Believe { by, of, alive } => write!(out, "{by} believes {of} alive: {alive}"),
+            Self::DiskRoom(node) => write!(out, "the hints of {node} have room"),
             Self::EndCut(links) => write!(out, "links heal: {links:?}"),
             Self::EndLoss => write!(out, "loss ends"),
             Self::EndDelay => write!(out, "delay ends"),

@@ -31,10 +31,18 @@ pub enum FaultKind {
     Reshape,
     /// Moves of replicas are taken back.
     AbortMoves,
+    /// A segment of a hint log is cut off, or a byte of it flips.
+    HintDamage,
+    /// The disk under a node's hints is full for a while.
+    HintDiskFull,
+    /// An operator changes caps and window of hints.
+    HintSettings,
+    /// A process dies and comes back, again and again.
+    Flapping,
 }
 
 impl FaultKind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 16] = [
         Self::Crash,
         Self::Pause,
         Self::OneWayCut,
@@ -47,6 +55,10 @@ impl FaultKind {
         Self::FalseSuspicion,
         Self::Reshape,
         Self::AbortMoves,
+        Self::HintDamage,
+        Self::HintDiskFull,
+        Self::HintSettings,
+        Self::Flapping,
     ];
 }
 
@@ -64,6 +76,10 @@ pub(super) enum Fault {
     FalseSuspicion { by: NodeId, of: NodeId, for_ms: u64 },
     Reshape { replicas: u8, heavier: NodeId, weight: u32 },
     AbortMoves,
+    HintDamage { node: NodeId },
+    HintDiskFull { node: NodeId, for_ms: u64 },
+    HintSettings { node: NodeId },
+    Flapping { node: NodeId, times: u64 },
 }
 
 /// Clocks are up to five minutes off, either way.
@@ -122,5 +138,9 @@ fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault>
             Fault::Reshape { replicas, heavier: node, weight: u32::try_from(schedule.pick(1, 3)).unwrap_or(1) }
         }
         FaultKind::AbortMoves => Fault::AbortMoves,
+        FaultKind::HintDamage => Fault::HintDamage { node },
+        FaultKind::HintDiskFull => Fault::HintDiskFull { node, for_ms },
+        FaultKind::HintSettings => Fault::HintSettings { node },
+        FaultKind::Flapping => Fault::Flapping { node, times: schedule.pick(2, 4) },
     })
 }

@@ -17,6 +17,7 @@ mod history;
 mod mutants;
 mod network;
 mod node;
+mod noted;
 mod report;
 mod strike;
 mod time;

@@ -23,6 +23,10 @@ pub enum Mutant {
     ReadRepairSkipped,
     /// Hints are called durable and not kept.
     HintSkipped,
+    /// Targets call hints durable and do not keep them.
+    HintDroppedByTarget,
+    /// Hints are kept and never delivered.
+    HintsNeverReplayed,
     /// Deletions are acknowledged and not applied.
     TombstoneIgnored,
     /// Replicas do not look at the map that a request is counted by.
@@ -39,12 +43,14 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::OneAcknowledgementTooFew,
         Self::AcknowledgedBeforeSync,
         Self::SupersededNotTold,
         Self::ReadRepairSkipped,
         Self::HintSkipped,
+        Self::HintDroppedByTarget,
+        Self::HintsNeverReplayed,
         Self::TombstoneIgnored,
         Self::FenceForgotten,
         Self::CopySkipped,
@@ -73,6 +79,7 @@ impl Mutant {
                 let dropped = match mutant {
                     Some(Self::TombstoneIgnored) => mutation.record.is_tombstone(),
                     Some(Self::ReadRepairSkipped) => is_repair,
+                    Some(Self::HintDroppedByTarget) => write.origin == Origin::Hint,
                     _ => false,
                 };
                 if dropped {
@@ -119,7 +126,7 @@ fn forget_claims(body: &mut RequestBody) {
         RequestBody::Write(write) => write.mutations.iter_mut().for_each(|mutation| mutation.claim = None),
         RequestBody::Read(read) => read.rows.iter_mut().for_each(|(_, claim)| *claim = Epoch(u64::MAX)),
         RequestBody::Scan(scan) => scan.claim = None,
-        RequestBody::Unknown { .. } => {}
+        RequestBody::HintCredits(_) | RequestBody::TakeHints(_) | RequestBody::Unknown { .. } => {}
     }
 }
 

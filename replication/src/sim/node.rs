@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use cube_storage::engine::{Engine, MemoryEngine};
 use cube_storage::files::SimulatedFiles;
-use cube_storage::hints::HintLimits;
 use cube_storage::merkle::MerkleKey;
 use cube_storage::model::{Epoch, Limits, NodeId, PartitionBits, PartitionId};
 use cube_storage::{Identity, Store, StoreError, StoreOptions};
@@ -18,7 +17,7 @@ use super::time::{Schedule, SimClock};
 use crate::catalog::{Catalog, ClusterState};
 use crate::clock::NodeClock;
 use crate::coordinator::{Coordinator, Parts, Settings};
-use crate::handoff::HandoffParts;
+use crate::handoff::{HandoffParts, HintReceiver, HintReplay, ReceiverParts, ReplayParts};
 use crate::lifecycle::{BackfillParts, adopt};
 use crate::membership::Scripted;
 use crate::replica::Replica;
@@ -52,7 +51,7 @@ pub(super) struct Process {
 pub(super) struct SimNode {
     pub(super) id: NodeId,
     engine: MemoryEngine,
-    files: SimulatedFiles,
+    pub(super) files: SimulatedFiles,
     pub(super) clock: Arc<SimClock>,
     pub(super) view: Arc<Scripted>,
     /// The state that its disk remembers.
@@ -104,14 +103,33 @@ impl SimNode {
         let catalog = Arc::new(Catalog::new(self.known.clone()));
         let parts = HandoffParts {
             files: Arc::new(self.files.clone()),
-            limits: HintLimits::default(),
+            settings: super::hints::usual(),
             bits,
             catalog: Arc::clone(&catalog),
             clock: Arc::clone(&clock),
             wake: SimHints::wake(self.id, life, schedule.clone()),
         };
-        let hints = SimHints::open(parts, mutant).map_err(|error| StoreError::Stopped { cause: error.to_string() })?;
+        let members: Vec<String> = self.known.topology.members().values().map(|member| member.name.clone()).collect();
+        let hints = SimHints::open(parts, mutant, &members)
+            .map_err(|error| StoreError::Stopped { cause: error.to_string() })?;
         let transport: Arc<dyn PeerTransport> = Arc::new(network.handle(self.id, life));
+        let receiver = Arc::new(HintReceiver::new(ReceiverParts {
+            handoff: Arc::clone(hints.handoff()),
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+        }));
+        replica.receive_hints(Arc::clone(&receiver));
+        hints.begin(HintReplay::new(ReplayParts {
+            me: self.id,
+            handoff: Arc::clone(hints.handoff()),
+            catalog: Arc::clone(&catalog),
+            membership: self.view.clone(),
+            transport: Arc::clone(&transport),
+            replica: Arc::clone(&replica),
+            receiver,
+            clock: Arc::clone(&clock),
+            wake: hints.waker(),
+        }));
         let parts = Parts {
             me: self.id,
             clock: Arc::clone(&clock),

@@ -7,8 +7,13 @@ use cube_storage::model::NodeId;
 use super::cluster::{CLIENTS, Run, TICK_MS};
 use super::event::Event;
 use super::faults::{self, Fault};
+use super::hints;
 use super::mutants::Mutant;
 use super::node::SimNode;
+use crate::membership::Membership as _;
+
+/// How long a flapping node is down.
+pub(super) const FLAP_MS: u64 = 100;
 
 impl Run {
     pub(super) fn next_fault(&mut self) {
@@ -81,6 +86,29 @@ impl Run {
                 self.control.reshape(&schedule, replicas, heavier, weight);
                 return self.control.moves() != before;
             }
+            Fault::HintDamage { node } => {
+                return self.nodes.get(&node).is_some_and(|node| hints::damage(&node.files, &schedule));
+            }
+            Fault::HintDiskFull { node: id, for_ms } => {
+                let Some(node) = self.nodes.get(&id).filter(|node| node.is_up()) else { return false };
+                node.files.set_capacity(Some(node.files.used_bytes()));
+                schedule.after_ms(for_ms, Event::DiskRoom(id));
+            }
+            Fault::HintSettings { node } => {
+                let Some(process) = self.nodes.get(&node).and_then(|node| node.process.as_ref()) else { return false };
+                process.hints.handoff().set_settings(hints::others(&schedule));
+            }
+            Fault::Flapping { node, times } => {
+                let mut down_ms = schedule.pick(20, 300);
+                if !self.crash(node, down_ms) {
+                    return false;
+                }
+                for _ in 1..times {
+                    let up_ms = schedule.pick(20, 300);
+                    schedule.after_ms(down_ms + up_ms, Event::Die(node));
+                    down_ms += up_ms + FLAP_MS;
+                }
+            }
             Fault::AbortMoves => {
                 let before = self.control.moves();
                 self.control.abort_moves(&schedule);
@@ -119,6 +147,10 @@ impl Run {
             Some(node) if alive => node.view.revive(of),
             Some(node) => node.view.kill(of),
             None => {}
+        }
+        let believer = self.nodes.get(&by).filter(|_| by != of);
+        if let Some((view, process)) = believer.and_then(|node| Some((&node.view, node.process.as_ref()?))) {
+            process.hints.on_alive(of, view.is_alive(of));
         }
     }
 

@@ -28,6 +28,7 @@ impl Run {
         for id in &ids {
             if let Some(node) = self.nodes.get_mut(id) {
                 node.paused_until_us = 0;
+                node.files.set_capacity(None);
             }
             self.start(*id);
             let state = Arc::new(self.control.state.clone());
@@ -43,6 +44,7 @@ impl Run {
     /// every row, which must succeed.
     pub(super) fn write_everywhere(&mut self) {
         self.check_disks();
+        self.check_delivered();
         self.lively_from_us = self.schedule.now_us();
         for (client, node) in self.nodes.values().enumerate() {
             client::write_all(client, node, &self.schedule, &mut self.history, &self.mailbox);

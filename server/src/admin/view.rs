@@ -3,8 +3,6 @@
 //! What the cluster's state says is put together here; what only gossip or the hint log knows is added to it by whoever
 //! implements `Admin`.
 
-use std::collections::BTreeMap;
-
 use cube_replication::catalog::{ClusterState, Keyspace, Table};
 use cube_replication::topology::{Member, MemberState, PartitionMap, Step};
 use cube_storage::model::{NodeId, PartitionId};
@@ -127,23 +125,6 @@ impl NodeView {
             vitals,
         }
     }
-}
-
-/// What this node keeps for others.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HintsView {
-    /// Hints, for all nodes together.
-    pub total_hints: u64,
-    /// Hints by the name of the node they are for. Nodes without any are left out.
-    pub node_hints: BTreeMap<String, u64>,
-    /// Bytes of them on disk.
-    pub total_bytes: u64,
-    /// Ranges that are to be repaired because a hint could not be kept, by the name of the node.
-    pub dirty_ranges: BTreeMap<String, u64>,
-    /// The age of the oldest hint, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub oldest_hint_age_ms: Option<u64>,
 }
 
 /// Who holds what.

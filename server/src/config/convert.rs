@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cube_replication::coordinator::Settings;
+use cube_replication::handoff::HandoffSettings;
 use cube_storage::SyncPolicy;
 use cube_storage::engine::RocksOptions;
 use cube_storage::hints::HintLimits;
@@ -109,5 +110,15 @@ impl HintSettings {
     /// How old a hint may grow, in milliseconds.
     pub fn window_ms(&self) -> u64 {
         ms(self.window)
+    }
+
+    /// What hinted handoff is told, at the start and whenever the settings change.
+    pub fn handoff(&self) -> HandoffSettings {
+        HandoffSettings {
+            enabled: self.enabled,
+            window_ms: self.window_ms(),
+            check_interval_ms: ms(self.check_interval),
+            limits: self.limits(),
+        }
     }
 }

@@ -28,6 +28,8 @@ pub enum Access<'a> {
     Observe,
     /// To change the schema.
     ChangeSchema,
+    /// To steer what the node does in the background.
+    Steer,
 }
 
 impl Edge {
@@ -41,12 +43,12 @@ impl Edge {
         }
         match access {
             Access::Observe => Ok(()),
-            Access::Read(_) | Access::Write(_) | Access::ChangeSchema if self.is_draining() => {
+            Access::Read(_) | Access::Write(_) | Access::ChangeSchema | Access::Steer if self.is_draining() => {
                 let message = "the node is about to stop, and nothing was done: ask another node";
                 let details = Details { retry_after_ms: Some(RETRY_AFTER_MS), ..Details::default() };
                 Err(EdgeError::with(Code::ShuttingDown, message, details))
             }
-            Access::Read(_) | Access::Write(_) | Access::ChangeSchema => Ok(()),
+            Access::Read(_) | Access::Write(_) | Access::ChangeSchema | Access::Steer => Ok(()),
         }
     }
 }

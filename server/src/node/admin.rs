@@ -1,6 +1,5 @@
 //! The rest of the node, as front doors see it: over the hard state, gossip and the hint log.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use cube_replication::topology::MemberState;
 
 use super::member::Member;
 use crate::admin::{
-    Admin, AdminError, Changed, Health, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView, TableChange,
-    TableOptions, TopologyView, Vitals,
+    Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView,
+    TableChange, TableOptions, TopologyView, Vitals,
 };
 use crate::control::{Answer, Command, HardState, ProposeError, Refusal};
 use crate::gossip::OwnReport;
@@ -56,25 +55,11 @@ impl Admin for Member {
     }
 
     fn hints(&self) -> HintsView {
-        let totals = self.handoff.hints().totals();
-        let now_ms = self.machine.wall_ms();
-        let oldest_ms = totals.values().filter_map(|totals| totals.oldest_created_ms).min();
-        let node_hints: BTreeMap<String, u64> = totals
-            .iter()
-            .filter(|(_, totals)| totals.keys > 0)
-            .map(|(name, totals)| (name.clone(), totals.keys))
-            .collect();
-        let marks = self.handoff.marks().totals().into_iter();
-        HintsView {
-            total_hints: node_hints.values().sum(),
-            node_hints,
-            total_bytes: totals.values().map(|totals| totals.bytes).sum(),
-            dirty_ranges: marks
-                .filter(|(_, totals)| totals.marks > 0)
-                .map(|(name, totals)| (name, totals.marks))
-                .collect(),
-            oldest_hint_age_ms: oldest_ms.map(|oldest_ms| now_ms.saturating_sub(oldest_ms)),
-        }
+        self.hints_view()
+    }
+
+    fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
+        Member::steer_hints(self, order, node)
     }
 
     async fn create_keyspace(&self, keyspace: &str, options: KeyspaceOptions) -> Result<Changed, AdminError> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use cube_replication::catalog::Catalog;
 use cube_replication::clock::NodeClock;
 use cube_replication::coordinator::{Coordinator, Parts};
-use cube_replication::handoff::HintedHandoff;
+use cube_replication::handoff::{HintReplay, HintedHandoff};
 use cube_replication::lifecycle::{FollowParts, Follower, FollowerProgress, adopt};
 use cube_replication::replica::Replica;
 use cube_replication::topology::{Addresses, MemberState};
@@ -32,7 +32,7 @@ use tokio::runtime::Handle;
 use super::bell::Bell;
 use super::calls::{Member as Answering, Outgoing, Switchboard};
 use super::threads::Threads;
-use super::{NodeError, opening, seams};
+use super::{NodeError, hints, opening, seams};
 use crate::clock_watch::ClockWatch;
 use crate::config::Config;
 use crate::control::{Command, Control, HardState};
@@ -55,6 +55,7 @@ pub(super) struct Member {
     pub(super) control: Arc<Control>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) handoff: Arc<HintedHandoff>,
+    pub(super) hint_replay: Arc<HintReplay>,
     pub(super) transport: Arc<GrpcTransport>,
     pub(super) gossip: Arc<Gossip>,
     pub(super) clock_watch: Arc<Mutex<ClockWatch>>,
@@ -162,7 +163,7 @@ impl Member {
             catalog: Arc::clone(&catalog),
             membership: Arc::clone(&gossip) as Arc<dyn cube_replication::membership::Membership>,
             transport: Arc::clone(&transport) as Arc<dyn PeerTransport>,
-            replica,
+            replica: Arc::clone(&replica),
             hints: Arc::clone(&handoff) as Arc<dyn cube_replication::handoff::HintKeeper>,
         };
         let coordinator = Coordinator::new(parts, config.coordinator());
@@ -185,6 +186,17 @@ impl Member {
         });
         let copies = follower.progress();
         workers.begin(Box::new(follower)).map_err(|error| NodeError::Failed(error.to_string()))?;
+        let hint_replay = hints::start(hints::Start {
+            me,
+            handoff: &handoff,
+            catalog: &catalog,
+            gossip: &gossip,
+            transport: &transport,
+            replica: &replica,
+            clock: &clock,
+            workers: &workers,
+            bell: &work_bell,
+        })?;
         threads.work(&workers, &clock, &work_bell)?;
 
         let member = Arc::new(Self {
@@ -197,6 +209,7 @@ impl Member {
             control,
             catalog,
             handoff,
+            hint_replay,
             transport,
             gossip,
             clock_watch,

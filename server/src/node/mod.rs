@@ -11,6 +11,7 @@ mod calls;
 mod end;
 mod front;
 mod health;
+mod hints;
 mod member;
 mod opening;
 mod ports;

@@ -130,7 +130,7 @@ pub(super) async fn open_handoff(
     let bell = Arc::clone(bell);
     let parts = HandoffParts {
         files: Arc::new(RealFiles::new(dir)),
-        limits: config.hints.limits(),
+        settings: config.hints.handoff(),
         bits: store.bits(),
         catalog: Arc::clone(catalog),
         clock: Arc::clone(clock),

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::error::ErrorBody;
 use super::input::Parameters;
-use crate::admin::{Health, HintsView, NodeView, TopologyView};
+use crate::admin::{Health, NodeView, TopologyView};
 use crate::edge::{Access, Caller, Code, Edge, EdgeError};
 
 /// What `GET /api/v1/health` answers.
@@ -85,12 +85,6 @@ pub(super) async fn nodes(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Jso
 pub(super) async fn topology(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<TopologyView>, EdgeError> {
     admit(&edge, &uri)?;
     Ok(Json(edge.admin().topology()))
-}
-
-/// `GET /api/v1/replication/hints`
-pub(super) async fn hints(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<HintsView>, EdgeError> {
-    admit(&edge, &uri)?;
-    Ok(Json(edge.admin().hints()))
 }
 
 fn admit(edge: &Edge, uri: &Uri) -> Result<(), EdgeError> {

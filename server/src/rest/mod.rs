@@ -9,6 +9,7 @@ mod cluster;
 mod data;
 mod dto;
 mod error;
+mod hints;
 mod input;
 mod schema;
 mod serve;
@@ -56,7 +57,11 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route(&format!("{table_path}/rows"), rows)
         .route("/api/v1/cluster/nodes", get(cluster::nodes))
         .route("/api/v1/cluster/topology", get(cluster::topology))
-        .route("/api/v1/replication/hints", get(cluster::hints))
+        .route("/api/v1/replication/hints", get(hints::hints))
+        .route("/api/v1/replication/hints/replay", post(hints::replay))
+        .route("/api/v1/replication/hints/pause", post(hints::pause))
+        .route("/api/v1/replication/hints/resume", post(hints::resume))
+        .route("/api/v1/stats", get(hints::stats))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(edge)

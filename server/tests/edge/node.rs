@@ -17,8 +17,8 @@ use cube_replication::replica::{OnAnswer, Replica};
 use cube_replication::topology::{Addresses, Assignment, Member, MemberState, Strategy, Topology, TopologyChange};
 use cube_replication::transport::{Delivery, InProcess, Serve};
 use cube_server::admin::{
-    Admin, AdminError, Changed, Health, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView, TableChange,
-    TableOptions, TopologyView, Vitals,
+    Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView,
+    TableChange, TableOptions, TopologyView, Vitals,
 };
 use cube_server::edge::{Edge, EdgeParts};
 use cube_server::places::Places;
@@ -250,6 +250,16 @@ impl Admin for RestOfNode {
     fn hints(&self) -> HintsView {
         let node_hints: BTreeMap<String, u64> = [("node-3".to_owned(), 45)].into();
         HintsView { total_hints: 45, node_hints, total_bytes: 4_500, ..HintsView::default() }
+    }
+
+    fn steer_hints(&self, _: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
+        let state = self.catalog.current();
+        match node {
+            Some(name) if state.topology.member_named(name).is_none() => {
+                Err(AdminError::Invalid { reason: format!("no member of the cluster is named {name:?}") })
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn create_keyspace(&self, keyspace: &str, options: KeyspaceOptions) -> Result<Changed, AdminError> {

@@ -121,4 +121,27 @@ pub enum Cause {
     Corrupt,
     /// Hints are switched off.
     Disabled,
+    /// Hints came faster than the disk takes them, and no more may wait.
+    Overload,
+    /// The target refuses the row for good.
+    Refused,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Cap, Self::Window, Self::Disk, Self::Corrupt, Self::Disabled, Self::Overload, Self::Refused];
+
+    /// Its name, as it is shown and counted.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cap => "cap",
+            Self::Window => "window",
+            Self::Disk => "disk",
+            Self::Corrupt => "corrupt",
+            Self::Disabled => "disabled",
+            Self::Overload => "overload",
+            Self::Refused => "refused",
+        }
+    }
 }

@@ -172,6 +172,11 @@ impl Store {
         &self.counters
     }
 
+    /// Bytes of disk that the engine has yet to take for what was written already: how far it is behind.
+    pub fn engine_debt_bytes(&self) -> u64 {
+        self.engine.space_debt_bytes()
+    }
+
     /// The failure after which nothing is written any more, if there was one.
     pub fn stopped(&self) -> Option<String> {
         self.commit.lock().stopped.clone()

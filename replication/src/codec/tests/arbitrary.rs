@@ -10,9 +10,10 @@ use cube_storage::model::{
 use cube_storage::scan::{PageToken, Row, ScanRequest, Scope};
 use proptest::prelude::*;
 
+use crate::handoff::pace::{Coming, Grant};
 use crate::messages::{
-    Condition, Features, Found, PROTOCOL, ReadRows, Refusal, Reply, ReplyBody, Request, RequestBody, ScanRows, Stamp,
-    Want, WriteRows,
+    Condition, Features, Found, HandedHint, PROTOCOL, ReadRows, Refusal, Reply, ReplyBody, Request, RequestBody,
+    ScanRows, Stamp, TakeHints, Want, WriteRows,
 };
 
 fn hlc() -> impl Strategy<Value = Hlc> {
@@ -98,11 +99,39 @@ fn scan() -> impl Strategy<Value = ScanRows> {
     )
 }
 
+fn coming() -> impl Strategy<Value = Coming> {
+    any::<[u64; 4]>().prop_map(|[records, bytes, sent_records, sent_bytes]| Coming {
+        records,
+        bytes,
+        sent_records,
+        sent_bytes,
+    })
+}
+
+fn grant() -> impl Strategy<Value = Grant> {
+    prop_oneof![
+        (any::<u64>(), any::<u32>()).prop_map(|(bytes, for_ms)| Grant::Lease { bytes, for_ms }),
+        any::<u32>().prop_map(|for_ms| Grant::Wait { for_ms }),
+    ]
+}
+
+fn take_hints() -> impl Strategy<Value = TakeHints> {
+    let hint = (mutation(), any::<u64>(), any::<bool>()).prop_map(|(mutation, created_ms, only_copy)| HandedHint {
+        mutation,
+        created_ms,
+        only_copy,
+    });
+    (any::<u16>(), prop::collection::vec(hint, 0..6))
+        .prop_map(|(target, hints)| TakeHints { target: NodeId(target), hints })
+}
+
 pub(super) fn request() -> impl Strategy<Value = Request> {
     let body = prop_oneof![
         write().prop_map(RequestBody::Write),
         read().prop_map(RequestBody::Read),
         scan().prop_map(RequestBody::Scan),
+        coming().prop_map(RequestBody::HintCredits),
+        take_hints().prop_map(RequestBody::TakeHints),
     ];
     (any::<u16>(), any::<u64>(), any::<u16>(), hlc(), any::<u32>(), any::<bool>(), body).prop_map(
         |(protocol, features, from, clock, time_left_ms, explain, body)| Request {
@@ -166,6 +195,8 @@ pub(super) fn reply() -> impl Strategy<Value = Reply> {
         prop::collection::vec(prop_oneof![3 => found().prop_map(Ok), 1 => refusal().prop_map(Err)], 0..6)
             .prop_map(ReplyBody::Rows),
         page.prop_map(|(rows, next, floor)| ReplyBody::Page { rows, next, floor }),
+        grant().prop_map(ReplyBody::HintCredits),
+        Just(ReplyBody::TookHints),
     ];
     let body = prop_oneof![3 => body.prop_map(Ok), 1 => refusal().prop_map(Err)];
     (any::<u16>(), hlc(), body).prop_map(|(from, clock, body)| Reply { from: NodeId(from), clock, body })

@@ -32,7 +32,7 @@ fn open(files: &SimulatedFiles) -> Result<HintedHandoff, FilesError> {
     let catalog = Arc::new(Catalog::new(ClusterState { topology, schema: Default::default() }));
     HintedHandoff::open(HandoffParts {
         files: Arc::new(files.clone()),
-        limits: HintLimits::default(),
+        settings: HandoffSettings::default(),
         bits,
         catalog,
         clock: Arc::new(clock),

@@ -94,6 +94,23 @@ impl Api {
         nodes.collect::<Option<BTreeMap<_, _>>>().filter(|nodes| !nodes.is_empty()).ok_or_else(|| answer.to_string())
     }
 
+    /// All that this node tells of hints.
+    pub(crate) fn hints(&mut self) -> Result<Value, String> {
+        let answer = self.http.request("GET", "/api/v1/replication/hints", None).map_err(|error| error.to_string())?;
+        if answer.is_success() { Ok(answer.json()) } else { Err(answer.to_string()) }
+    }
+
+    /// Has this node replay, pause or resume its hints.
+    pub(crate) fn steer_hints(&mut self, order: &str, body: &Value) -> Result<Answer, Failure> {
+        self.http.request("POST", &format!("/api/v1/replication/hints/{order}"), Some(body))
+    }
+
+    /// The numbers of this node.
+    pub(crate) fn stats(&mut self) -> Result<Value, String> {
+        let answer = self.http.request("GET", "/api/v1/stats", None).map_err(|error| error.to_string())?;
+        if answer.is_success() { Ok(answer.json()) } else { Err(answer.to_string()) }
+    }
+
     /// How many keys this node keeps hints of for another one.
     pub(crate) fn hints_for(&mut self, node: &str) -> Result<u64, String> {
         let answer = self.http.request("GET", "/api/v1/replication/hints", None).map_err(|error| error.to_string())?;

@@ -1,0 +1,165 @@
+//! The promise that nothing is dropped silently, looked at while a run goes on: every acknowledged write is on each of its
+//! replicas, in a hint for it, or under a dirty mark.
+//!
+//! A write and a replica of it is a case. It is closed when the replica holds the write, durably; until then its note is
+//! looked for whenever something happened that may have ended it. What was noted once must never be neither. What was
+//! never noted is let pass for as long as its request is under way; and, counted, when its coordinator died before.
+
+use std::collections::BTreeMap;
+
+use cube_storage::merkle::LeafId;
+use cube_storage::model::{NodeId, PartitionBits, RowKey, Version};
+
+use super::checkers::{Violation, must_hold};
+use super::cluster::Run;
+use super::control::{TABLE_ID, member_name, written_to};
+use super::event::Event;
+use super::node::{BITS, TIMEOUT_MS};
+
+/// Ticks of the coordinator after the end of the request in which it notes what was missed.
+const TICKS_TO_NOTE: u32 = 6;
+/// When a request is over, whatever the clocks.
+const OVER_AFTER_US: u64 = 2_000 * TIMEOUT_MS as u64;
+
+/// A write that a replica is not known to hold.
+struct Case {
+    /// The write's place in the history.
+    place: usize,
+    key: RowKey,
+    version: Version,
+    coordinator: NodeId,
+    coordinator_life: u64,
+    begun_us: u64,
+    replica: NodeId,
+    was_noted: bool,
+    ticks: u32,
+}
+
+/// What became of a case.
+enum Fate {
+    Open,
+    Closed,
+    Died,
+    Broken(String),
+}
+
+/// All open cases.
+#[derive(Default)]
+pub(super) struct Cases {
+    open: Vec<Case>,
+    /// Writes that have been looked at, by their place in the history.
+    seen: Vec<bool>,
+    /// Cases that nobody noted because the coordinator died first.
+    pub(super) died: u64,
+}
+
+impl Run {
+    /// Takes in the writes that have been acknowledged since.
+    pub(super) fn open_cases(&mut self) {
+        let cases = &mut self.cases;
+        cases.seen.resize(self.history.writes.len(), false);
+        for (place, (row, seen)) in self.history.writes.iter().zip(&mut cases.seen).enumerate() {
+            let Some(ended) = row.ended.as_ref().filter(|_| !*seen) else { continue };
+            *seen = true;
+            let Some((version, _)) = &ended.success else { continue };
+            cases.open.extend(row.replicas.iter().map(|replica| Case {
+                place,
+                key: row.key.clone(),
+                version: *version,
+                coordinator: row.coordinator,
+                coordinator_life: row.coordinator_life,
+                begun_us: row.begun_us,
+                replica: *replica,
+                was_noted: false,
+                ticks: 0,
+            }));
+        }
+    }
+
+    /// Looks at the cases that an event may have changed.
+    pub(super) fn check_cases(&mut self, event: &Event) {
+        let concerned: Option<NodeId> = match event {
+            Event::Commit { node, .. } | Event::Tick { node, .. } | Event::SyncHints { node, .. } => Some(*node),
+            Event::Restart(_) | Event::NextFault | Event::Heal | Event::Stop => None,
+            _ => return,
+        };
+        let is_tick = matches!(event, Event::Tick { .. });
+        let mut open = std::mem::take(&mut self.cases.open);
+        let mut broken = Vec::new();
+        open.retain_mut(|case| {
+            if concerned.is_some_and(|node| node != case.coordinator && node != case.replica) {
+                return true;
+            }
+            let ticked = is_tick && concerned == Some(case.coordinator);
+            match self.look(case, ticked) {
+                Fate::Open => true,
+                Fate::Closed => false,
+                Fate::Died => {
+                    self.cases.died += 1;
+                    false
+                }
+                Fate::Broken(detail) => {
+                    broken.push(Violation::MissedUnnoted(detail));
+                    false
+                }
+            }
+        });
+        self.cases.open = open;
+        self.violations.extend(broken);
+    }
+
+    fn look(&self, case: &mut Case, ticked: bool) -> Fate {
+        let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
+        let partition = bits.partition_of(case.key.token());
+        let Some(coordinator) = self.nodes.get(&case.coordinator) else { return Fate::Closed };
+        let Some(process) = &coordinator.process else { return Fate::Open };
+        let row = (member_name(case.replica), TABLE_ID, case.key.clone());
+        let is_noted = process.hints.newest().get(&row).is_some_and(|version| *version >= case.version)
+            || process.hints.is_marked(case.replica, TABLE_ID, LeafId::of(case.key.token(), bits), case.version);
+        if is_noted {
+            case.was_noted = true;
+            return Fate::Open;
+        }
+        let Some(replica) = self.nodes.get(&case.replica) else { return Fate::Closed };
+        let Some(held) = &replica.process else { return Fate::Open };
+        let header = held.store.header(TABLE_ID, &case.key).ok().flatten();
+        if header.as_ref().is_some_and(|header| header.version >= case.version) {
+            return Fate::Closed;
+        }
+        let Some(write) = self.history.writes.get(case.place) else { return Fate::Closed };
+        let is_replica = written_to(&self.control.state, partition).contains(&case.replica);
+        if !is_replica || !must_hold(write, Some(replica)) {
+            return Fate::Closed;
+        }
+        let now_us = self.schedule.now_us();
+        let broken = |what: &str| {
+            Fate::Broken(format!(
+                "at {now_us} us {} holds {:?} of {}, and of write {} ({}) through {} the note {what}",
+                case.replica,
+                header.map(|header| header.version),
+                case.key,
+                write.write,
+                case.version,
+                case.coordinator
+            ))
+        };
+        if case.was_noted {
+            return broken("is gone");
+        }
+        if coordinator.lives > case.coordinator_life {
+            return Fate::Died;
+        }
+        case.ticks += u32::from(ticked && now_us > case.begun_us + OVER_AFTER_US);
+        if case.ticks > TICKS_TO_NOTE { broken("was never made") } else { Fate::Open }
+    }
+
+    /// After the heal, everything that could be delivered has been.
+    pub(super) fn check_delivered(&mut self) {
+        for node in self.nodes.values() {
+            let left: BTreeMap<String, u64> = node.process.iter().flat_map(|process| process.hints.left()).collect();
+            if !left.is_empty() {
+                self.violations.push(Violation::NotAlive(format!("{} still has hints: {left:?}", node.id)));
+            }
+        }
+    }
+}

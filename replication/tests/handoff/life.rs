@@ -1,0 +1,53 @@
+//! Hints whose holder or target leaves the cluster, or whose target is no replica of the row any more.
+
+use cube_replication::handoff::Kept;
+
+use crate::cluster::{Cluster, state, value};
+
+#[test]
+fn hints_of_a_node_that_left_are_dropped_and_counted_and_its_only_copies_go_to_a_replica() {
+    let cluster = Cluster::new();
+    cluster.kill(2);
+    for (key, only_copy) in [("a", false), ("only", true), ("b", false)] {
+        assert_eq!(cluster.keep(3, 2, vec![value(key, 1)], only_copy), Ok(Kept::Hint));
+    }
+    cluster.node(3).catalog.advance(state(&[0, 1], &[2]));
+    (0..3).for_each(|_| cluster.pass_ms(10_000));
+    assert!(cluster.held(0, "only").is_some() || cluster.held(1, "only").is_some());
+    let counts = cluster.counts(3);
+    assert_eq!((counts.dropped_target_left, counts.rerouted, cluster.hints(3, 2)), (2, 1, 0));
+    assert!(!cluster.node(3).handoff.hints().totals().contains_key("node-2"), "its log is gone");
+}
+
+#[test]
+fn hints_for_rows_that_their_target_holds_no_more_are_dropped_but_for_only_copies() {
+    let cluster = Cluster::new();
+    cluster.kill(2);
+    for (key, only_copy) in [("a", false), ("only", true), ("b", false)] {
+        cluster.keep(0, 2, vec![value(key, 1)], only_copy).unwrap();
+    }
+    cluster.node(0).catalog.advance(state(&[0, 1], &[]));
+    cluster.revive(2);
+    (0..3).for_each(|_| cluster.pass_ms(10_000));
+    assert!(cluster.held(0, "only").is_some(), "this node is a replica itself");
+    assert!(["a", "b", "only"].iter().all(|key| cluster.held(2, key).is_none()));
+    let counts = cluster.counts(0);
+    assert_eq!((counts.dropped_not_replica, counts.rerouted, cluster.hints(0, 2)), (2, 1, 0));
+}
+
+#[test]
+fn a_node_that_leaves_hands_its_hints_to_another_one_which_delivers_them() {
+    let cluster = Cluster::new();
+    cluster.kill(2);
+    for (key, only_copy) in [("a", false), ("only", true), ("b", false)] {
+        cluster.keep(3, 2, vec![value(key, 1)], only_copy).unwrap();
+    }
+    cluster.node(3).replay.begin_handover();
+    (0..3).for_each(|_| cluster.pass_ms(10_000));
+    assert_eq!((cluster.node(3).replay.hints_left(), cluster.counts(3).handed_over), (0, 3));
+    assert_eq!((cluster.hints(0, 2), cluster.counts(0).taken_over), (3, 3));
+    cluster.revive(2);
+    cluster.settle();
+    assert!(["a", "b", "only"].iter().all(|key| cluster.held(2, key).is_some()));
+    assert_eq!(cluster.hints(0, 2), 0);
+}
