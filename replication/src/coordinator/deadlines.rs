@@ -1,7 +1,9 @@
-//! When the operations under way end.
+//! When the operations under way end, and when one is to look at the time before that.
 //!
 //! An operation holds its [`Deadline`] for as long as it lives: when it ends early, its entry goes with it, so that what is
-//! kept here is never more than what is under way, however long the time of a request.
+//! kept here is never more than what is under way, however long the time of a request. It has one entry, which stands where
+//! it is to be told next; behind an early look it is put back to the deadline in the same step, so that the deadline is
+//! never missed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,36 +22,64 @@ pub(super) struct Place {
 
 #[derive(Default)]
 pub(super) struct Deadlines {
-    operations: Mutex<BTreeMap<Place, Weak<dyn Timed>>>,
+    operations: Mutex<BTreeMap<Place, Entry>>,
     begun: AtomicU64,
+}
+
+struct Entry {
+    operation: Weak<dyn Timed>,
+    /// The deadline, where the entry stands at an earlier time.
+    deadline_ms: u64,
+}
+
+/// What an operation is told.
+pub(super) enum Due {
+    /// Its time is over.
+    Over(Arc<dyn Timed>),
+    /// It asked to be told before that.
+    Early(Arc<dyn Timed>),
 }
 
 /// An operation's deadline, and its entry here as long as this lives.
 pub(super) struct Deadline {
     deadlines: Arc<Deadlines>,
     place: Place,
+    /// Where the entry stands, if not at the deadline. Changed under the lock of the entries.
+    early_ms: AtomicU64,
 }
+
+/// [`Deadline::early_ms`] where the entry stands at the deadline.
+const NOT_EARLY: u64 = u64::MAX;
 
 impl Deadlines {
     /// A deadline for an operation that is about to begin.
     pub(super) fn at(self: &Arc<Self>, deadline_ms: u64) -> Deadline {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        Deadline { deadlines: Arc::clone(self), place: Place { deadline_ms, number } }
+        Deadline { deadlines: Arc::clone(self), place: Place { deadline_ms, number }, early_ms: NOT_EARLY.into() }
     }
 
-    /// The operations whose time is over, in the order of their deadlines. Each is told once.
-    pub(super) fn expired(&self, now_ms: u64) -> Vec<Arc<dyn Timed>> {
-        let mut expired = Vec::new();
+    /// Who is to be told something by now, in that order. That its time is over each is told once.
+    pub(super) fn due(&self, now_ms: u64) -> Vec<Due> {
+        let mut due = Vec::new();
         let mut operations = self.operations.lock();
         while let Some(first) = operations.first_entry().filter(|first| first.key().deadline_ms <= now_ms) {
-            expired.extend(first.remove().upgrade());
+            let (place, entry) = first.remove_entry();
+            let Some(operation) = entry.operation.upgrade() else { continue };
+            if place.deadline_ms == entry.deadline_ms {
+                due.push(Due::Over(operation));
+                continue;
+            }
+            operation.deadline().early_ms.store(NOT_EARLY, Ordering::Relaxed);
+            operations.insert(Place { deadline_ms: entry.deadline_ms, ..place }, entry);
+            due.push(Due::Early(operation));
         }
-        expired
+        due
     }
 
     /// Whether an operation is still to be told that its time is over.
-    pub(super) fn is_ahead(&self, place: Place) -> bool {
-        self.operations.lock().contains_key(&place)
+    pub(super) fn is_ahead(&self, deadline: &Deadline) -> bool {
+        let operations = self.operations.lock();
+        operations.contains_key(&deadline.entry())
     }
 
     /// Operations that have not ended, nor been told that their time is over.
@@ -69,13 +99,35 @@ impl Deadline {
 
     /// Has `operation`, whose deadline this is, told when its time is over.
     pub(super) fn watch(&self, operation: Weak<dyn Timed>) {
-        self.deadlines.operations.lock().insert(self.place, operation);
+        let entry = Entry { operation, deadline_ms: self.place.deadline_ms };
+        self.deadlines.operations.lock().insert(self.place, entry);
+    }
+
+    /// Has the operation told at `at_ms` too, if that is before it is told anyway.
+    pub(super) fn wake_at(&self, at_ms: u64) {
+        let mut operations = self.deadlines.operations.lock();
+        let stands = self.entry();
+        if at_ms >= stands.deadline_ms {
+            return;
+        }
+        if let Some(entry) = operations.remove(&stands) {
+            self.early_ms.store(at_ms, Ordering::Relaxed);
+            operations.insert(Place { deadline_ms: at_ms, ..self.place }, entry);
+        }
+    }
+
+    /// Where the entry stands, under the lock of the entries.
+    fn entry(&self) -> Place {
+        let early_ms = self.early_ms.load(Ordering::Relaxed);
+        Place { deadline_ms: self.place.deadline_ms.min(early_ms), ..self.place }
     }
 }
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        let gone = self.deadlines.operations.lock().remove(&self.place);
+        let mut operations = self.deadlines.operations.lock();
+        let gone = operations.remove(&self.entry());
+        drop(operations);
         // Freed outside of the lock.
         drop(gone);
     }
@@ -92,9 +144,17 @@ mod tests {
     impl Timed for Operation {
         fn on_deadline(self: Arc<Self>) {}
         fn on_state(self: Arc<Self>) {}
-        fn place(&self) -> Place {
-            self.deadline.place()
+        fn deadline(&self) -> &Deadline {
+            &self.deadline
         }
+    }
+
+    fn told(deadlines: &Deadlines, now_ms: u64) -> Vec<(Place, bool)> {
+        let told = |due| match due {
+            Due::Over(operation) => (operation.deadline().place(), true),
+            Due::Early(operation) => (operation.deadline().place(), false),
+        };
+        deadlines.due(now_ms).into_iter().map(told).collect()
     }
 
     fn watched(deadlines: &Arc<Deadlines>, deadline_ms: u64) -> Arc<dyn Timed> {
@@ -108,9 +168,32 @@ mod tests {
     fn an_operation_is_told_once_and_never_before_its_deadline() {
         let deadlines = Arc::new(Deadlines::default());
         let _operation = watched(&deadlines, 100);
-        assert!(deadlines.expired(99).is_empty());
-        assert_eq!(deadlines.expired(100).len(), 1);
-        assert!(deadlines.expired(u64::MAX).is_empty());
+        assert!(deadlines.due(99).is_empty());
+        assert_eq!(deadlines.due(100).len(), 1);
+        assert!(deadlines.due(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn an_operation_that_looks_at_the_time_early_is_told_of_its_deadline_too() {
+        let deadlines = Arc::new(Deadlines::default());
+        let operation = watched(&deadlines, 100);
+        let place = operation.deadline().place();
+        for at_ms in [10, 30] {
+            operation.deadline().wake_at(at_ms);
+            operation.deadline().wake_at(at_ms + 5);
+            assert!(told(&deadlines, at_ms - 1).is_empty());
+            assert!(deadlines.is_ahead(operation.deadline()));
+            assert_eq!(told(&deadlines, at_ms), [(place, false)]);
+            assert!(deadlines.is_ahead(operation.deadline()));
+        }
+        operation.deadline().wake_at(50);
+        assert_eq!(told(&deadlines, 200), [(place, false), (place, true)], "a late look at the time tells both");
+        operation.deadline().wake_at(60);
+        assert!(told(&deadlines, u64::MAX).is_empty(), "what is over is not told again");
+        let again = watched(&deadlines, 100);
+        again.deadline().wake_at(10);
+        drop(again);
+        assert_eq!(deadlines.len(), 0);
     }
 
     /// Time that passes when the test says so.
@@ -144,8 +227,8 @@ mod tests {
     fn operations_are_told_in_the_order_of_their_deadlines_and_then_of_their_beginnings() {
         let deadlines = Arc::new(Deadlines::default());
         let operations: Vec<_> = [30, 10, 20, 10].map(|deadline_ms| watched(&deadlines, deadline_ms)).into();
-        let told: Vec<Place> = deadlines.expired(30).iter().map(|operation| operation.place()).collect();
-        let expected = [1, 3, 2, 0].map(|number: usize| operations[number].place());
+        let told: Vec<Place> = told(&deadlines, 30).into_iter().map(|(place, _)| place).collect();
+        let expected = [1, 3, 2, 0].map(|number: usize| operations[number].deadline().place());
         assert_eq!(told, expected);
     }
 

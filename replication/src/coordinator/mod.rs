@@ -15,6 +15,9 @@ mod answers;
 mod confirm;
 mod deadlines;
 mod error;
+mod explain;
+mod figures;
+mod hedge;
 mod range;
 mod read;
 mod request;
@@ -25,13 +28,22 @@ mod write;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cube_storage::model::{Epoch, Hlc, Limits, NodeId, Token};
+use cube_storage::SyncState;
+use cube_storage::model::{Epoch, Hlc, Limits, NodeId, PartitionId, PlacementId, TableId, Token};
 use parking_lot::Mutex;
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256StarStar;
 
 use self::admission::Load;
-use self::deadlines::{Deadlines, Place};
+use self::deadlines::{Deadline, Deadlines, Due, Place};
 pub use self::error::{Failure, Incomplete, RequestError};
+pub use self::explain::{Account, Asked, Kind, Message, Reason, Role, RowTold, Stale, Told, Verdict, Why};
+use self::explain::{Ledger, SlowLog};
+use self::figures::Figures;
+pub use self::figures::{ReadFigures, RepairCause, RepairOutcome, Repairs};
+use self::hedge::Peers;
 pub use self::range::{OnRange, RangePage};
+use self::read::Mends;
 pub use self::read::{OnRead, ReadRow};
 pub use self::request::{Change, RangeRequest, ReadRequest, TableName, Terms, WriteRequest};
 pub use self::write::{OnWritten, Written};
@@ -55,11 +67,23 @@ pub struct Settings {
     pub in_flight_max: usize,
     /// Bytes of rows that they may hold together.
     pub in_flight_bytes_max: usize,
+    /// Where this node's random choices begin, together with its id: which reads ask all replicas.
+    pub seed: u64,
+    /// Requests that take so long are recorded with their accounts; none when nothing is said, for an account costs
+    /// something while it is written.
+    pub slow_ms: Option<u32>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { write_timeout_ms: 2_000, read_timeout_ms: 2_000, in_flight_max: 16_384, in_flight_bytes_max: 256 << 20 }
+        Self {
+            write_timeout_ms: 2_000,
+            read_timeout_ms: 2_000,
+            in_flight_max: 16_384,
+            in_flight_bytes_max: 256 << 20,
+            seed: 0,
+            slow_ms: None,
+        }
     }
 }
 
@@ -88,6 +112,11 @@ pub struct Coordinator {
     limits: Limits,
     load: Load,
     deadlines: Arc<Deadlines>,
+    peers: Peers,
+    figures: Figures,
+    mends: Mends,
+    slow: SlowLog,
+    random: Mutex<Xoshiro256StarStar>,
     /// Operations that wait for a newer map, each once.
     rerouting: Mutex<BTreeMap<Place, Arc<dyn Timed>>>,
     /// Messages to replicas that had not adopted the map yet, by when they are sent again.
@@ -103,14 +132,21 @@ const RESEND_AFTER_MS: u64 = 20;
 /// How often one message is sent again: for more than a second. A replica that is behind for longer has failed.
 const RESENDS_MAX: u32 = 6;
 
+/// Nodes with one seed make different choices.
+fn seed_of(node: NodeId) -> u64 {
+    u64::from(node.0) << 32
+}
+
 /// An operation under way.
 trait Timed: Send + Sync {
     /// Its time is over.
     fn on_deadline(self: Arc<Self>);
+    /// It asked to be told that it is now.
+    fn on_early(self: Arc<Self>, _now_ms: u64) {}
     /// The cluster's state has changed.
     fn on_state(self: Arc<Self>);
-    /// What tells it from the other ones.
-    fn place(&self) -> Place;
+    /// When its time is over, which tells it from the other ones.
+    fn deadline(&self) -> &Deadline;
 }
 
 impl Coordinator {
@@ -118,21 +154,30 @@ impl Coordinator {
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
         let limits = *parts.replica.store().limits();
         Arc::new(Self {
-            parts,
             settings,
             limits,
             load: Load::default(),
             deadlines: Arc::default(),
+            peers: Peers::default(),
+            figures: Figures::default(),
+            mends: Mends::default(),
+            slow: SlowLog::default(),
+            random: Mutex::new(Xoshiro256StarStar::seed_from_u64(settings.seed ^ seed_of(parts.me))),
+            parts,
             rerouting: Mutex::default(),
             resends: Mutex::default(),
         })
     }
 
-    /// Ends operations whose time is over, and sends again what is due. Called every few milliseconds.
+    /// Ends operations whose time is over, asks others where a replica is slow, and sends again what is due. Called every
+    /// few milliseconds.
     pub fn tick(&self) {
         let now_ms = self.parts.clock.monotonic_ms();
-        for operation in self.deadlines.expired(now_ms) {
-            operation.on_deadline();
+        for due in self.deadlines.due(now_ms) {
+            match due {
+                Due::Over(operation) => operation.on_deadline(),
+                Due::Early(operation) => operation.on_early(now_ms),
+            }
         }
         for resend in self.due_resends(now_ms) {
             resend();
@@ -180,6 +225,13 @@ impl Coordinator {
         self.deadlines.len()
     }
 
+    /// What reads came upon since the node started, by table.
+    pub fn read_figures(&self) -> BTreeMap<TableId, ReadFigures> {
+        let state = self.parts.catalog.current();
+        self.figures.retain(|table| state.schema.table_options().any(|(id, _)| id == table));
+        self.figures.snapshot()
+    }
+
     /// Bytes of rows that the requests in flight hold.
     pub fn in_flight_bytes(&self) -> usize {
         self.load.bytes()
@@ -197,6 +249,44 @@ impl Coordinator {
         mine.chain(others).collect()
     }
 
+    /// The same in the order in which they are asked for a row: this node while it is in sync, then those in sync, nearby
+    /// and quick.
+    fn preferred(
+        &self,
+        mut replicas: Vec<NodeId>,
+        (placement, partition): (PlacementId, PartitionId),
+        is_near: impl Fn(NodeId) -> bool,
+    ) -> Vec<NodeId> {
+        replicas.retain(|node| self.is_alive(*node));
+        let now_ms = self.parts.clock.monotonic_ms();
+        self.peers.sort(&mut replicas, (placement, partition), now_ms, is_near);
+        if let Some(place) = replicas.iter().position(|node| *node == self.parts.me) {
+            let sync = self.parts.replica.store().partition(placement, partition).sync;
+            match replicas.get_mut(..=place) {
+                Some(before) if sync == SyncState::Synced => before.rotate_right(1),
+                _ => replicas.get_mut(place..).into_iter().for_each(|behind| behind.rotate_left(1)),
+            }
+        }
+        replicas
+    }
+
+    /// An answer to a read came from a node that was asked then.
+    fn note_answer(&self, node: NodeId, sent_ms: u64) {
+        if node != self.parts.me {
+            let now_ms = self.parts.clock.monotonic_ms();
+            self.peers.answered(node, now_ms.saturating_sub(sent_ms), now_ms);
+        }
+    }
+
+    /// Whether something of this chance is to happen.
+    fn by_chance(&self, percent: u8) -> bool {
+        match percent {
+            0 => false,
+            100.. => true,
+            percent => self.random.lock().random_range(0..100) < percent,
+        }
+    }
+
     fn data_center(&self, state: &ClusterState) -> DataCenter {
         let me = state.topology.member(self.parts.me);
         me.map_or_else(|| DataCenter::from(""), |member| member.data_center.clone())
@@ -204,10 +294,10 @@ impl Coordinator {
 
     /// Waits for a newer state than `seen` with the operations that do.
     fn wait_for_state(&self, operation: Arc<dyn Timed>, seen: Epoch) {
-        let place = operation.place();
-        self.rerouting.lock().insert(place, operation);
+        let place = operation.deadline().place();
+        self.rerouting.lock().insert(place, Arc::clone(&operation));
         // Its time may have ended between the decision to wait and here: then nobody takes it out any more.
-        if !self.deadlines.is_ahead(place) {
+        if !self.deadlines.is_ahead(operation.deadline()) {
             let over = self.rerouting.lock().remove(&place);
             return drop(over);
         }
@@ -230,20 +320,40 @@ impl Coordinator {
 
     /// An operation whose time is over waits no longer.
     fn stop_waiting(&self, operation: &dyn Timed) {
-        let waiting = self.rerouting.lock().remove(&operation.place());
+        let waiting = self.rerouting.lock().remove(&operation.deadline().place());
         // It may be the last that holds the operation, whose end takes locks of its own.
         drop(waiting);
     }
 
-    /// Asks a node, or this one without the network. `reply` may be told before this returns.
+    /// Asks a node for a client. `reply` may be told before this returns.
     fn send(
         &self,
         to: NodeId,
         body: RequestBody,
         deadline_ms: u64,
-        explain: bool,
+        ledger: Option<&Arc<Ledger>>,
         reply: impl FnOnce(Result<Reply, PeerError>) + Send + 'static,
     ) {
+        self.send_in(Lane::Foreground, to, body, deadline_ms, ledger, reply);
+    }
+
+    /// Asks a node, or this one without the network.
+    fn send_in(
+        &self,
+        lane: Lane,
+        to: NodeId,
+        body: RequestBody,
+        deadline_ms: u64,
+        ledger: Option<&Arc<Ledger>>,
+        reply: impl FnOnce(Result<Reply, PeerError>) + Send + 'static,
+    ) {
+        let noted = ledger.map(|ledger| (Arc::clone(ledger), ledger.sent(to, &body)));
+        let reply = move |result: Result<Reply, PeerError>| {
+            if let Some((ledger, place)) = noted {
+                ledger.answered(place, &result);
+            }
+            reply(result);
+        };
         let time_left_ms = deadline_ms.saturating_sub(self.parts.clock.monotonic_ms());
         let request = Request {
             protocol: PROTOCOL,
@@ -251,7 +361,7 @@ impl Coordinator {
             from: self.parts.me,
             clock: self.parts.clock.peek(),
             time_left_ms: u32::try_from(time_left_ms).unwrap_or(u32::MAX),
-            explain,
+            explain: ledger.is_some(),
             body,
         };
         if to == self.parts.me {
@@ -260,7 +370,7 @@ impl Coordinator {
         let clock = Arc::clone(&self.parts.clock);
         self.parts.transport.send(
             to,
-            Lane::Foreground,
+            lane,
             request,
             Box::new(move |result| {
                 if let Ok(answer) = &result {

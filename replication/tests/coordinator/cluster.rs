@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cube_replication::catalog::{ClusterState, Keyspace, Schema, Table};
+use cube_replication::catalog::{ClusterState, Hedge, Keyspace, Schema, Table, TableSettings};
 use cube_replication::consistency::Level;
 use cube_replication::coordinator::{
     Change, RangePage, RangeRequest, ReadRequest, ReadRow, RequestError, Settings, TableName, Terms, WriteRequest,
@@ -81,7 +81,16 @@ impl Cluster {
 
     /// The same, with limits of its own.
     pub(crate) fn bounded(written: &str, settings: Settings, limits: Limits) -> Self {
-        let state = initial_state(written);
+        Self::start(initial_state(written, QUIET), settings, limits)
+    }
+
+    /// The same, with a table that is read like this.
+    pub(crate) fn of_table(written: &str, read_repair_percent: u8, hedge: Hedge) -> Self {
+        let table = TableSettings { read_repair_percent, hedge, ..QUIET };
+        Self::start(initial_state(written, table), settings(), Limits::default())
+    }
+
+    fn start(state: ClusterState, settings: Settings, limits: Limits) -> Self {
         let time = Arc::new(SharedTime::default());
         let network = InProcess::new(TestClock::new(&time), Delivery::Pumped, 1_000);
         let ids: Vec<NodeId> = state.topology.members().keys().copied().collect();
@@ -232,7 +241,15 @@ pub(crate) fn get(keys: &[&str], level: Level) -> ReadRequest {
     ReadRequest { table: table(), keys, terms: Terms::at(level) }
 }
 
-fn initial_state(written: &str) -> ClusterState {
+/// Nothing is asked that the level does not need, so that a test knows who was.
+const QUIET: TableSettings = TableSettings {
+    read_repair_percent: 0,
+    hedge: Hedge::Off,
+    grace_ms: TableSettings::GRACE_MS,
+    default_ttl_ms: None,
+};
+
+fn initial_state(written: &str, settings: TableSettings) -> ClusterState {
     let mut topology = Topology::new(BITS);
     let mut replicas = Vec::new();
     for (id, word) in written.split_whitespace().enumerate() {
@@ -248,7 +265,7 @@ fn initial_state(written: &str) -> ClusterState {
     let strategy = Strategy::Simple { replicas: replicas.len().max(1) as u8 };
     let assignment = Assignment::from_rows(BITS.all().map(|_| replicas.clone()));
     let change = TopologyChange::AddPlacement { placement: PLACEMENT, strategy, assignment };
-    let tables = [("kv".to_owned(), Table { id: TABLE_ID, prefix_index: true, settings: Default::default() })].into();
+    let tables = [("kv".to_owned(), Table { id: TABLE_ID, prefix_index: true, settings })].into();
     let keyspace = Keyspace { placement: PLACEMENT, sync: SyncPolicy::Sync, tables };
     let schema = Schema { keyspaces: [("default".to_owned(), keyspace)].into() };
     ClusterState { topology: topology.after(&change).unwrap(), schema }

@@ -87,6 +87,7 @@ impl Config {
             read_timeout_ms: ms32(self.timeouts.read),
             in_flight_max: count(self.overload.in_flight_max),
             in_flight_bytes_max: bytes(self.overload.in_flight_bytes),
+            ..Settings::default()
         }
     }
 

@@ -15,8 +15,9 @@ use self::merge::{Merged, len_bytes, merge, nodes};
 use super::admission::Admitted;
 use super::answers::{failure_of, is_behind};
 use super::confirm::{Confirmation, Next};
-use super::deadlines::{Deadline, Place};
+use super::deadlines::Deadline;
 use super::error::{Failure, Incomplete, RequestError};
+use super::explain::{Account, Kind, Ledger};
 use super::read::has_not_heard_of_table;
 use super::request::RangeRequest;
 use super::{Coordinator, Timed};
@@ -39,6 +40,8 @@ pub struct RangePage {
     pub more: bool,
     /// The greatest clock among the answers, by which expiry is judged.
     pub as_of: Hlc,
+    /// What was done for it, where that was asked for.
+    pub account: Option<Arc<Account>>,
 }
 
 /// Told once what was read.
@@ -50,6 +53,7 @@ struct RangeOperation {
     request: RangeRequest,
     partition: PartitionId,
     local: DataCenter,
+    ledger: Option<Arc<Ledger>>,
     deadline: Deadline,
     state: Mutex<State>,
 }
@@ -118,6 +122,7 @@ impl Coordinator {
             target,
             partition: route.partition,
             local,
+            ledger: self.ledger((Kind::Range, target.table.id), &request.terms, &cluster),
             deadline: self.deadlines.at(self.parts.clock.monotonic_ms() + u64::from(timeout_ms)),
             request,
             state: Mutex::new(state),
@@ -164,7 +169,7 @@ impl State {
     }
 
     fn finish(&mut self, Merged { rows, more, .. }: Merged) -> Vec<Action> {
-        let page = RangePage { rows, more, as_of: self.as_of };
+        let page = RangePage { rows, more, as_of: self.as_of, account: None };
         self.tell(Ok(page))
     }
 
@@ -191,7 +196,13 @@ impl RangeOperation {
                 Action::Ask(node, claim) => self.ask(node, claim, 0),
                 Action::Repair(node, claim, mutations, floor) => self.repair(node, claim, mutations, floor, 0),
                 Action::AwaitState { seen } => self.coordinator.wait_for_state(self.clone(), seen),
-                Action::Tell(done, result) => done(result),
+                Action::Tell(done, mut result) => {
+                    if let Some(ledger) = &self.ledger {
+                        let account = self.coordinator.close(ledger, result.as_ref().err().map(ToString::to_string));
+                        result.iter_mut().for_each(|page| page.account.clone_from(&account));
+                    }
+                    done(result);
+                }
             }
         }
     }
@@ -226,7 +237,7 @@ impl RangeOperation {
         };
         let operation = Arc::clone(self);
         let body = RequestBody::Scan(ScanRows { page, claim: Some(claim) });
-        self.coordinator.send(node, body, self.deadline.ms(), self.request.terms.explain, move |reply| {
+        self.coordinator.send(node, body, self.deadline.ms(), self.ledger.as_ref(), move |reply| {
             let (coordinator, deadline_ms) = (&operation.coordinator, operation.deadline.ms());
             match coordinator.resend_at(resends, deadline_ms).filter(|_| has_not_heard_of_table(&reply)) {
                 None => operation.change(|state| match state.claim == claim {
@@ -337,7 +348,7 @@ impl RangeOperation {
             condition: None,
         });
         let operation = Arc::clone(self);
-        self.coordinator.send(node, body, self.deadline.ms(), self.request.terms.explain, move |reply| {
+        self.coordinator.send(node, body, self.deadline.ms(), self.ledger.as_ref(), move |reply| {
             let repaired = repaired(reply);
             let (coordinator, deadline_ms) = (&operation.coordinator, operation.deadline.ms());
             match coordinator.resend_at(resends, deadline_ms).filter(|_| is_behind(&repaired)) {
@@ -407,8 +418,8 @@ impl Timed for RangeOperation {
         self.change(|state| if state.fenced.is_some() { self.reroute_or_give_up(state) } else { Vec::new() });
     }
 
-    fn place(&self) -> Place {
-        self.deadline.place()
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
     }
 }
 

@@ -9,22 +9,31 @@
 //! are left say so ([`RequestError::AnswerFull`]). Rows are read a window at a time, so that those that will find no room
 //! are not read by anybody.
 
+mod mend;
+mod mending;
 mod repair;
 mod row;
+mod slow;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cube_storage::model::{Epoch, Hlc, Invalid, NodeId, Record, RowKey};
+use cube_storage::model::{Epoch, Hlc, Invalid, NodeId, PartitionId, Record, RowKey};
 use parking_lot::Mutex;
 
+use self::mend::Event;
+use self::mending::Mending;
+pub(super) use self::mending::Mends;
 use self::repair::Repairs;
 use self::row::{Row, Step};
+use self::slow::Waiting;
 use super::admission::Admitted;
 use super::answers::failure_of;
-use super::deadlines::{Deadline, Place};
+use super::deadlines::Deadline;
 use super::error::{Failure, RequestError};
+use super::explain::{Account, Kind, Ledger};
+use super::figures::{Counters, RepairCause, RepairOutcome};
 use super::request::ReadRequest;
 use super::{Coordinator, Timed};
 use crate::catalog::Target;
@@ -42,6 +51,8 @@ pub struct ReadRow {
     pub record: Option<Record>,
     /// The greatest clock among the answers, by which expiry is judged.
     pub as_of: Hlc,
+    /// What was done for the whole request, where that was asked for.
+    pub account: Option<Arc<Account>>,
 }
 
 impl ReadRow {
@@ -57,7 +68,8 @@ pub type OnRead = Box<dyn FnOnce(Result<Vec<Result<ReadRow, RequestError>>, Requ
 struct ReadOperation {
     coordinator: Arc<Coordinator>,
     target: Target,
-    explain: bool,
+    counters: Arc<Counters>,
+    ledger: Option<Arc<Ledger>>,
     deadline: Deadline,
     state: Mutex<State>,
 }
@@ -79,6 +91,10 @@ struct State {
     is_full: bool,
     /// Rows that wait for a newer map.
     rerouting: Vec<usize>,
+    /// Messages that wait for their replies.
+    waiting: Vec<Waiting>,
+    /// Rows of which all replicas are asked, which goes on when the client was told.
+    mends: BTreeMap<usize, Arc<Mending>>,
 }
 
 /// What is to be done outside the lock. Places name rows by where they stand, with the epoch that they are read by: what
@@ -87,10 +103,14 @@ struct State {
 struct Actions {
     asks: BTreeMap<(NodeId, bool), Vec<(usize, Epoch)>>,
     repairs: Repairs,
+    mends: Vec<(Arc<Mending>, Event)>,
     /// A newer state than this is waited for.
     await_state: Option<Epoch>,
-    tell: Option<(OnRead, Vec<Result<ReadRow, RequestError>>)>,
+    tell: Option<Telling>,
 }
+
+/// The client's answer, and who it is told to.
+type Telling = (OnRead, Vec<Result<ReadRow, RequestError>>);
 
 impl Coordinator {
     /// Reads rows. `done` is told when every row is decided.
@@ -126,7 +146,8 @@ impl Coordinator {
         Ok(ReadOperation {
             coordinator: Arc::clone(self),
             target,
-            explain: request.terms.explain,
+            counters: self.figures.of(target.table.id),
+            ledger: self.ledger((Kind::Read, target.table.id), &request.terms, &state),
             deadline: self.deadlines.at(self.parts.clock.monotonic_ms() + u64::from(timeout_ms)),
             state: Mutex::new(State {
                 results: rows.iter().map(|_| None).collect(),
@@ -140,6 +161,8 @@ impl Coordinator {
                 record_bytes: 0,
                 is_full: false,
                 rerouting: Vec::new(),
+                waiting: Vec::new(),
+                mends: BTreeMap::new(),
             }),
         })
     }
@@ -163,7 +186,7 @@ impl ReadOperation {
         self.change(|state, actions| {
             self.begin_window(state, actions);
             if state.rows.is_empty() {
-                actions.tell = actions.tell.take().or_else(|| state.tell());
+                actions.tell = actions.tell.take().or_else(|| self.tell(state));
             }
         });
     }
@@ -174,7 +197,8 @@ impl ReadOperation {
         let window = if state.is_full { usize::MAX } else { WINDOW_ROWS };
         state.next = first.saturating_add(window).min(state.rows.len());
         for place in first..state.next {
-            self.begin(state, place, actions);
+            let everybody = self.coordinator.by_chance(self.target.table.settings.read_repair_percent);
+            self.begin(state, place, everybody, actions);
         }
     }
 
@@ -189,9 +213,19 @@ impl ReadOperation {
             (!rows.rows.is_empty()).then_some((node, places, rows))
         });
         let asks: Vec<_> = asks.collect();
+        let now_ms = if asks.is_empty() { 0 } else { self.coordinator.parts.clock.monotonic_ms() };
+        let mut late_ms = None;
+        for (node, ..) in asks.iter().filter(|(node, ..)| *node != self.coordinator.parts.me) {
+            state.wait_for(*node, now_ms);
+            late_ms = [late_ms, self.late_ms(*node, now_ms)].into_iter().flatten().min();
+        }
         drop(state);
-        asks.into_iter().for_each(|(node, places, rows)| self.ask(node, places, rows, 0));
+        if let Some(late_ms) = late_ms {
+            self.deadline.wake_at(late_ms);
+        }
+        asks.into_iter().for_each(|(node, places, rows)| self.ask(node, places, rows, (now_ms, 0)));
         actions.repairs.into_parcels().into_iter().for_each(|parcel| self.bring(parcel));
+        actions.mends.into_iter().for_each(|(mending, event)| mending.on(event));
         if let Some(seen) = actions.await_state {
             self.coordinator.wait_for_state(self.clone(), seen);
         }
@@ -200,11 +234,26 @@ impl ReadOperation {
         }
     }
 
-    fn begin(&self, state: &mut State, place: usize, actions: &mut Actions) {
+    /// Asks for a row: as many as the level needs, or everybody.
+    fn begin(&self, state: &mut State, place: usize, everybody: bool, actions: &mut Actions) {
         let Some(row) = state.rows.get_mut(place) else { return };
-        let candidates = self.coordinator.candidates(&row.replicas());
+        let here = (self.target.placement, row.partition);
+        let candidates = self.coordinator.preferred(row.replicas(), here, |node| row.is_near(node));
         let newcomers = self.coordinator.candidates(&row.newcomers());
-        let step = row.begin(candidates, newcomers);
+        let mut step = row.begin(candidates, newcomers);
+        if let (true, Step::Ask(asks)) = (everybody, &mut step) {
+            if Mending::may_begin(&self.coordinator) {
+                self.counters.chance_read();
+                let rest = row.ask_rest();
+                self.ledger.iter().for_each(|ledger| rest.iter().for_each(|(node, _)| ledger.by_chance(*node)));
+                asks.extend(rest);
+                let what = (row.table, row.key.clone(), row.claim);
+                let mending = Mending::begin(&self.coordinator, &self.counters, what, row.asked().to_vec());
+                state.mends.insert(place, mending);
+            } else {
+                self.counters.repair(RepairCause::Chance, RepairOutcome::Skipped);
+            }
+        }
         self.take(state, place, step, actions);
     }
 
@@ -213,12 +262,18 @@ impl ReadOperation {
         ReadRows { table: self.target.table.id, rows: rows.collect(), want }
     }
 
-    fn ask(self: &Arc<Self>, node: NodeId, places: Vec<(usize, Epoch)>, rows: ReadRows, resends: u32) {
+    fn ask(
+        self: &Arc<Self>,
+        node: NodeId,
+        places: Vec<(usize, Epoch)>,
+        rows: ReadRows,
+        (sent_ms, resends): (u64, u32),
+    ) {
         let (operation, want) = (Arc::clone(self), rows.want);
-        self.coordinator.send(node, RequestBody::Read(rows), self.deadline.ms(), self.explain, move |reply| {
+        self.coordinator.send(node, RequestBody::Read(rows), self.deadline.ms(), self.ledger.as_ref(), move |reply| {
             let (coordinator, deadline_ms) = (&operation.coordinator, operation.deadline.ms());
             match coordinator.resend_at(resends, deadline_ms).filter(|_| has_not_heard_of_table(&reply)) {
-                None => operation.on_reply((node, want), &places, reply),
+                None => operation.on_reply((node, want, sent_ms), &places, reply),
                 Some(due_ms) => {
                     let again = Arc::clone(&operation);
                     let ask_again = Box::new(move || again.ask_again((node, want), places, resends + 1));
@@ -236,23 +291,32 @@ impl ReadOperation {
         let rows = self.rows_at(&state, &places, want);
         drop(state);
         if !places.is_empty() {
-            self.ask(node, places, rows, resends);
+            let now_ms = self.coordinator.parts.clock.monotonic_ms();
+            self.ask(node, places, rows, (now_ms, resends));
         }
     }
 
     fn on_reply(
         self: &Arc<Self>,
-        (node, want): (NodeId, Want),
+        (node, want, sent_ms): (NodeId, Want, u64),
         places: &[(usize, Epoch)],
         reply: Result<Reply, PeerError>,
     ) {
+        if reply.is_ok() {
+            self.coordinator.note_answer(node, sent_ms);
+        }
         self.change(|state, actions| {
+            state.end_wait(node, sent_ms);
             if let Ok(reply) = &reply {
                 state.as_of = self.coordinator.later(state.as_of, reply.clock);
             }
             let mut found = found_by(reply, places.len(), want).into_iter();
             for &(place, epoch) in places {
                 let found = found.next().unwrap_or(Err(Failure::Nonsense));
+                if let Some(mending) = state.mends.get(&place).filter(|mending| mending.claim() == epoch) {
+                    let told = found.as_ref().map(|found| Event::Found(node, found.clone()));
+                    actions.mends.push((Arc::clone(mending), told.unwrap_or(Event::Failed(node))));
+                }
                 let Some(row) = state.rows.get_mut(place).filter(|row| row.claim == epoch) else { continue };
                 // What is here of the row itself gives way to what wins.
                 let others = state.record_bytes.saturating_sub(row.record_bytes());
@@ -262,15 +326,33 @@ impl ReadOperation {
                 let step = match found {
                     Ok(_) if !has_room => row.refuse(self.answer_full()),
                     Ok(found) => row.on_found(node, found),
-                    Err(failure) => row.on_failure(node, failure),
+                    Err(failure) => {
+                        self.note_failure((node, row.partition), &failure);
+                        row.on_failure(node, failure)
+                    }
                 };
                 self.take(state, place, step, actions);
             }
         });
     }
 
+    fn note_failure(&self, (node, partition): (NodeId, PartitionId), failure: &Failure) {
+        if let Failure::Refused(Refusal::Unsynced(_)) = failure {
+            let now_ms = self.coordinator.parts.clock.monotonic_ms();
+            self.coordinator.peers.unsynced(node, (self.target.placement, partition), now_ms);
+        }
+    }
+
     fn answer_full(&self) -> RequestError {
         RequestError::AnswerFull { limit_bytes: self.coordinator.limits.batch_bytes_max }
+    }
+
+    /// The client's answer, with the account of it.
+    fn tell(&self, state: &mut State) -> Option<Telling> {
+        let rows = std::mem::take(&mut state.rows);
+        let (done, mut results) = state.tell()?;
+        self.coordinator.explain_read(self.ledger.as_ref(), rows.into_iter().map(|row| row.key), &mut results);
+        Some((done, results))
     }
 
     /// Turns a row's next step into actions.
@@ -293,12 +375,16 @@ impl ReadOperation {
             }
             Step::Reroute(at_least) => self.reroute(state, place, at_least, actions),
             Step::Done(result) => {
+                self.count(row);
+                if let Some(mending) = state.mends.get(&place) {
+                    actions.mends.push((Arc::clone(mending), Event::Decided(std::mem::take(&mut row.holders))));
+                }
                 if let Some(slot @ None) = state.results.get_mut(place) {
                     *slot = Some(result);
                     state.undecided -= 1;
                 }
                 if state.undecided == 0 {
-                    actions.tell = actions.tell.take().or_else(|| state.tell());
+                    actions.tell = actions.tell.take().or_else(|| self.tell(state));
                 } else if state.undecided == state.rows.len() - state.next {
                     self.begin_window(state, actions);
                 }
@@ -306,8 +392,20 @@ impl ReadOperation {
         }
     }
 
+    /// What a row that is decided came upon. All that was asked of everybody is counted when everybody has told.
+    fn count(&self, row: &Row) {
+        if row.hedge_helped {
+            self.counters.hedge_helped();
+        }
+        if row.stale > 0 && !row.is_watched() {
+            self.counters.mismatch(row.stale);
+        }
+    }
+
     /// Begins again by the partition's newest map, or waits for it until the time is over.
     fn reroute(&self, state: &mut State, place: usize, at_least: Epoch, actions: &mut Actions) {
+        // What was told by the older map is the rest of nothing.
+        state.mends.remove(&place);
         let cluster = self.coordinator.parts.catalog.current();
         let Some(row) = state.rows.get_mut(place) else { return };
         let map = cluster.topology.placement(self.target.placement).and_then(|p| p.partition(row.partition));
@@ -318,7 +416,7 @@ impl ReadOperation {
             }
             Some(map) => {
                 if row.reroute(map) {
-                    return self.begin(state, place, actions);
+                    return self.begin(state, place, false, actions);
                 }
                 let step = row.give_up(false);
                 self.take(state, place, step, actions);
@@ -351,8 +449,12 @@ impl Timed for ReadOperation {
         });
     }
 
-    fn place(&self) -> Place {
-        self.deadline.place()
+    fn on_early(self: Arc<Self>, now_ms: u64) {
+        self.look_at_the_time(now_ms);
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
     }
 }
 
@@ -369,14 +471,13 @@ impl State {
     }
 
     /// The client's answer.
-    fn tell(&mut self) -> Option<(OnRead, Vec<Result<ReadRow, RequestError>>)> {
+    fn tell(&mut self) -> Option<Telling> {
         let done = self.done.take()?;
         // What comes later is for nobody: nothing is kept for it.
         self.admitted = None;
-        self.rows = Vec::new();
         let as_of = self.as_of;
         let results = std::mem::take(&mut self.results).into_iter().flatten();
-        Some((done, results.map(|result| Ok(ReadRow { record: result?, as_of })).collect()))
+        Some((done, results.map(|result| Ok(ReadRow { record: result?, as_of, account: None })).collect()))
     }
 }
 

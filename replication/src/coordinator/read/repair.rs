@@ -8,6 +8,7 @@ use cube_storage::model::{Hlc, Mutation, NodeId, Origin};
 
 use super::ReadOperation;
 use crate::coordinator::answers::{is_behind, outcomes_of};
+use crate::coordinator::figures::{RepairCause, RepairOutcome};
 use crate::messages::{Reply, RequestBody, Stamp, WriteRows};
 use crate::transport::PeerError;
 
@@ -64,7 +65,7 @@ impl ReadOperation {
             condition: None,
         });
         let operation = Arc::clone(self);
-        self.coordinator.send(parcel.node, body, self.deadline.ms(), self.explain, move |reply| {
+        self.coordinator.send(parcel.node, body, self.deadline.ms(), self.ledger.as_ref(), move |reply| {
             operation.on_brought(parcel, reply);
         });
     }
@@ -76,9 +77,13 @@ impl ReadOperation {
         let mut behind = Vec::new();
         self.change(|state, actions| {
             for ((place, mutation), outcome) in rows.into_iter().zip(outcomes) {
+                let is_final = resend_at.is_none() || !is_behind(&outcome);
+                if is_final {
+                    self.counters.repair(RepairCause::Blocking, RepairOutcome::of(&outcome));
+                }
                 let is_waited_for = |row: &&mut super::Row| Some(row.claim) == mutation.claim && !row.is_decided();
                 let Some(row) = state.rows.get_mut(place).filter(is_waited_for) else { continue };
-                if resend_at.is_some() && is_behind(&outcome) {
+                if !is_final {
                     behind.push((place, mutation));
                     continue;
                 }

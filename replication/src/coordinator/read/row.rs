@@ -8,6 +8,8 @@
 //!   up to date first; while replicas change, so is the other set;
 //! - a replica that refuses is replaced by another one while there is one.
 
+mod slow;
+
 use cube_storage::model::{
     Epoch, Hlc, Mutation, NodeId, Outcome, PartitionId, Record, RecordHeader, RowKey, TableId, Version,
 };
@@ -77,6 +79,18 @@ pub(super) struct Row {
     winner: Option<Winner>,
     /// Bytes of the record that the client is told.
     answer_bytes: usize,
+    /// Whoever was asked for the record first, until it answers.
+    awaiting: Option<NodeId>,
+    /// Those that let it wait, and those that were asked because of that.
+    slow: Vec<NodeId>,
+    hedged: Vec<NodeId>,
+    /// It was decided by those, before the slow ones answered.
+    pub(super) hedge_helped: bool,
+    /// Answers that told of something else than the newest.
+    pub(super) stale: usize,
+    /// All were asked: who holds what was returned is told to whoever brings the others up to date.
+    is_watched: bool,
+    pub(super) holders: Vec<NodeId>,
 }
 
 /// The newest record, on its way to be held by the level.
@@ -117,6 +131,13 @@ impl Row {
             phase: Phase::Asking,
             winner: None,
             answer_bytes: 0,
+            awaiting: None,
+            slow: Vec::new(),
+            hedged: Vec::new(),
+            hedge_helped: false,
+            stale: 0,
+            is_watched: false,
+            holders: Vec::new(),
         }
     }
 
@@ -203,6 +224,7 @@ impl Row {
             None => self.heard.push(Heard { node, found }),
         }
         self.fetching.retain(|fetching| *fetching != node);
+        self.awaiting = self.awaiting.filter(|awaiting| *awaiting != node);
         self.drop_superseded();
         self.tracker.ack(node);
         self.compare()
@@ -216,6 +238,7 @@ impl Row {
         self.note_failure(node, failure);
         self.candidates.retain(|candidate| *candidate != node);
         self.fetching.retain(|fetching| *fetching != node);
+        self.awaiting = self.awaiting.filter(|awaiting| *awaiting != node);
         self.heard.retain(|heard| heard.node != node);
         self.recount();
         // It may be that nobody else need be asked: it failed when the others had answered already.
@@ -299,6 +322,9 @@ impl Row {
         let nobody_yet = self.asked.is_empty();
         let fresh: Vec<NodeId> = chosen.into_iter().filter(|node| !self.asked.contains(node)).collect();
         self.asked.extend(&fresh);
+        if nobody_yet {
+            self.awaiting = fresh.first().copied();
+        }
         let wanted = |(place, node)| (node, if nobody_yet && place == 0 { Want::Record } else { Want::Header });
         match fresh.is_empty() {
             true => Step::Nothing,
@@ -312,6 +338,7 @@ impl Row {
             return Step::Nothing;
         }
         let Some(newest) = self.newest() else {
+            self.judge_hedge();
             return self.finish(None);
         };
         // Two clients may have chosen the same version: then the records decide.
@@ -330,7 +357,10 @@ impl Row {
                     Some((best, _, _)) if best.supersedes(record) => {}
                     _ => winner = Some((record, header, floor)),
                 },
-                None => unseen.extend(holders.next().map(|heard| heard.node)),
+                None => {
+                    let quick = holders.clone().find(|heard| !self.slow.contains(&heard.node));
+                    unseen.extend(quick.or_else(|| holders.next()).map(|heard| heard.node));
+                }
             }
         }
         match winner {
@@ -342,8 +372,11 @@ impl Row {
         }
     }
 
-    /// Asks for records that only digests are known of, each once.
+    /// Asks for records that only digests are known of, each once; not while a record is on its way that may be the one.
     fn fetch(&mut self, mut nodes: Vec<NodeId>) -> Step {
+        if self.awaiting.is_some_and(|awaiting| !self.slow.contains(&awaiting)) {
+            return Step::Nothing;
+        }
         nodes.retain(|node| !self.fetching.contains(node));
         self.fetching.extend(&nodes);
         match nodes.is_empty() {
@@ -354,6 +387,8 @@ impl Row {
 
     /// The newest record is here: returns it if the level holds it, or sees to that first.
     fn decide(&mut self, record: Record, header: RecordHeader, floor: Hlc) -> Step {
+        self.judge_hedge();
+        self.stale = self.heard.iter().filter(|heard| heard.found.header != Some(header)).count();
         if matches!(self.level, Level::One | Level::LocalOne) {
             return self.finish(Some(record));
         }
@@ -380,7 +415,10 @@ impl Row {
             (Next::Bring(targets), Some(Winner { record, floor, .. })) => {
                 Step::Repair { record: record.clone(), floor: *floor, targets }
             }
-            (Next::Confirmed, Some(_)) => {
+            (Next::Confirmed, Some(confirmed)) => {
+                if self.is_watched {
+                    self.holders = confirmed.confirmation.tracker().acknowledged().collect();
+                }
                 let winner = self.winner.take().map(|winner| winner.record);
                 self.finish(winner)
             }

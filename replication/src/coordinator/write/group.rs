@@ -8,10 +8,13 @@
 //! - a version the client chose is never replaced;
 //! - it succeeds only when all that is known to be missing is durably noted.
 
+use std::sync::Arc;
+
 use cube_storage::model::{Epoch, Hlc, Mutation, NodeId, Outcome, PartitionId, Version};
 
 use crate::consistency::Level;
 use crate::coordinator::error::{Failure, Incomplete, RequestError};
+use crate::coordinator::explain::Account;
 use crate::handoff::{Kept, NotKept};
 use crate::messages::Stamp;
 use crate::quorum::{State, Tracker};
@@ -31,6 +34,8 @@ pub struct Written {
     pub noted_for: Vec<(NodeId, Kept)>,
     /// A newer version that some replica holds: what the client wrote is not what is read.
     pub superseded_by: Option<Version>,
+    /// What was done for the whole request, where that was asked for.
+    pub account: Option<Arc<Account>>,
 }
 
 /// What a replica answered to the rows of a group.
@@ -392,6 +397,7 @@ impl Group {
             acknowledged_by: self.acknowledged(),
             noted_for: self.noted.clone(),
             superseded_by: self.newer,
+            account: None,
         }
     }
 

@@ -20,8 +20,9 @@ pub use self::group::Written;
 use self::group::{Answer, Group, Source, Step};
 use super::admission::Admitted;
 use super::answers::{is_behind, outcomes_of};
-use super::deadlines::{Deadline, Place};
+use super::deadlines::Deadline;
 use super::error::{Failure, RequestError};
+use super::explain::{Kind, Ledger};
 use super::request::{Change, WriteRequest};
 use super::{Coordinator, Timed};
 use crate::catalog::{ClusterState, Target};
@@ -51,7 +52,7 @@ struct WriteOperation {
     coordinator: Arc<Coordinator>,
     target: Target,
     seen: Option<Version>,
-    explain: bool,
+    ledger: Option<Arc<Ledger>>,
     deadline: Deadline,
     state: Mutex<State>,
 }
@@ -115,7 +116,7 @@ impl Coordinator {
             coordinator: Arc::clone(self),
             target,
             seen: request.seen,
-            explain: request.terms.explain,
+            ledger: self.ledger((Kind::Write, target.table.id), &request.terms, &state),
             deadline: self.deadlines.at(self.parts.clock.monotonic_ms() + u64::from(timeout_ms)),
             state: Mutex::new(State {
                 results: groups.iter().map(|_| None).collect(),
@@ -246,7 +247,9 @@ impl WriteOperation {
                 Action::Send(node, parcel) => self.send(node, parcel),
                 Action::Note { group, round, missed } => self.note(group, round, missed),
                 Action::AwaitState { seen } => self.coordinator.wait_for_state(self.clone(), seen),
-                Action::Tell(done, results) => done(Ok(results)),
+                Action::Tell(done, results) => {
+                    done(Ok(self.coordinator.explain_write(self.ledger.as_ref(), results)));
+                }
             }
         }
     }
@@ -260,7 +263,7 @@ impl WriteOperation {
             condition: None,
         });
         let (operation, resends) = (Arc::clone(self), parcel.resends);
-        self.coordinator.send(node, body, self.deadline.ms(), self.explain, move |reply| {
+        self.coordinator.send(node, body, self.deadline.ms(), self.ledger.as_ref(), move |reply| {
             operation.on_reply(node, parcel.groups, resends, reply);
         });
     }
@@ -328,6 +331,7 @@ impl WriteOperation {
         if let Err(error) = &kept {
             tracing::error!(%error, "what a replica missed is not noted");
         }
+        self.ledger.iter().for_each(|ledger| ledger.noted(node, &kept));
         let mut actions = Vec::new();
         let mut state = self.state.lock();
         if let Some(group) = state.groups.get_mut(place).filter(|group| group.round() == round) {
@@ -423,8 +427,8 @@ impl Timed for WriteOperation {
         self.carry_out(actions);
     }
 
-    fn place(&self) -> Place {
-        self.deadline.place()
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
     }
 }
 

@@ -19,6 +19,8 @@ enum Fate {
     NoRoom,
     Lost,
     Fenced,
+    /// It is late, and comes in some time later.
+    Late,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +31,7 @@ enum Outstanding {
 
 struct Run {
     row: Row,
+    everybody: bool,
     level: Level,
     read: Arc<ReplicaSet>,
     written: Vec<Arc<ReplicaSet>>,
@@ -45,12 +48,13 @@ struct Run {
 }
 
 impl Run {
-    fn new(level: Level, shape: (&str, Option<&str>), held: BTreeMap<NodeId, Option<Record>>) -> Self {
+    fn new(level: Level, everybody: bool, shape: (&str, Option<&str>), held: BTreeMap<NodeId, Option<Record>>) -> Self {
         let map = shape.1.map_or_else(|| stable(shape.0, 6), |new| changing(shape.0, new, 6));
         let row = Row::new(TableId(1), RowKey::of("k"), PartitionId(0), &map, level, &"a".into());
         let first_held = held.values().flatten().map(|record| record.encode(b"k").to_vec()).collect();
         let mut run = Self {
             row,
+            everybody,
             level,
             read: set(shape.0),
             written: [Some(set(shape.0)), shape.1.map(set)].into_iter().flatten().collect(),
@@ -71,11 +75,18 @@ impl Run {
     fn begin(&mut self) {
         let candidates = self.row.replicas();
         let newcomers = self.row.newcomers();
-        let step = self.row.begin(candidates, newcomers);
+        let mut step = self.row.begin(candidates, newcomers);
+        if let (true, Step::Ask(asks)) = (self.everybody, &mut step) {
+            asks.extend(self.row.ask_rest());
+        }
         self.take(step);
     }
 
     fn happen(&mut self, place: usize, fate: Fate) {
+        if let (Fate::Late, Some(Outstanding::Read(node, _))) = (fate, self.outstanding.get(place)) {
+            let step = self.row.on_slow(&[*node]);
+            return self.take(step);
+        }
         let outstanding = self.outstanding.remove(place);
         self.lost |= matches!(fate, Fate::Lost | Fate::Fenced);
         let step = match outstanding {
@@ -118,7 +129,7 @@ impl Run {
 
     fn failure(&self, node: NodeId, fate: Fate) -> Option<Failure> {
         match fate {
-            Fate::Well | Fate::NoRoom => None,
+            Fate::Well | Fate::NoRoom | Fate::Late => None,
             Fate::Lost => Some(timed_out(node.0)),
             Fate::Fenced => Some(Failure::Fenced(Epoch(self.epoch + 1))),
         }
@@ -199,7 +210,7 @@ fn value_of(hlc: u64, text: &'static str) -> Record {
 }
 
 fn fate() -> impl Strategy<Value = Fate> {
-    prop_oneof![6 => Just(Fate::Well), 2 => Just(Fate::NoRoom), 2 => Just(Fate::Lost), 1 => Just(Fate::Fenced)]
+    prop_oneof![6 => Just(Fate::Well), 2 => Just(Fate::NoRoom), 2 => Just(Fate::Lost), 1 => Just(Fate::Fenced), 2 => Just(Fate::Late)]
 }
 
 const SHAPES: [(&str, Option<&str>); 8] = [
@@ -219,6 +230,7 @@ proptest! {
     #[test]
     fn whatever_is_answered_in_whatever_order_a_read_keeps_its_promises(
         level in prop::sample::select(Level::EVERY[1..].to_vec()),
+        everybody in any::<bool>(),
         shape in prop::sample::select(SHAPES.to_vec()),
         held in prop::collection::vec(record(), 6),
         events in prop::collection::vec(
@@ -227,7 +239,7 @@ proptest! {
         ),
     ) {
         let held = held.into_iter().enumerate().map(|(node, record)| (NodeId(node as u16), record)).collect();
-        let mut run = Run::new(level, shape, held);
+        let mut run = Run::new(level, everybody, shape, held);
         for (index, fate) in events {
             if !run.outstanding.is_empty() {
                 run.happen(index.index(run.outstanding.len()), fate);
