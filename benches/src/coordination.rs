@@ -16,7 +16,7 @@ use cube_replication::coordinator::{
 };
 use cube_replication::handoff::{HintKeeper, Kept, Missed, OnKept};
 use cube_replication::membership::Scripted;
-use cube_replication::messages::{Found, Reply, ReplyBody, Request, RequestBody, Want};
+use cube_replication::messages::{Found, Refusal, Reply, ReplyBody, Request, RequestBody, Want};
 use cube_replication::replica::Replica;
 use cube_replication::topology::{Addresses, Assignment, Member, MemberState, Strategy, Topology, TopologyChange};
 use cube_replication::transport::{Lane, OnReply, PeerTransport};
@@ -139,8 +139,10 @@ impl PeerTransport for AtOnce {
         let body = match &request.body {
             RequestBody::Write(write) => ReplyBody::Wrote(vec![Outcome::Applied; write.mutations.len()]),
             RequestBody::Read(read) => ReplyBody::Rows(read.rows.iter().map(|_| Ok(found(read.want))).collect()),
-            RequestBody::Scan(_) | RequestBody::Fence(_) | RequestBody::HintCredits(_) | RequestBody::TakeHints(_) => {
-                ReplyBody::Fenced
+            // A coordinator asks nothing else for a row.
+            other => {
+                let body = Err(Refusal::Unsupported(format!("{other:?}")));
+                return reply(Ok(Reply { from: to, clock: request.clock, body }));
             }
         };
         reply(Ok(Reply { from: to, clock: request.clock, body: Ok(body) }));

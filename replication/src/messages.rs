@@ -5,8 +5,9 @@
 //! that a node does not know is answered with [`Refusal::Unsupported`], never guessed at. How they become bytes, and what
 //! a later release may add to them, is in `codec.rs`.
 
+use bytes::Bytes;
 use cube_storage::model::{
-    Epoch, Hlc, Mutation, NodeId, Origin, Outcome, Record, RecordHeader, RowKey, TableId, Version,
+    Epoch, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, Record, RecordHeader, RowKey, TableId, Version,
 };
 use cube_storage::scan::{PageToken, Row, ScanRequest};
 use cube_storage::{DamagedRange, StoreError, UnsyncedCause};
@@ -55,6 +56,8 @@ pub enum RequestBody {
     HintCredits(Coming),
     /// Keep these hints in the sender's place: it leaves the cluster.
     TakeHints(TakeHints),
+    /// Tell a page of a table's rows by key prefix, over many partitions.
+    ScanTable(ScanTable),
     /// Something of a later release, of which only the number is known here. Never sent.
     #[serde(skip)]
     Unknown {
@@ -65,7 +68,7 @@ pub enum RequestBody {
 
 impl RequestBody {
     /// How many kinds of requests this build can carry out.
-    pub const KINDS: u32 = 5;
+    pub const KINDS: u32 = 6;
 }
 
 /// Rows to keep.
@@ -186,6 +189,49 @@ pub enum ReplyBody {
     HintCredits(Grant),
     /// The hints are kept, durably, or marked dirty where they could not be.
     TookHints,
+    /// A page of a table.
+    TablePage(TablePage),
+}
+
+/// A page of a table to tell: of the rows whose partition keys begin so, in the order of keys, those in these partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanTable {
+    /// The table.
+    pub table: TableId,
+    /// How partition keys begin.
+    pub prefix: Bytes,
+    /// In order, or in reverse.
+    pub backward: bool,
+    /// Rows that are looked at.
+    pub rows_max: usize,
+    /// Bytes that are looked at.
+    pub bytes_max: usize,
+    /// Where the page before ended, the same on every replica.
+    pub position: Option<Bytes>,
+    /// The partitions that the reader counts this replica for.
+    pub partitions: Vec<PartitionRun>,
+}
+
+/// Partitions that follow each other and have one epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionRun {
+    /// The first.
+    pub first: PartitionId,
+    /// The last.
+    pub last: PartitionId,
+    /// The epoch of the map the reader counts by.
+    pub epoch: Epoch,
+}
+
+/// A page of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TablePage {
+    /// The rows, of the partitions that were asked for and not refused.
+    pub rows: Vec<Row>,
+    /// Where the page ended; nothing behind the last row.
+    pub stopped: Option<Bytes>,
+    /// Partitions that this replica does not answer for.
+    pub refused: Vec<(PartitionId, Refusal)>,
 }
 
 /// What a replica holds of a row.

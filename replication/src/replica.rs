@@ -8,6 +8,7 @@
 //! a map raises a fence.
 
 mod read;
+mod scan;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -68,6 +69,7 @@ impl Replica {
                 }
                 Err(refusal) => answer(self.reply(Err(refusal))),
             },
+            RequestBody::ScanTable(scan) => answer(self.reply(self.scan_table(scan).map(ReplyBody::TablePage))),
             RequestBody::Unknown { kind } => {
                 let known = RequestBody::KINDS;
                 let what = format!("requests of kind {kind}, only the first {known} kinds");

@@ -87,5 +87,7 @@ checker_catches! {
     a_hint_that_its_target_drops_is_noted_nowhere_any_more: MissedUnnoted of HintDroppedByTarget;
     hints_that_are_never_delivered_stay: NotAlive of HintsNeverReplayed;
     a_coordinator_that_forgets_the_time_never_tells: NeverTold of DeadlineForgotten;
+    a_scan_that_leaves_a_partition_out_is_a_stale_read: StaleQuorumRead of ScanLeavesOut;
+    a_scan_that_begins_again_lists_rows_twice: ScannedTwice of ScanBeginsAgain;
     a_suspicion_that_stays_keeps_the_cluster_from_recovering: NotAlive of SuspicionKept;
 }

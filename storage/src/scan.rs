@@ -76,6 +76,19 @@ impl ScanRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageToken(pub Bytes);
 
+impl PageToken {
+    /// The place in the order of the scanned keys: in order all that is left is at it or behind, in reverse in front of it.
+    /// It is the same on every replica.
+    pub fn position(&self) -> Bytes {
+        self.0.slice(TOKEN_HEAD_LEN.min(self.0.len())..)
+    }
+
+    /// The token of a page of `request` that ended at a position.
+    pub fn at(request: &ScanRequest, position: &[u8]) -> Self {
+        Self([&token_head(request)[..], position].concat().into())
+    }
+}
+
 const TOKEN_FORMAT: u8 = 1;
 const TOKEN_HEAD_LEN: usize = 1 + 8;
 

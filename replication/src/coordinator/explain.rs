@@ -395,6 +395,9 @@ impl Ledger {
             Ok(Reply { body: Ok(ReplyBody::Page { rows, next, .. }), .. }) => {
                 Told::Page { rows: rows.len(), more: next.is_some() }
             }
+            Ok(Reply { body: Ok(ReplyBody::TablePage(page)), .. }) => {
+                Told::Page { rows: page.rows.len(), more: page.stopped.is_some() }
+            }
             Ok(reply) => {
                 let mut outcomes = outcomes_of(Ok(reply.clone()), message.rows);
                 outcomes.truncate(ROWS_MAX);

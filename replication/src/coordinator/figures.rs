@@ -71,6 +71,8 @@ pub struct ReadFigures {
     pub blocking_repairs: Repairs,
     /// Repairs in the background.
     pub chance_repairs: Repairs,
+    /// Pages of scans that could not reach their level everywhere.
+    pub partial_pages: u64,
 }
 
 /// One table's counters.
@@ -83,6 +85,7 @@ pub(super) struct Counters {
     hedges_helped: AtomicU64,
     blocking: [AtomicU64; 4],
     chance: [AtomicU64; 4],
+    partial_pages: AtomicU64,
 }
 
 /// The counters of all tables. There are as many as tables that were read.
@@ -135,6 +138,10 @@ impl Counters {
         add(&self.hedges_helped, 1);
     }
 
+    pub(super) fn partial_page(&self) {
+        add(&self.partial_pages, 1);
+    }
+
     pub(super) fn repair(&self, cause: RepairCause, outcome: RepairOutcome) {
         let counts = match cause {
             RepairCause::Blocking => &self.blocking,
@@ -158,6 +165,7 @@ impl Counters {
             hedges_helped: get(&self.hedges_helped),
             blocking_repairs: repairs(&self.blocking),
             chance_repairs: repairs(&self.chance),
+            partial_pages: get(&self.partial_pages),
         }
     }
 }

@@ -21,6 +21,7 @@ mod hedge;
 mod range;
 mod read;
 mod request;
+mod scan;
 #[cfg(test)]
 mod testing;
 mod write;
@@ -45,7 +46,8 @@ use self::hedge::Peers;
 pub use self::range::{OnRange, RangePage};
 use self::read::Mends;
 pub use self::read::{OnRead, ReadRow};
-pub use self::request::{Change, RangeRequest, ReadRequest, TableName, Terms, WriteRequest};
+pub use self::request::{Change, PrefixRequest, RangeRequest, ReadRequest, TableName, Terms, WriteRequest};
+pub use self::scan::{OnPrefix, PrefixPage, Scanning};
 pub use self::write::{OnWritten, Written};
 use crate::catalog::{Catalog, ClusterState, Target};
 use crate::clock::NodeClock;

@@ -94,3 +94,22 @@ pub struct RangeRequest {
     /// How it is to be done.
     pub terms: Terms,
 }
+
+/// The rows of a table whose partition keys begin alike, in the order of their keys, to be read a page at a time.
+#[derive(Clone, Debug)]
+pub struct PrefixRequest {
+    /// The table.
+    pub table: TableName,
+    /// How the partition keys begin. Nothing is all rows.
+    pub prefix: Bytes,
+    /// In order, or in reverse.
+    pub backward: bool,
+    /// Rows on the page at the most.
+    pub rows_max: usize,
+    /// Bytes on the page at the most; as many as a page may have when nothing is said. A first row that is larger comes alone.
+    pub bytes_max: Option<usize>,
+    /// What the page before ended with.
+    pub resume: Option<Bytes>,
+    /// How it is to be done.
+    pub terms: Terms,
+}

@@ -157,7 +157,7 @@ impl Replica {
     }
 
     /// Only a replica that holds all it ever acknowledged, and under a map that is not superseded, counts in reads.
-    fn check_readable(
+    pub(super) fn check_readable(
         &self,
         placement: PlacementId,
         partition: PartitionId,

@@ -30,6 +30,8 @@ pub enum Violation {
     LaterWriteLost(String),
     /// A read returned what was never written to the row.
     Invented(String),
+    /// A scan listed a row twice.
+    ScannedTwice(String),
     /// A replica missed an acknowledged write, and that is noted nowhere.
     MissedUnnoted(String),
     /// A client was never told what came of its request.
@@ -47,6 +49,7 @@ impl fmt::Display for Violation {
             Self::StaleQuorumRead(detail) => ("a quorum read missed a quorum write", detail),
             Self::ReadWentBack(detail) => ("quorum reads went back", detail),
             Self::LaterWriteLost(detail) => ("a later quorum write lost to an earlier one", detail),
+            Self::ScannedTwice(detail) => ("a scan listed a row twice", detail),
             Self::Invented(detail) => ("a read returned what was never written", detail),
             Self::MissedUnnoted(detail) => ("what a replica missed is noted nowhere", detail),
             Self::NeverTold(detail) => ("a client was never told", detail),
@@ -171,6 +174,12 @@ pub(super) fn writes_win_in_order(history: &History) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// A scan lists each row once, through whichever nodes and maps its pages come. What it passes over counts as read and
+/// absent, for the checkers of reads.
+pub(super) fn scanned_once(history: &History) -> Vec<Violation> {
+    history.scanned_twice.iter().cloned().map(Violation::ScannedTwice).collect()
 }
 
 /// What is read was written to that row, by a request that had begun and was not refused; and a version stands for one

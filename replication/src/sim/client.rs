@@ -5,17 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cube_storage::clock::Clock;
+use cube_storage::keyspace::encode_index_key;
 use cube_storage::model::{Hlc, PartitionBits, RowKey};
 use parking_lot::Mutex;
 
-use super::control::{KEYSPACE, TABLE, written_to};
-use super::history::{Ended, History, Reach, RowRead, RowWritten};
+use super::control::{KEYSPACE, TABLE, TABLE_ID, written_to};
+use super::history::{Cursor, Ended, History, Reach, RowRead, RowWritten};
 use super::mutants::Mutant;
-use super::node::{BITS, SimNode};
+use super::node::{BITS, Process, SimNode};
 use super::time::Schedule;
 use crate::consistency::Level;
 use crate::coordinator::{
-    Change, Coordinator, RangeRequest, ReadRequest, RequestError, TableName, Terms, WriteRequest, Written,
+    Change, Coordinator, PrefixPage, PrefixRequest, RangeRequest, ReadRequest, RequestError, TableName, Terms,
+    WriteRequest, Written,
 };
 
 /// Partition keys that clients work on.
@@ -25,8 +27,24 @@ const SORT_KEYS: u64 = 3;
 
 /// An operation's end, told by the coordinator and noted by the run.
 pub(super) enum Told {
-    Wrote { writes: Vec<u64>, results: Result<Vec<Result<Written, RequestError>>, RequestError>, keys: Vec<Bytes> },
-    Read { key: RowKey, reach: Reach, begun_us: u64, result: Result<Option<cube_storage::model::Record>, RequestError> },
+    Wrote {
+        writes: Vec<u64>,
+        results: Result<Vec<Result<Written, RequestError>>, RequestError>,
+        keys: Vec<Bytes>,
+    },
+    Read {
+        key: RowKey,
+        reach: Reach,
+        begun_us: u64,
+        result: Result<Option<cube_storage::model::Record>, RequestError>,
+    },
+    /// A page of a scan, with what it was asked behind.
+    Page {
+        reach: Reach,
+        begun_us: u64,
+        backward: bool,
+        page: PrefixPage,
+    },
     Refused(&'static str),
 }
 
@@ -81,7 +99,8 @@ pub(super) fn begin(
             let keys = (0..PARTITION_KEYS).map(|partition| row_key(partition, 0)).collect();
             operation.read(&process.coordinator, keys, read_level(schedule));
         }
-        _ => operation.range(&process.coordinator, key.partition, read_level(schedule)),
+        92..96 => operation.range(&process.coordinator, key.partition, read_level(schedule)),
+        _ => operation.scan(process, history, read_level(schedule)),
     }
 }
 
@@ -246,9 +265,80 @@ impl Operation<'_> {
     }
 }
 
+impl Operation<'_> {
+    /// Goes on with the client's scan, through whichever node this is, or begins one.
+    fn scan(&self, process: &Process, history: &History, level: Level) {
+        let cursor = history.scans.get(&self.client);
+        let backward = cursor.map_or_else(|| self.schedule.chance(50), |cursor| cursor.backward);
+        let request = PrefixRequest {
+            table: table(),
+            prefix: Bytes::from_static(b"key-"),
+            backward,
+            rows_max: usize::try_from(self.schedule.pick(1, 4)).unwrap_or(1),
+            bytes_max: None,
+            resume: cursor.map(|cursor| cursor.resume.clone()),
+            terms: self.terms(level),
+        };
+        let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
+        let reach = self.reach(level);
+        let done = Box::new(move |result: Result<PrefixPage, RequestError>| {
+            let told = match result {
+                Err(error) => Told::Refused(name(&error)),
+                Ok(page) => Told::Page { reach, begun_us, backward, page },
+            };
+            mailbox.lock().push((client, told));
+        });
+        let scanning = process.coordinator.scan(request, done);
+        process.scans.lock().insert(self.client, scanning);
+    }
+}
+
+/// A row's place in the order of a scan, as resume tokens name it.
+fn place_of(key: &RowKey) -> Vec<u8> {
+    let mut place = Vec::new();
+    encode_index_key(TABLE_ID, key, &mut place);
+    place
+}
+
+/// The place that a resume token holds, between its head and its checksum.
+fn place_in(token: &Bytes) -> Option<Vec<u8>> {
+    let (sealed, _) = token.split_last_chunk::<8>()?;
+    Some(sealed.split_first_chunk::<9>()?.1.to_vec())
+}
+
+/// Notes a page: the rows on it, the rows that it passed over as absent, and where the scan goes on.
+fn note_page(history: &mut History, now_us: u64, client: usize, told: (Reach, u64, bool, PrefixPage)) {
+    let (reach, begun_us, backward, page) = told;
+    let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
+    let from = history.scans.remove(&client).and_then(|cursor| place_in(&cursor.resume));
+    let to = page.next.as_ref().and_then(place_in);
+    let is_behind = |key: &RowKey, place: &Option<Vec<u8>>, otherwise: bool| match place {
+        None => otherwise,
+        Some(place) => (place_of(key) < *place) == backward,
+    };
+    for row in page.rows.iter().filter(|row| !is_behind(&row.key, &from, true)) {
+        history.scanned_twice.push(format!("{} came again behind {from:?} at {now_us} us", row.key));
+    }
+    let is_covered = |key: &RowKey| is_behind(key, &from, true) && !is_behind(key, &to, false);
+    for key in all_keys().into_iter().filter(is_covered) {
+        if page.partial.contains(&bits.partition_of(key.token())) {
+            continue;
+        }
+        let record = page.rows.iter().find(|row| row.key == key).map(|row| row.record.clone());
+        history.reads.push(RowRead { key, reach: reach.clone(), begun_us, ended_us: now_us, record });
+    }
+    history.count(if page.partial.is_empty() { "page" } else { "partial page" });
+    if let Some(resume) = page.next {
+        history.scans.insert(client, Cursor { resume, backward });
+    }
+}
+
 /// Notes what clients were told. The clients that were told something may go on.
-pub(super) fn note(history: &mut History, now_us: u64, told: Told) {
+pub(super) fn note(history: &mut History, now_us: u64, client: usize, told: Told) {
     match told {
+        Told::Page { reach, begun_us, backward, page } => {
+            note_page(history, now_us, client, (reach, begun_us, backward, page));
+        }
         Told::Refused(name) => history.count(name),
         Told::Read { key, reach, begun_us, result } => match result {
             Err(error) => {

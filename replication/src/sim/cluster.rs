@@ -222,7 +222,7 @@ impl Run {
         let told = std::mem::take(&mut *self.mailbox.lock());
         let is_told = !told.is_empty();
         for (client, told) in told {
-            client::note(&mut self.history, self.schedule.now_us(), told);
+            client::note(&mut self.history, self.schedule.now_us(), client, told);
             self.go_on(client);
         }
         if is_told {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::hash::{Hash as _, Hasher as _};
 use std::mem::discriminant;
 
+use bytes::Bytes;
 use cube_storage::model::{NodeId, Record, RowKey, Version};
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -52,11 +53,22 @@ pub(super) struct RowRead {
     pub(super) record: Option<Record>,
 }
 
+/// Where a client's scan goes on: pages may come from different nodes and levels.
+#[derive(Clone, Debug)]
+pub(super) struct Cursor {
+    pub(super) resume: Bytes,
+    pub(super) backward: bool,
+}
+
 /// Everything that clients saw in a run.
 #[derive(Default)]
 pub(super) struct History {
     pub(super) writes: Vec<RowWritten>,
     pub(super) reads: Vec<RowRead>,
+    /// Where the scan of each client goes on.
+    pub(super) scans: BTreeMap<usize, Cursor>,
+    /// Rows that a scan listed once more, in words.
+    pub(super) scanned_twice: Vec<String>,
     /// Operations by how they ended.
     pub(super) outcomes: BTreeMap<&'static str, u64>,
     /// A fingerprint of the order in which things happened.

@@ -8,7 +8,7 @@ use cube_storage::keyspace::KeyRange;
 use cube_storage::model::{Epoch, Origin, Outcome};
 
 use crate::consistency::Level;
-use crate::messages::{Reply, ReplyBody, Request, RequestBody};
+use crate::messages::{Reply, ReplyBody, Request, RequestBody, ScanTable};
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,11 +39,15 @@ pub enum Mutant {
     DeadlineForgotten,
     /// Who was once believed dead stays dead to the others.
     SuspicionKept,
+    /// A scan that goes on leaves a partition out.
+    ScanLeavesOut,
+    /// A scan that goes on does so from its beginning.
+    ScanBeginsAgain,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::OneAcknowledgementTooFew,
         Self::AcknowledgedBeforeSync,
         Self::SupersededNotTold,
@@ -57,6 +61,8 @@ impl Mutant {
         Self::ValueMixedUp,
         Self::DeadlineForgotten,
         Self::SuspicionKept,
+        Self::ScanLeavesOut,
+        Self::ScanBeginsAgain,
     ];
 
     /// The level a coordinator counts by.
@@ -72,6 +78,9 @@ impl Mutant {
         let mut request = request.clone();
         if mutant == Some(Self::FenceForgotten) {
             forget_claims(&mut request.body);
+        }
+        if let (RequestBody::ScanTable(scan), Some(mutant)) = (&mut request.body, mutant) {
+            mutant.spoil_scan(scan);
         }
         if let RequestBody::Write(write) = &mut request.body {
             for mutation in &mut write.mutations {
@@ -90,6 +99,16 @@ impl Mutant {
             }
         }
         request
+    }
+
+    fn spoil_scan(self, scan: &mut ScanTable) {
+        match self {
+            Self::ScanBeginsAgain => scan.position = None,
+            Self::ScanLeavesOut if scan.position.is_some() => {
+                scan.partitions.iter_mut().filter(|run| run.first.0 == 0).for_each(|run| run.first = run.last);
+            }
+            _ => {}
+        }
     }
 
     /// A reply as a coordinator gets it.
@@ -126,6 +145,7 @@ fn forget_claims(body: &mut RequestBody) {
         RequestBody::Write(write) => write.mutations.iter_mut().for_each(|mutation| mutation.claim = None),
         RequestBody::Read(read) => read.rows.iter_mut().for_each(|(_, claim)| *claim = Epoch(u64::MAX)),
         RequestBody::Scan(scan) => scan.claim = None,
+        RequestBody::ScanTable(scan) => scan.partitions.iter_mut().for_each(|run| run.epoch = Epoch(u64::MAX)),
         RequestBody::HintCredits(_) | RequestBody::TakeHints(_) | RequestBody::Unknown { .. } => {}
     }
 }

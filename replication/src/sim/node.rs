@@ -16,7 +16,7 @@ use super::network::SimNetwork;
 use super::time::{Schedule, SimClock};
 use crate::catalog::{Catalog, ClusterState};
 use crate::clock::NodeClock;
-use crate::coordinator::{Coordinator, Parts, Settings};
+use crate::coordinator::{Coordinator, Parts, Scanning, Settings};
 use crate::handoff::{HandoffParts, HintReceiver, HintReplay, ReceiverParts, ReplayParts};
 use crate::lifecycle::{BackfillParts, adopt};
 use crate::membership::Scripted;
@@ -43,6 +43,8 @@ pub(super) struct Process {
     pub(super) hints: Arc<SimHints>,
     pub(super) transport: Arc<dyn PeerTransport>,
     pub(super) commit_scheduled: bool,
+    /// The page that each client waits for, or waited for last.
+    pub(super) scans: Mutex<BTreeMap<usize, Scanning>>,
     /// Copies under way or complete, by the map they are made for.
     pub(super) copies: Mutex<BTreeSet<(PartitionId, Epoch)>>,
 }
@@ -152,6 +154,7 @@ impl SimNode {
             hints,
             transport,
             commit_scheduled: false,
+            scans: Mutex::default(),
             copies: Mutex::default(),
         });
         Ok(())
@@ -167,6 +170,7 @@ impl SimNode {
             }
             // Callbacks that wait hold the process, and the process holds them: nobody else lets go of either.
             process.store.abandon_pending();
+            process.scans.lock().clear();
             process.coordinator.abandon();
             process.hints.abandon();
         }

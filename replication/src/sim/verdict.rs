@@ -89,6 +89,7 @@ impl Run {
         self.violations.extend(checkers::monotonic_reads(&self.history));
         self.violations.extend(checkers::writes_win_in_order(&self.history));
         self.violations.extend(checkers::nothing_invented(&self.history));
+        self.violations.extend(checkers::scanned_once(&self.history));
         let moves = self.control.moves_under_way();
         self.violations.extend(checkers::liveness(&self.history, self.lively_from_us, self.nodes.len(), moves));
     }

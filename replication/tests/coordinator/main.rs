@@ -18,3 +18,4 @@ mod ranges;
 mod reads;
 mod refusals;
 mod repairing;
+mod scans;

@@ -98,6 +98,7 @@ pub fn refuse(invalid: Invalid) -> EdgeError {
         Invalid::NoPrefixIndex { .. } => EdgeError::new(Code::NoPrefixIndex, message),
         Invalid::PrefixIndexFixed { .. } => EdgeError::new(Code::Conflict, message),
         Invalid::PageToken => EdgeError::new(Code::InvalidPageToken, message),
+        Invalid::RangeReversed => EdgeError::new(Code::InvalidPage, message),
     }
 }
 

@@ -126,7 +126,10 @@ impl Serving {
         for message in batch.messages.by_ref().take(INLINE_MAX) {
             let Some(asked) = self.admit(conversation, &message, batch.received_ms) else { continue };
             match asked.request.body {
-                RequestBody::Write(_) | RequestBody::Fence(_) => self.serve_one(conversation, asked),
+                RequestBody::Write(_)
+                | RequestBody::HintCredits(_)
+                | RequestBody::TakeHints(_)
+                | RequestBody::Unknown { .. } => self.serve_one(conversation, asked),
                 RequestBody::Read(_) => {
                     reads.push(asked);
                     if reads.len() >= READS_OF_A_JOB_MAX {
@@ -134,7 +137,7 @@ impl Serving {
                     }
                 }
                 // A page may take long: nobody's rows wait behind it.
-                RequestBody::Scan(_) => self.hand_over(conversation, vec![asked]),
+                RequestBody::Scan(_) | RequestBody::ScanTable(_) => self.hand_over(conversation, vec![asked]),
             }
         }
     }

@@ -121,6 +121,11 @@ pub enum Invalid {
     /// A resume token that this database never gave, or gave for another scan.
     #[error("the page token is not valid for this scan: start the scan again without it")]
     PageToken,
+    /// The bounds of a range stand the wrong way around.
+    #[error(
+        "the range ends before it begins: give the smaller sort key first, and ask for the reverse order by itself"
+    )]
+    RangeReversed,
 }
 
 impl Limits {

@@ -5,15 +5,16 @@ use std::ops::Bound;
 use bytes::Bytes;
 use cube_storage::UnsyncedCause;
 use cube_storage::model::{
-    Body, Epoch, Expiry, Hlc, Mutation, NodeId, Origin, Outcome, Record, RecordHeader, RowKey, TableId, Version,
+    Body, Epoch, Expiry, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, Record, RecordHeader, RowKey, TableId,
+    Version,
 };
 use cube_storage::scan::{PageToken, Row, ScanRequest, Scope};
 use proptest::prelude::*;
 
 use crate::handoff::pace::{Coming, Grant};
 use crate::messages::{
-    Condition, Features, Found, HandedHint, PROTOCOL, ReadRows, Refusal, Reply, ReplyBody, Request, RequestBody,
-    ScanRows, Stamp, TakeHints, Want, WriteRows,
+    Condition, Features, Found, HandedHint, PROTOCOL, PartitionRun, ReadRows, Refusal, Reply, ReplyBody, Request,
+    RequestBody, ScanRows, ScanTable, Stamp, TablePage, TakeHints, Want, WriteRows,
 };
 
 fn hlc() -> impl Strategy<Value = Hlc> {
@@ -125,6 +126,26 @@ fn take_hints() -> impl Strategy<Value = TakeHints> {
         .prop_map(|(target, hints)| TakeHints { target: NodeId(target), hints })
 }
 
+fn scan_table() -> impl Strategy<Value = ScanTable> {
+    let run = ([any::<u16>(), any::<u16>()], epoch()).prop_map(|([first, last], epoch)| PartitionRun {
+        first: PartitionId(first),
+        last: PartitionId(last),
+        epoch,
+    });
+    let runs = prop::collection::vec(run, 0..6);
+    (any::<u32>(), bytes(), any::<bool>(), any::<[usize; 2]>(), prop::option::of(bytes()), runs).prop_map(
+        |(table, prefix, backward, [rows_max, bytes_max], position, partitions)| ScanTable {
+            table: TableId(table),
+            prefix,
+            backward,
+            rows_max,
+            bytes_max,
+            position,
+            partitions,
+        },
+    )
+}
+
 pub(super) fn request() -> impl Strategy<Value = Request> {
     let body = prop_oneof![
         write().prop_map(RequestBody::Write),
@@ -132,6 +153,7 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
         scan().prop_map(RequestBody::Scan),
         coming().prop_map(RequestBody::HintCredits),
         take_hints().prop_map(RequestBody::TakeHints),
+        scan_table().prop_map(RequestBody::ScanTable),
     ];
     (any::<u16>(), any::<u64>(), any::<u16>(), hlc(), any::<u32>(), any::<bool>(), body).prop_map(
         |(protocol, features, from, clock, time_left_ms, explain, body)| Request {
@@ -187,6 +209,13 @@ fn found() -> impl Strategy<Value = Found> {
     })
 }
 
+fn table_page() -> impl Strategy<Value = TablePage> {
+    let row = (key(), record()).prop_map(|(key, record)| Row { key, record });
+    let refused = (any::<u16>().prop_map(PartitionId), refusal());
+    (prop::collection::vec(row, 0..6), prop::option::of(bytes()), prop::collection::vec(refused, 0..6))
+        .prop_map(|(rows, stopped, refused)| TablePage { rows, stopped, refused })
+}
+
 pub(super) fn reply() -> impl Strategy<Value = Reply> {
     let row = (key(), record()).prop_map(|(key, record)| Row { key, record });
     let page = (prop::collection::vec(row, 0..6), prop::option::of(bytes().prop_map(PageToken)), hlc());
@@ -197,6 +226,7 @@ pub(super) fn reply() -> impl Strategy<Value = Reply> {
         page.prop_map(|(rows, next, floor)| ReplyBody::Page { rows, next, floor }),
         grant().prop_map(ReplyBody::HintCredits),
         Just(ReplyBody::TookHints),
+        table_page().prop_map(ReplyBody::TablePage),
     ];
     let body = prop_oneof![3 => body.prop_map(Ok), 1 => refusal().prop_map(Err)];
     (any::<u16>(), hlc(), body).prop_map(|(from, clock, body)| Reply { from: NodeId(from), clock, body })

@@ -78,7 +78,7 @@ fn bucket(took_ms: u64) -> usize {
         return took_ms as usize;
     }
     let doubling = u64::from(took_ms.ilog2() - EXACT_MS.ilog2());
-    let within = (took_ms - (EXACT_MS << doubling)) / (EXACT_MS / PER_DOUBLING << doubling);
+    let within = (took_ms - (EXACT_MS << doubling)) / ((EXACT_MS / PER_DOUBLING) << doubling);
     ((EXACT_MS + doubling * PER_DOUBLING + within) as usize).min(BUCKETS - 1)
 }
 
@@ -89,7 +89,7 @@ fn longest_ms(bucket: usize) -> u64 {
         return bucket;
     }
     let (doubling, within) = ((bucket - EXACT_MS) / PER_DOUBLING, (bucket - EXACT_MS) % PER_DOUBLING);
-    (EXACT_MS << doubling) + (within + 1) * (EXACT_MS / PER_DOUBLING << doubling) - 1
+    (EXACT_MS << doubling) + (within + 1) * ((EXACT_MS / PER_DOUBLING) << doubling) - 1
 }
 
 #[cfg(test)]
