@@ -1,6 +1,7 @@
 //! Every property is tested with the same cases in each run, and with others by `make test-long`: through `cases`, which
 //! is in `storage/tests/common/cases.rs`, and by a test that the Makefile names.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// Where cases come from: the one file that may set how a property is tested.
@@ -22,8 +23,8 @@ fn draws_cases(source: &str) -> bool {
 }
 
 /// The Rust sources of the members, by their path from the root.
-fn sources(root: &Path) -> Vec<(String, String)> {
-    let metadata = crate::workspace().unwrap();
+fn sources(root: &Path) -> Result<Vec<(String, String)>, Box<dyn Error>> {
+    let metadata = crate::workspace()?;
     let members = metadata.workspace_packages();
     let mut folders: Vec<PathBuf> = members
         .iter()
@@ -32,16 +33,17 @@ fn sources(root: &Path) -> Vec<(String, String)> {
         .collect();
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
-        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|end| end == "rs") {
-                let name = path.strip_prefix(root).unwrap().display().to_string();
-                sources.push((name, std::fs::read_to_string(path).unwrap()));
+                let name = path.strip_prefix(root)?.display().to_string();
+                sources.push((name, std::fs::read_to_string(path)?));
             }
         }
     }
-    sources
+    Ok(sources)
 }
 
 #[test]
@@ -50,7 +52,7 @@ fn every_property_draws_the_same_cases_in_each_run_and_others_in_the_long_tests(
     let makefile = std::fs::read_to_string(root.join("Makefile")).unwrap();
     let fresh = makefile.lines().find(|line| line.starts_with("PROPERTIES :=")).unwrap();
     let mut properties = 0;
-    for (name, source) in sources(root.as_std_path()) {
+    for (name, source) in sources(root.as_std_path()).unwrap() {
         if name == CASES || name.ends_with("workspace_rules/properties.rs") {
             continue;
         }
