@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::random::Random;
-use crate::power::{drop_torn_line, files_below, sizes};
+use crate::power::{drop_torn_line, files_below, is_manifest, sizes};
 
 /// Removes some of the files below a folder that no folder held when it was synced, as the recorder noted in `names`. How
 /// many.
@@ -16,7 +16,8 @@ pub(crate) fn lose_names(dir: &Path, names: &Path, random: &mut Random) -> usize
     }
     drop_torn_line(names);
     let named = sizes(names);
-    let unnamed = files_below(dir).into_iter().filter(|path| !named.contains_key(path));
+    // File systems keep the order of names: where CURRENT was renamed, and that is never undone here, what it names is there.
+    let unnamed = files_below(dir).into_iter().filter(|path| !named.contains_key(path) && !is_manifest(path));
     let lost: Vec<_> = unnamed.filter(|_| random.below(2) == 0).collect();
     lost.iter().for_each(|path| fs::remove_file(path).unwrap());
     lost.len()

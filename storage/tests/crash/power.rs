@@ -83,7 +83,7 @@ fn is_log_structured(path: &Path) -> bool {
     [".log", ".sst", ".blob", ".hints"].iter().any(|end| name.ends_with(end)) || is_manifest(path)
 }
 
-fn is_manifest(path: &Path) -> bool {
+pub(crate) fn is_manifest(path: &Path) -> bool {
     path.file_name().unwrap_or_default().to_string_lossy().starts_with("MANIFEST-")
 }
 
