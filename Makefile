@@ -49,7 +49,7 @@ test-logic: ## Test the storage and replication crates without RocksDB
 sim: ## Run the simulator: SEEDS=1000, or SEED=42 TRACE=1 to replay one
 	@scripts/setup.sh logic
 	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/logic" cargo build --release -p cube-replication --features sim --bin cube-sim
-	@SEEDS="$(SEEDS)" SEED="$(SEED)" FIRST="$(FIRST)" TRACE="$(TRACE)" "$(CARGO_TARGET_DIR)/logic/release/cube-sim"
+	@SEEDS="$(SEEDS)" SEED="$(SEED)" FIRST="$(FIRST)" TRACE="$(TRACE)" MUTANT="$(MUTANT)" "$(CARGO_TARGET_DIR)/logic/release/cube-sim"
 
 lint: ## Check format, clippy, dependency directions and licences; changes nothing
 	@scripts/setup.sh lint

@@ -78,6 +78,11 @@ checker_catches! {
     an_ignored_tombstone_is_a_lost_write: AcknowledgedLost of TombstoneIgnored;
     one_acknowledgement_too_few_is_a_stale_read: StaleQuorumRead of OneAcknowledgementTooFew;
     a_skipped_copy_is_a_stale_read: StaleQuorumRead of CopySkipped;
+    a_skipped_page_of_a_copy_is_a_stale_read: StaleQuorumRead of PageSkipped;
+    a_copy_that_is_called_complete_too_early_lacks_what_was_acknowledged:
+        AcknowledgedLost | StaleQuorumRead | ReadWentBack of CaughtUpTooEarly;
+    a_mark_that_is_forgotten_is_a_stale_read_or_a_lost_write: StaleQuorumRead | AcknowledgedLost | ReadWentBack of MarkForgotten;
+    a_range_that_is_not_deleted_is_left_behind: LeftBehind of RangesKept;
     a_forgotten_fence_loses_what_was_acknowledged:
         AcknowledgedLost | StaleQuorumRead | ReadWentBack | LaterWriteLost of FenceForgotten;
     a_read_that_repairs_nothing_goes_back: ReadWentBack of ReadRepairSkipped;

@@ -53,6 +53,18 @@ impl Default for PartitionState {
     }
 }
 
+impl SyncState {
+    /// Whether damage that is found now has to change the mark: it is in sync, or only marked as new, which says nothing of
+    /// rows that it took since and lost.
+    pub(crate) fn hides_damage(self) -> bool {
+        matches!(self, Self::Synced | Self::Unsynced(UnsyncedCause::New))
+    }
+
+    fn has_lost(self) -> bool {
+        !self.hides_damage()
+    }
+}
+
 /// How often a partition was marked out of sync since the store was opened. Who makes it whole notes this before, so that
 /// a mark that is set meanwhile is not taken away with the older one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -127,6 +139,9 @@ struct Range {
 pub(crate) struct Partitions {
     states: BTreeMap<(PlacementId, PartitionId), PartitionState>,
     marks: BTreeMap<(PlacementId, PartitionId), MarkGeneration>,
+    /// The fence of those that lost something, at the time when that was last found. Not on disk: behind a restart it counts
+    /// as found at the fence there is.
+    lost_at: BTreeMap<(PlacementId, PartitionId), Epoch>,
     ranges: BTreeMap<(TableId, PartitionId), Range>,
 }
 
@@ -135,7 +150,11 @@ impl Partitions {
         let mut partitions = Self::default();
         meta::load(reader, Tag::Partition, |about, value| {
             let (placement, partition) = decode_pair(about)?;
-            partitions.states.insert((PlacementId(placement), partition), PartitionState::decode(value)?);
+            let (key, state) = ((PlacementId(placement), partition), PartitionState::decode(value)?);
+            partitions.states.insert(key, state);
+            if state.sync.has_lost() {
+                partitions.lost_at.insert(key, state.epoch);
+            }
             Some(())
         })?;
         meta::load(reader, Tag::Range, |about, value| {
@@ -156,18 +175,36 @@ impl Partitions {
     }
 
     pub(crate) fn set_state(&mut self, placement: PlacementId, partition: PartitionId, state: PartitionState) {
+        let key = (placement, partition);
+        let before = self.state(placement, partition);
         if state.sync != SyncState::Synced {
             self.count_mark(placement, partition);
         }
-        self.states.insert((placement, partition), state);
+        if !state.sync.has_lost() {
+            self.lost_at.remove(&key);
+        } else if before.sync != state.sync {
+            self.lost_at.insert(key, before.epoch);
+        }
+        self.states.insert(key, state);
     }
 
     pub(crate) fn marks(&self, placement: PlacementId, partition: PartitionId) -> MarkGeneration {
         self.marks.get(&(placement, partition)).copied().unwrap_or_default()
     }
 
+    /// The fence that a partition had when it was last found to have lost something; nothing when it has not.
+    pub(crate) fn lost_at(&self, placement: PlacementId, partition: PartitionId) -> Option<Epoch> {
+        self.lost_at.get(&(placement, partition)).copied()
+    }
+
+    /// Something more was found wrong with a partition that is marked.
+    pub(crate) fn found_more(&mut self, placement: PlacementId, partition: PartitionId) {
+        self.count_mark(placement, partition);
+        self.lost_at.insert((placement, partition), self.state(placement, partition).epoch);
+    }
+
     /// Something was found wrong with a partition, be it that it was marked before.
-    pub(crate) fn count_mark(&mut self, placement: PlacementId, partition: PartitionId) {
+    fn count_mark(&mut self, placement: PlacementId, partition: PartitionId) {
         let marks = self.marks.entry((placement, partition)).or_default();
         *marks = MarkGeneration(marks.0 + 1);
     }

@@ -346,12 +346,32 @@ fn a_partition_is_declared_in_sync_only_if_nothing_was_marked_and_no_map_came_me
     assert_eq!(state, PartitionState { epoch: Epoch(3), sync: operator });
     assert_eq!(store.mark_synced_if(PLACEMENT, P0, Epoch(2), marks), Ok(false), "another map");
     assert!(!synced());
-    assert_eq!(store.mark_synced_if(PLACEMENT, P0, Epoch(3), marks), Ok(true));
+    assert_eq!(store.mark_synced_if(PLACEMENT, P0, Epoch(3), marks), Ok(false), "what it lost was counted by this map");
+    store.fence(PLACEMENT, P0, Epoch(4)).unwrap();
+    let (_, marks) = store.partition_marks(PLACEMENT, P0);
+    assert_eq!(store.mark_synced_if(PLACEMENT, P0, Epoch(4), marks), Ok(true));
     assert!(synced());
     assert_eq!(store.partition_marks(PLACEMENT, P1).1, elsewhere, "another partition's marks are its own");
     drop(store);
     disk.0.crash();
     assert_eq!(open(&disk).partition(PLACEMENT, P0).sync, SyncState::Synced, "durably");
+}
+
+#[test]
+fn what_is_found_lost_is_made_whole_only_behind_a_higher_fence_also_after_a_restart() {
+    let disk = MemoryDisk::default();
+    let store = open(&disk);
+    store.fence(PLACEMENT, P0, Epoch(3)).unwrap();
+    assert_eq!(store.lost_at(PLACEMENT, P0), None, "one that is new has lost nothing");
+    store.set_sync(PLACEMENT, P0, SyncState::Synced).unwrap();
+    store.set_sync(PLACEMENT, P0, SyncState::Unsynced(UnsyncedCause::DamagedData)).unwrap();
+    store.fence(PLACEMENT, P0, Epoch(5)).unwrap();
+    assert_eq!(store.lost_at(PLACEMENT, P0), Some(Epoch(3)));
+    drop(store);
+    let store = open(&disk);
+    assert_eq!(store.lost_at(PLACEMENT, P0), Some(Epoch(5)), "it is not known any more, so the fence is taken");
+    store.set_sync(PLACEMENT, P0, SyncState::Synced).unwrap();
+    assert_eq!(store.lost_at(PLACEMENT, P0), None);
 }
 
 /// Everything that writes.

@@ -4,13 +4,14 @@
 //! ```text
 //! make sim SEEDS=1000            # seeds 0 to 999
 //! make sim SEED=42 TRACE=1       # one seed, every event told
+//! make sim MUTANT=HintSkipped    # with a mistake that is to be caught
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use cube_replication::sim::{Messages, Options, Report, run};
+use cube_replication::sim::{Messages, Mutant, Options, Report, run};
 
 fn main() -> io::Result<ExitCode> {
     let mut out = io::stdout().lock();
@@ -20,9 +21,10 @@ fn main() -> io::Result<ExitCode> {
         Some(seed) => (seed, 1),
         None => (number("FIRST").unwrap_or(0), number("SEEDS").unwrap_or(1_000)),
     };
+    let mutant = std::env::var("MUTANT").ok().and_then(|name| Mutant::named(&name));
     let mut summary = Summary::default();
     for seed in first..first + count {
-        let report = run(Options { trace, ..Options::seed(seed) });
+        let report = run(Options { trace, mutant, ..Options::seed(seed) });
         for violation in &report.violations {
             writeln!(out, "seed {seed}: {violation}\n  replay it with: make sim SEED={seed} TRACE=1")?;
         }

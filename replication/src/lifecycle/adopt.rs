@@ -121,7 +121,7 @@ fn fence_at_once(
             }
             Role::Founder => Some(SyncState::Synced),
             Role::Holder => None,
-            // Its rows are removed when it becomes a replica again, or by whoever needs the room.
+            // Its rows are removed a while later (`leftovers.rs`), or when it becomes a replica again.
             Role::Stranger => Some(SyncState::Unsynced(UnsyncedCause::New)),
         };
         changes.push((partition, epoch, sync));
@@ -177,7 +177,7 @@ fn is_stable(map: &PartitionMap) -> bool {
 }
 
 /// Removes what an earlier time left behind, as many rows as are left. Whether that is all.
-fn clear(
+pub(super) fn clear(
     store: &Arc<Store>,
     placement: PlacementId,
     partition: PartitionId,
@@ -201,3 +201,6 @@ fn clear(
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

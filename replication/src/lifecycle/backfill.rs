@@ -5,8 +5,15 @@
 //! that each source must have fenced the map before, durably, when it answers: the copy names the map, and a source that
 //! has not adopted it refuses. Replicas that stay catch up the same way, because what two of five hold by quorum may be
 //! in no quorum of the three that stay. Pages go through the one write path and may come twice. Sources are read side
-//! by side; one that fails is given up, and the copy succeeds while enough of them remain.
+//! by side, so there is nobody to switch to; the copy succeeds while enough of them remain. One that fails is asked again
+//! for the same page, ever later, and given up after [`TRIES_MAX`] failures in a row.
+//!
+//! **Why each source is read whole, by its own position.** A quorum of the sources must have told what it holds of every
+//! row. Two sources of three that told one half each are a quorum of no row: what only the third and one of them hold may
+//! be missing in both halves. So a position reached in one source says nothing of another one. It is kept in memory alone:
+//! a page that comes twice changes nothing, and a partition is a small part of what a node holds.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cube_storage::model::{Batch, Epoch, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, TableId};
@@ -24,6 +31,11 @@ const PAGE_ROWS: usize = 256;
 /// The time of one page: generous, because a slow source is better than none.
 const PAGE_TIMEOUT_MS: u32 = 10_000;
 
+/// Failures in a row after which a source is given up: it was asked for over six seconds, and others may do.
+pub const TRIES_MAX: u32 = 7;
+/// Behind the first failure in a row; twice as long behind each other one.
+const TRY_AGAIN_MS: u64 = 100;
+
 /// What a copy works with.
 pub struct BackfillParts {
     /// The node that copies.
@@ -39,6 +51,15 @@ pub struct BackfillParts {
 /// Told once whether the copy is complete.
 pub type OnBackfilled = Box<dyn FnOnce(bool) + Send>;
 
+/// What a copy has done so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct CopyCounts {
+    /// Rows that sources told, each as often as it was told.
+    pub rows: u64,
+    /// Pages asked for again.
+    pub retries: u64,
+}
+
 /// The copy of one partition, of all tables that are placed with it.
 pub struct Backfill {
     parts: BackfillParts,
@@ -48,8 +69,26 @@ pub struct Backfill {
     state: Mutex<State>,
 }
 
+/// A page that is to be asked for.
+#[derive(Clone, Debug)]
+struct Position {
+    /// The place of its table.
+    place: usize,
+    resume: Option<PageToken>,
+}
+
+/// A source that failed.
+struct Pause {
+    position: Position,
+    until_ms: u64,
+}
+
 struct State {
     tracker: Tracker,
+    /// Failures in a row.
+    failures: BTreeMap<NodeId, u32>,
+    paused: BTreeMap<NodeId, Pause>,
+    counts: CopyCounts,
     done: Option<OnBackfilled>,
 }
 
@@ -64,26 +103,43 @@ impl Backfill {
         done: OnBackfilled,
     ) -> Arc<Self> {
         let nodes: Vec<NodeId> = sources.silent().filter(|node| *node != parts.me).collect();
-        let state = Mutex::new(State { tracker: sources, done: Some(done) });
+        let state = State {
+            tracker: sources,
+            failures: BTreeMap::new(),
+            paused: BTreeMap::new(),
+            counts: CopyCounts::default(),
+            done: Some(done),
+        };
+        let state = Mutex::new(state);
         let backfill = Arc::new(Self { parts, partition, map, tables, state });
-        nodes.into_iter().for_each(|source| backfill.next_table(source, 0));
+        nodes.into_iter().for_each(|source| backfill.ask(source, Position { place: 0, resume: None }));
         backfill
     }
 
-    /// Begins with the table at `place`; behind the last one the source is done.
-    fn next_table(self: &Arc<Self>, source: NodeId, place: usize) {
-        match self.tables.get(place) {
-            Some(table) => self.ask(source, *table, place, None),
-            None => self.count(source, true),
-        }
+    /// What it has done so far.
+    pub fn counts(&self) -> CopyCounts {
+        self.state.lock().counts
     }
 
-    fn ask(self: &Arc<Self>, source: NodeId, table: TableId, place: usize, resume: Option<PageToken>) {
+    /// Asks the sources again whose time has come. When the next one's does.
+    pub fn try_again(self: &Arc<Self>, now_ms: u64) -> Option<u64> {
+        let mut state = self.state.lock();
+        let due = state.paused.extract_if(.., |_, pause| pause.until_ms <= now_ms);
+        let due: Vec<(NodeId, Position)> = due.map(|(source, pause)| (source, pause.position)).collect();
+        state.counts.retries += due.len() as u64;
+        drop(state);
+        due.into_iter().for_each(|(source, position)| self.ask(source, position));
+        self.state.lock().paused.values().map(|pause| pause.until_ms).min()
+    }
+
+    /// Asks for a page; behind the last table the source is done.
+    fn ask(self: &Arc<Self>, source: NodeId, position: Position) {
+        let Some(&table) = self.tables.get(position.place) else { return self.count(source, true) };
         let (first, last) = self.parts.store.bits().tokens_of(self.partition);
         let limits = self.parts.store.limits();
         let page = ScanRequest {
             rows_max: PAGE_ROWS.min(limits.page_rows_max),
-            resume,
+            resume: position.resume.clone(),
             ..ScanRequest::all(table, Scope::Tokens(first, last), limits)
         };
         let request = Request {
@@ -96,36 +152,52 @@ impl Backfill {
             body: RequestBody::Scan(ScanRows { page, claim: Some(self.map) }),
         };
         let backfill = Arc::clone(self);
-        let reply = Box::new(move |reply| backfill.on_page(source, table, place, reply));
+        let reply = Box::new(move |reply| backfill.on_page(source, table, position, reply));
         self.parts.transport.send(source, Lane::Background, request, reply);
     }
 
-    fn on_page(self: &Arc<Self>, source: NodeId, table: TableId, place: usize, reply: Result<Reply, PeerError>) {
+    fn on_page(self: &Arc<Self>, source: NodeId, table: TableId, position: Position, reply: Result<Reply, PeerError>) {
         if let Ok(reply) = &reply {
             // A clock out of bound is not absorbed; rows are copied whatever the clocks say.
             let _absorbed = self.parts.clock.observe(reply.clock);
         }
         let (rows, next, floor) = match reply.map(|reply| reply.body) {
             Ok(Ok(ReplyBody::Page { rows, next, floor })) => (rows, next, floor),
-            Ok(Ok(_)) => return self.give_up(source, &"it answered another question"),
-            Ok(Err(refusal)) => return self.give_up(source, &refusal),
-            Err(error) => return self.give_up(source, &error),
+            Ok(Ok(_)) => return self.on_failure(source, position, &"it answered another question"),
+            Ok(Err(refusal)) => return self.on_failure(source, position, &refusal),
+            Err(error) => return self.on_failure(source, position, &error),
         };
-        let backfill = Arc::clone(self);
-        let applied = move |result: Result<Vec<Outcome>, StoreError>| match (result, next) {
-            (Err(error), _) => {
-                tracing::warn!(%error, %source, "a copied page could not be kept");
-                backfill.count(source, false);
+        let (backfill, told) = (Arc::clone(self), rows.len() as u64);
+        let applied = move |result: Result<Vec<Outcome>, StoreError>| {
+            if let Err(error) = result {
+                return backfill.on_failure(source, position, &error);
             }
-            (Ok(_), Some(resume)) => backfill.ask(source, table, place, Some(resume)),
-            (Ok(_), None) => backfill.next_table(source, place + 1),
+            let mut state = backfill.state.lock();
+            state.failures.remove(&source);
+            state.counts.rows += told;
+            drop(state);
+            let place = if next.is_some() { position.place } else { position.place + 1 };
+            backfill.ask(source, Position { place, resume: next });
         };
         self.parts.store.submit(batch(table, rows, floor), Box::new(applied));
     }
 
-    fn give_up(&self, source: NodeId, cause: &dyn std::fmt::Display) {
-        tracing::info!(%cause, %source, partition = %self.partition, "a partition is not copied from this source");
-        self.count(source, false);
+    /// The source is asked again for the page, or given up.
+    fn on_failure(&self, source: NodeId, position: Position, cause: &dyn std::fmt::Display) {
+        let mut state = self.state.lock();
+        let failures = state.failures.entry(source).or_default();
+        *failures += 1;
+        let (failed, is_over) = (*failures, state.done.is_none());
+        if failed < TRIES_MAX && !is_over {
+            let until_ms = self.parts.clock.monotonic_ms() + (TRY_AGAIN_MS << (failed - 1));
+            state.paused.insert(source, Pause { position, until_ms });
+            return;
+        }
+        drop(state);
+        if !is_over {
+            tracing::info!(%cause, %source, partition = %self.partition, "a partition is not copied from this source");
+            self.count(source, false);
+        }
     }
 
     fn count(&self, source: NodeId, complete: bool) {
@@ -141,6 +213,8 @@ impl Backfill {
             Count::Impossible => false,
         };
         let done = state.done.take();
+        // Nobody is asked again: the others' answers find nobody who waits.
+        state.paused.clear();
         drop(state);
         if let Some(done) = done {
             done(result);

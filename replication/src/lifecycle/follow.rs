@@ -1,7 +1,8 @@
 //! The worker that follows the hard state: adopts every newer one, then does this node's part of the moves under way.
 //!
 //! Its part of a move: to report that it has fenced the map, and, where it is to hold the partition afterwards, to copy
-//! it, to mark it in sync, and to report that too. Reports are sent again until the map has moved on, because whoever
+//! it, to mark it in sync, and to report that too. A replica that lost something heals the same way, without a move: it
+//! reports that, is given a newer map, and copies behind its fence ([`Store::lost_at`] says why not behind the present one). Reports are sent again until the map has moved on, because whoever
 //! collects them may change; copies are made again until they are complete. At most [`COPIES_AT_ONCE`] run side by side,
 //! so that live requests keep most of the node.
 //!
@@ -20,13 +21,14 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::adopt::{AdoptStep, adopt_step};
+use super::leftovers::Leftovers;
 use super::{Backfill, BackfillParts};
 use crate::catalog::{Catalog, ClusterState};
 use crate::clock::NodeClock;
 use crate::consistency::Level;
 use crate::coordinator::Coordinator;
 use crate::quorum::{State as Count, Tracker};
-use crate::topology::{DataCenter, PartitionMap, ReplicaSets, Step as MapStep};
+use crate::topology::{DataCenter, MoveDone, MoveReport, PartitionMap, ReplicaSets, Step as MapStep};
 use crate::transport::PeerTransport;
 use crate::worker::{Step, StepError, Worker};
 
@@ -41,30 +43,6 @@ const LOOK_EVERY_MS: u64 = 5_000;
 
 /// The worker's name, by which it is woken.
 pub const FOLLOWER: &str = "topology";
-
-/// What a node tells whoever drives the moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct MoveReport {
-    /// Who reports.
-    pub node: NodeId,
-    /// Of which placement.
-    pub placement: PlacementId,
-    /// Of which partition.
-    pub partition: PartitionId,
-    /// The map that it is about.
-    pub map: Epoch,
-    /// What it has done.
-    pub done: MoveDone,
-}
-
-/// What was done for a move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum MoveDone {
-    /// Requests counted by an older map are refused from now on.
-    Fenced,
-    /// It holds all that was acknowledged before the fence.
-    CaughtUp,
-}
 
 /// What the follower works with.
 pub struct FollowParts {
@@ -108,6 +86,12 @@ pub struct CopyProgress {
     pub completed: u64,
     /// Copies that failed since the start, each of which is made again.
     pub failed: u64,
+    /// Rows that sources told since the start, each as often as it was told.
+    pub rows: u64,
+    /// Pages that sources were asked for again since the start.
+    pub retries: u64,
+    /// Rows of partitions that it does not hold any more, removed since the start.
+    pub removed: u64,
 }
 
 /// A copy is made for one map of one partition.
@@ -128,6 +112,8 @@ struct Copies {
 pub struct Follower {
     parts: FollowParts,
     copies: Arc<Mutex<Copies>>,
+    under_way: BTreeMap<CopyKey, Arc<Backfill>>,
+    leftovers: Leftovers,
     /// Something of the newest state is still to be adopted.
     is_behind: bool,
     reported: BTreeSet<MoveReport>,
@@ -149,7 +135,15 @@ impl FollowerProgress {
 impl Follower {
     /// A follower that has done nothing yet.
     pub fn new(parts: FollowParts) -> Self {
-        Self { parts, copies: Arc::default(), is_behind: false, reported: BTreeSet::new(), report_all_ms: 0 }
+        Self {
+            parts,
+            copies: Arc::default(),
+            under_way: BTreeMap::new(),
+            leftovers: Leftovers::default(),
+            is_behind: false,
+            reported: BTreeSet::new(),
+            report_all_ms: 0,
+        }
     }
 
     /// Shows how far it has come.
@@ -208,27 +202,40 @@ impl Follower {
     ) {
         let me = self.parts.me;
         let report = |done| MoveReport { node: me, placement, partition, map: epoch, done };
-        if matches!(map.step(), MapStep::Stable { .. }) || !map.write_sets().contains(me) {
+        if !map.write_sets().contains(me) {
             return;
         }
-        if self.parts.store.partition(placement, partition).epoch < epoch {
+        let held = self.parts.store.partition(placement, partition);
+        if held.epoch < epoch {
             // It is not adopted yet.
             return;
         }
-        reports.insert(report(MoveDone::Fenced));
-        let MapStep::WriteBoth { old, new } = map.step() else { return };
-        if !new.contains(me) {
+        let is_synced = held.sync == SyncState::Synced;
+        let sources = match map.step() {
+            MapStep::Stable { .. } if is_synced => return,
+            MapStep::Stable { replicas } => replicas,
+            MapStep::WriteBoth { old, .. } => {
+                reports.insert(report(MoveDone::Fenced));
+                old
+            }
+            MapStep::ReadNew { .. } => {
+                reports.insert(report(MoveDone::Fenced));
+                return;
+            }
+        };
+        if !map.goal().contains(me) {
             return;
         }
-        let is_synced = self.parts.store.partition(placement, partition).sync == SyncState::Synced;
         if is_synced && self.copies.lock().complete.contains(&key) {
             reports.insert(report(MoveDone::CaughtUp));
+        } else if self.parts.store.lost_at(placement, partition).is_some_and(|lost_at| lost_at >= epoch) {
+            reports.insert(report(MoveDone::Lost));
         } else {
-            wanted.push(Copy { key, sources: ReplicaSets::one(Arc::clone(old)) });
+            wanted.push(Copy { key, sources: ReplicaSets::one(Arc::clone(sources)) });
         }
     }
 
-    fn copy_some(&self, state: &ClusterState, wanted: Vec<Copy>, now_ms: u64) {
+    fn copy_some(&mut self, state: &ClusterState, wanted: Vec<Copy>, now_ms: u64) {
         let mut copies = self.copies.lock();
         copies.progress.waiting = wanted.len();
         let current: BTreeSet<CopyKey> = wanted.iter().map(|copy| copy.key).collect();
@@ -241,10 +248,12 @@ impl Follower {
             }
         }
         drop(copies);
-        begun.into_iter().for_each(|copy| self.copy(state, copy));
+        for copy in begun {
+            self.copy(state, copy);
+        }
     }
 
-    fn copy(&self, state: &ClusterState, copy: Copy) {
+    fn copy(&mut self, state: &ClusterState, copy: Copy) {
         let me = self.parts.me;
         let Copy { key: key @ (placement, partition, map), sources } = copy;
         let local = state.topology.member(me).map_or_else(|| DataCenter::from(""), |me| me.data_center.clone());
@@ -280,7 +289,25 @@ impl Follower {
             clock: Arc::clone(&self.parts.clock),
             transport: Arc::clone(&self.parts.transport),
         };
-        Backfill::start(parts, (partition, map), tables, sources, Box::new(move |complete| ended.tell(complete)));
+        let done = Box::new(move |complete| ended.tell(complete));
+        let backfill = Backfill::start(parts, (partition, map), tables, sources, done);
+        self.under_way.insert(key, backfill);
+    }
+
+    /// Has copies under way ask again where a source failed, and lets go of those that ended. When the next one is to ask.
+    fn tend_copies(&mut self, now_ms: u64) -> Option<u64> {
+        let next_ms = self.under_way.values().filter_map(|backfill| backfill.try_again(now_ms)).min();
+        let mut copies = self.copies.lock();
+        self.under_way.retain(|key, backfill| {
+            let goes_on = copies.under_way.contains(key);
+            if !goes_on {
+                let counts = backfill.counts();
+                copies.progress.rows += counts.rows;
+                copies.progress.retries += counts.retries;
+            }
+            goes_on
+        });
+        next_ms
     }
 
     /// Tells what was not told yet, and all of it again now and then.
@@ -362,14 +389,19 @@ impl Worker for Follower {
         }
         let is_moving = !reports.is_empty() || !wanted.is_empty();
         self.copy_some(&state, wanted, now_ms);
+        let ask_again_ms = self.tend_copies(now_ms);
+        let removed = self.leftovers.remove_some(&self.parts.store, self.parts.me, &state, now_ms);
+        self.copies.lock().progress.removed += removed.rows;
         self.tell(reports, now_ms);
         // What failed is told at the end: it keeps nothing else from being done.
         adopted?;
         dropped?;
-        if std::mem::take(&mut self.copies.lock().has_ended) || got_on {
+        removed.error.map_or(Ok(()), Err)?;
+        if std::mem::take(&mut self.copies.lock().has_ended) || got_on || removed.goes_on {
             return Ok(Step::Busy);
         }
         let every_ms = if is_moving { REPORT_EVERY_MS } else { LOOK_EVERY_MS };
-        Ok(Step::Idle { until_ms: now_ms + every_ms })
+        let until_ms = now_ms + every_ms;
+        Ok(Step::Idle { until_ms: ask_again_ms.map_or(until_ms, |ask_again_ms| until_ms.min(ask_again_ms)) })
     }
 }

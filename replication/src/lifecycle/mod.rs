@@ -7,9 +7,9 @@
 mod adopt;
 mod backfill;
 mod follow;
+mod leftovers;
 
+pub use crate::topology::{MoveDone, MoveReport};
 pub use adopt::{Adopted, adopt};
-pub use backfill::{Backfill, BackfillParts, OnBackfilled};
-pub use follow::{
-    COPIES_AT_ONCE, CopyProgress, FOLLOWER, FollowParts, Follower, FollowerProgress, MoveDone, MoveReport, Newest,
-};
+pub use backfill::{Backfill, BackfillParts, CopyCounts, OnBackfilled, TRIES_MAX};
+pub use follow::{COPIES_AT_ONCE, CopyProgress, FOLLOWER, FollowParts, Follower, FollowerProgress, Newest};

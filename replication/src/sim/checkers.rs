@@ -6,9 +6,10 @@ use std::fmt;
 
 use cube_storage::merkle::LeafId;
 use cube_storage::model::{Body, NodeId, PartitionBits, RowKey, Version};
+use cube_storage::scan::{ScanRequest, Scope};
 use cube_storage::{StoreError, SyncState};
 
-use super::control::{TABLE_ID, member_name, written_to};
+use super::control::{PLACEMENT, TABLE_ID, member_name, written_to};
 use super::history::{History, RowRead, RowWritten};
 use super::node::{BITS, SimNode};
 use crate::catalog::ClusterState;
@@ -36,6 +37,8 @@ pub enum Violation {
     MissedUnnoted(String),
     /// A client was never told what came of its request.
     NeverTold(String),
+    /// A node still holds rows of a partition that it left.
+    LeftBehind(String),
     /// After the heal, requests did not succeed, or a change did not complete.
     NotAlive(String),
 }
@@ -53,6 +56,7 @@ impl fmt::Display for Violation {
             Self::Invented(detail) => ("a read returned what was never written", detail),
             Self::MissedUnnoted(detail) => ("what a replica missed is noted nowhere", detail),
             Self::NeverTold(detail) => ("a client was never told", detail),
+            Self::LeftBehind(detail) => ("a former replica kept rows", detail),
             Self::NotAlive(detail) => ("the cluster did not recover after the heal", detail),
         };
         write!(f, "{what}: {detail}")
@@ -83,16 +87,15 @@ fn version_read(read: &RowRead) -> Option<Version> {
 /// become a replica again copied from a quorum, which holds what was acknowledged by quorum.
 pub(super) fn acknowledged_is_held(history: &History, node: &SimNode) -> Vec<Violation> {
     let Some(process) = &node.process else { return Vec::new() };
-    let placement = cube_storage::model::PlacementId(0);
     let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
     let mut held: BTreeMap<&RowKey, Result<Option<Version>, StoreError>> = BTreeMap::new();
     let mut violations = Vec::new();
     for write in acknowledged(history).filter(|write| write.by.contains(&node.id)) {
         let key = &write.row.key;
         let partition = bits.partition_of(key.token());
-        let epoch_written = node.known.topology.placement(placement).and_then(|p| p.partition(partition));
+        let epoch_written = node.known.state.topology.placement(PLACEMENT).and_then(|p| p.partition(partition));
         let still_holds = epoch_written.is_some_and(|map| map.serving().contains(node.id))
-            && process.store.partition(placement, partition).sync == SyncState::Synced;
+            && process.store.partition(PLACEMENT, partition).sync == SyncState::Synced;
         let copied = node.cleared_us.get(&partition).is_some_and(|cleared_us| *cleared_us >= write.row.begun_us);
         if !still_holds || (copied && !write.row.reach.is_quorum()) {
             continue;
@@ -268,6 +271,37 @@ pub(super) fn must_hold(row: &RowWritten, replica: Option<&SimNode>) -> bool {
         let cleared_us = replica.cleared_us.get(&partition);
         row.replicas.contains(&replica.id) && cleared_us.is_none_or(|cleared_us| *cleared_us < row.begun_us)
     })
+}
+
+/// After the heal, nobody holds rows of a partition that it is no replica of.
+pub(super) fn nothing_is_left(nodes: &BTreeMap<NodeId, SimNode>, state: &ClusterState) -> Vec<Violation> {
+    let maps = state.topology.placement(PLACEMENT).into_iter().flat_map(|placement| placement.partitions());
+    let maps: Vec<_> = maps.collect();
+    let mut violations = Vec::new();
+    for (id, node) in nodes {
+        let Some(process) = &node.process else { continue };
+        for (partition, _) in maps.iter().filter(|(_, map)| !map.write_sets().contains(*id)) {
+            let (first, last) = process.store.bits().tokens_of(*partition);
+            let page = ScanRequest::all(TABLE_ID, Scope::Tokens(first, last), process.store.limits());
+            let rows = process.store.scan(&page).map(|page| page.rows.len());
+            if rows != Ok(0) {
+                violations.push(Violation::LeftBehind(format!("{id} holds {rows:?} rows of {partition}")));
+            }
+        }
+    }
+    violations
+}
+
+/// After the heal, every replica is in sync, whatever it had lost.
+pub(super) fn all_in_sync(nodes: &BTreeMap<NodeId, SimNode>, state: &ClusterState) -> Vec<Violation> {
+    let maps = state.topology.placement(PLACEMENT).into_iter().flat_map(|placement| placement.partitions());
+    let replicas = maps.flat_map(|(partition, map)| map.serving().nodes().iter().map(move |node| (partition, *node)));
+    let states = replicas.filter_map(|(partition, id)| {
+        let process = nodes.get(&id)?.process.as_ref()?;
+        Some((partition, id, process.store.partition(PLACEMENT, partition).sync))
+    });
+    let unsynced = states.filter(|(_, _, sync)| *sync != SyncState::Synced);
+    unsynced.map(|(partition, id, sync)| Violation::NotAlive(format!("{partition} on {id} is {sync:?}"))).collect()
 }
 
 /// After the heal, every row was written and read through every node, and no change of replicas is under way.

@@ -160,7 +160,7 @@ impl Operation<'_> {
 
     /// Where its coordinator is counts for the levels of one data center.
     fn reach(&self, level: Level) -> Reach {
-        let member = self.node.known.topology.member(self.node.id);
+        let member = self.node.known.state.topology.member(self.node.id);
         let data_center = member.map_or_else(|| "".into(), |member| member.data_center.clone());
         Reach { level, data_center }
     }
@@ -191,7 +191,7 @@ impl Operation<'_> {
                 coordinator: self.node.id,
                 coordinator_life: self.life,
                 begun_us: self.schedule.now_us(),
-                replicas: written_to(&self.node.known, bits.partition_of(key.token())),
+                replicas: written_to(&self.node.known.state, bits.partition_of(key.token())),
                 ended: None,
             });
         }

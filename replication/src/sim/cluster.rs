@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cube_storage::Store;
-use cube_storage::model::{Epoch, NodeId, PartitionId};
+use cube_storage::model::NodeId;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::checkers::Violation;
 use super::client::{self, Mailbox};
-use super::control::{self, Control};
+use super::control::{Control, News};
 use super::event::Event;
 use super::faults::{self, FaultKind};
 use super::history::History;
@@ -20,7 +20,6 @@ use super::noted::Cases;
 use super::report::{Messages, Options, Report};
 use super::strike::FLAP_MS;
 use super::time::{Schedule, SimClock};
-use crate::catalog::ClusterState;
 use crate::codec::CodecError;
 use crate::transport::PeerError;
 
@@ -111,7 +110,7 @@ impl Run {
         for id in (0..nodes).map(NodeId) {
             let (skew_ms, drift_ppm) = (faults::skew_ms(&run.schedule), faults::drift_ppm(&run.schedule));
             let clock = SimClock::new(run.schedule.clone(), skew_ms, drift_ppm);
-            run.nodes.insert(id, SimNode::new(id, clock, run.control.state.clone()));
+            run.nodes.insert(id, SimNode::new(id, clock, run.control.news()));
             run.start(id);
         }
         (0..CLIENTS).for_each(|client| run.schedule.after_ms(1, Event::Client(client)));
@@ -143,7 +142,10 @@ impl Run {
             outcomes: self.history.outcomes,
             faults: self.faults,
             messages: self.network.toll(),
-            moves: self.control.moves(),
+            moves: {
+                let moves = self.control.moves();
+                (moves.begun, moves.done, moves.aborted)
+            },
             unnoted_by_death: self.unnoted_by_death + self.cases.died,
             violations: self.violations,
         }
@@ -174,9 +176,10 @@ impl Run {
             Event::Commit { node, life } => self.commit(node, life),
             Event::Tick { node, life } => self.tick(node, life),
             Event::SyncHints { node, life } => self.with_life(node, life, |process| process.hints.flush()),
-            Event::Learn { node, state } => self.learn(node, &state),
-            Event::Report(report) => self.control.on_report(&self.schedule, &report),
-            Event::CopyAgain { node, life, copy } => self.copy_again(node, life, copy),
+            Event::Learn { node, news } => self.learn(node, news),
+            Event::Follow { node, life } => self.follow(node, life),
+            Event::Report(reports) => self.control.on_reports(&self.schedule, &reports),
+            Event::Drive => self.control.drive(&self.schedule),
             Event::Client(client) => self.client(client),
             Event::Overdue { client, operation } => self.check_told(client, operation),
             Event::NextFault => self.next_fault(),
@@ -293,23 +296,17 @@ impl Run {
         });
     }
 
-    fn learn(&mut self, node: NodeId, state: &ClusterState) {
-        let Some(node) = self.nodes.get_mut(&node) else { return };
-        // A node that is down learns when it is back.
-        if node.is_up() {
-            let learned = control::learn(node, &self.schedule, self.options.mutant, state);
-            self.must(learned);
+    /// A node that is down learns when it is back.
+    fn learn(&mut self, node: NodeId, news: Arc<News>) {
+        if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.is_up()) {
+            node.learn(news);
         }
     }
 
-    fn copy_again(&mut self, node: NodeId, life: u64, copy: (PartitionId, Epoch)) {
-        let Some(node) = self.nodes.get(&node) else { return };
-        if node.process.as_ref().is_some_and(|process| process.life == life) {
-            self.with_life(node.id, life, |process| {
-                process.copies.lock().remove(&copy);
-            });
-            control::report_and_copy(node, &self.schedule, self.options.mutant);
-        }
+    fn follow(&mut self, node: NodeId, life: u64) {
+        let Some(node) = self.nodes.get_mut(&node) else { return };
+        let followed = node.follow(life, &self.schedule, self.options.mutant);
+        self.must(followed);
     }
 
     fn client(&mut self, client: usize) {

@@ -1,41 +1,64 @@
-//! The hard state in the simulator: one sequence of states, which nodes learn late and one by one, and the moves of
-//! replicas, which go on as nodes report fences and copies. In a cluster this is Raft's.
+//! The control plane in the simulator: the newest state of the cluster, which nodes learn late, out of order or not at
+//! all until the next one, and the driver of moves, which knows what nodes reported unless it was lost. In a cluster this
+//! is Raft's; what changes a state and what drives a move is the same code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cube_storage::model::{Epoch, NodeId, PartitionBits, PartitionId, PlacementId, TableId};
-use cube_storage::{MarkGeneration, StoreError, SyncPolicy, SyncState};
+use cube_storage::SyncPolicy;
+use cube_storage::model::{NodeId, PartitionBits, PartitionId, PlacementId, TableId};
 
 use super::event::Event;
-use super::mutants::Mutant;
-use super::node::{BITS, SimNode};
+use super::node::BITS;
 use super::time::Schedule;
 use crate::catalog::{ClusterState, Keyspace, Schema, Table};
-use crate::consistency::Level;
-use crate::lifecycle::{Backfill, adopt};
-use crate::quorum::{State as Count, Tracker};
 use crate::topology::plan::plan;
 use crate::topology::{
-    Addresses, Assignment, DataCenter, Evidence, Member, MemberState, PartitionMap, Refused, ReplicaSets, Step,
-    Strategy, Topology, TopologyChange,
+    Addresses, Assignment, DataCenter, Member, MemberState, MoveDriver, MoveReport, Refused, Step, Strategy, Topology,
+    TopologyChange,
 };
 
 pub(super) const KEYSPACE: &str = "sim";
 pub(super) const TABLE: &str = "rows";
 pub(super) const TABLE_ID: TableId = TableId(1);
-const PLACEMENT: PlacementId = PlacementId(0);
+pub(super) const PLACEMENT: PlacementId = PlacementId(0);
 
-/// The authority on the cluster's state, and what nodes reported of the moves under way.
+/// A state is not heard of by a node so often, until there is another one.
+const UNHEARD_PERCENT: u64 = 3;
+/// How often it takes long.
+const LATE_PERCENT: u64 = 20;
+/// Between two looks of the driver when nobody reports.
+const DRIVE_EVERY_MS: u64 = 500;
+
+/// The authority on the cluster's state, and what it knows of the moves under way.
 pub(super) struct Control {
     pub(super) state: ClusterState,
     data_centers: u16,
-    reports: BTreeMap<PartitionId, (Epoch, Evidence)>,
-    /// Nodes learn late now and then.
+    driver: MoveDriver,
+    /// When the driver looks next.
+    drive_us: Option<u64>,
+    /// Nodes learn late now and then, or not at all.
     may_lag: bool,
-    moves_begun: u64,
-    moves_done: u64,
-    moves_aborted: u64,
+    moves: Moves,
+    committed: u64,
+    next_table: TableId,
+}
+
+/// A state as nodes hear of it.
+pub(super) struct News {
+    /// A later one has a greater number.
+    pub(super) number: u64,
+    pub(super) state: Arc<ClusterState>,
+    /// Ids of tables below this one were given out.
+    pub(super) next_table: TableId,
+}
+
+/// Moves begun, completed and taken back.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Moves {
+    pub(super) begun: u64,
+    pub(super) done: u64,
+    pub(super) aborted: u64,
 }
 
 impl Control {
@@ -55,21 +78,27 @@ impl Control {
         )]);
         let keyspace = Keyspace { placement: PLACEMENT, sync: SyncPolicy::Sync, tables };
         let schema = Schema { keyspaces: BTreeMap::from([(KEYSPACE.to_owned(), keyspace)]) };
-        let state = ClusterState { topology, schema };
         Ok(Self {
-            state,
+            state: ClusterState { topology, schema },
             data_centers,
-            reports: BTreeMap::new(),
+            driver: MoveDriver::default(),
+            drive_us: None,
             may_lag: true,
-            moves_begun: 0,
-            moves_done: 0,
-            moves_aborted: 0,
+            moves: Moves::default(),
+            committed: 0,
+            next_table: TableId(TABLE_ID.0 + 1),
         })
     }
 
-    /// Moves begun, completed and aborted.
-    pub(super) fn moves(&self) -> (u64, u64, u64) {
-        (self.moves_begun, self.moves_done, self.moves_aborted)
+    /// Moves begun, completed and taken back.
+    pub(super) fn moves(&self) -> Moves {
+        self.moves
+    }
+
+    /// The newest state.
+    pub(super) fn news(&self) -> Arc<News> {
+        let state = Arc::new(self.state.clone());
+        Arc::new(News { number: self.committed, state, next_table: self.next_table })
     }
 
     /// From now on nodes learn quickly.
@@ -77,83 +106,96 @@ impl Control {
         self.may_lag = false;
     }
 
-    /// Asks for another number of replicas, or another shape of the cluster by a member's weight, and begins the moves.
-    pub(super) fn reshape(&mut self, schedule: &Schedule, replicas: u8, heavier: NodeId, weight: u32) {
+    /// Asks for another number of replicas, or another shape of the cluster by a member's weight. Whether that takes moves.
+    pub(super) fn reshape(&mut self, schedule: &Schedule, replicas: u8, heavier: NodeId, weight: u32) -> bool {
         let strategy = strategy(self.data_centers, replicas);
         self.commit(schedule, &TopologyChange::SetStrategy { placement: PLACEMENT, strategy });
         self.commit(schedule, &TopologyChange::SetWeight { node: heavier, weight });
-        self.begin_moves(schedule);
+        self.drive_soon(schedule);
+        let goal = self.state.topology.placement(PLACEMENT).map(|placement| placement.goal());
+        self.state.topology.planned(PLACEMENT) != goal
     }
 
-    /// Begins every move that is wanted and not under way.
-    pub(super) fn begin_moves(&mut self, schedule: &Schedule) {
-        let Some(wanted) = self.state.topology.planned(PLACEMENT) else { return };
-        for (partition, replicas) in wanted.iter() {
-            let map = self.state.topology.placement(PLACEMENT).and_then(|p| p.partition(partition));
-            let settled =
-                map.is_some_and(|map| matches!(map.step(), Step::Stable { .. }) && map.goal().nodes() != replicas);
-            let replicas = replicas.to_vec();
-            if settled
-                && self.commit(schedule, &TopologyChange::BeginMove { placement: PLACEMENT, partition, replicas })
-            {
-                self.moves_begun += 1;
-            }
+    /// Takes back the moves that still can be. The driver begins those anew that are still wanted. Whether there was one.
+    pub(super) fn abort_moves(&mut self, schedule: &Schedule) -> bool {
+        let moving = self.state.topology.placement(PLACEMENT).into_iter().flat_map(|placement| placement.partitions());
+        let moving = moving.filter(|(_, map)| map.may_abort()).map(|(partition, map)| (partition, map.epoch()));
+        let moving: Vec<_> = moving.collect();
+        for &(partition, from) in &moving {
+            self.commit(schedule, &TopologyChange::AbortMove { placement: PLACEMENT, partition, from });
         }
+        self.drive_soon(schedule);
+        !moving.is_empty()
     }
 
-    /// Takes back the moves that still can be.
-    pub(super) fn abort_moves(&mut self, schedule: &Schedule) {
-        for (partition, from) in self.under_way(|map| map.may_abort()) {
-            if self.commit(schedule, &TopologyChange::AbortMove { placement: PLACEMENT, partition, from }) {
-                self.moves_aborted += 1;
-            }
-        }
+    /// Another node leads: what was reported is forgotten.
+    pub(super) fn change_leader(&mut self, schedule: &Schedule) -> bool {
+        self.driver = MoveDriver::default();
+        self.drive_soon(schedule);
+        self.moves_under_way() > 0
     }
 
-    /// A node reports that it has fenced a partition's map, or that it holds all it must by that map.
-    pub(super) fn on_report(&mut self, schedule: &Schedule, report: &Report) {
-        let (epoch, evidence) =
-            self.reports.entry(report.partition).or_insert_with(|| (report.map, Evidence::default()));
-        if *epoch > report.map {
-            // It was under way while the move went on: it says nothing of the present step.
+    /// Nodes report what they have done for a move.
+    pub(super) fn on_reports(&mut self, schedule: &Schedule, reports: &[MoveReport]) {
+        reports.iter().for_each(|report| self.driver.report(&self.state.topology, report));
+        self.drive_soon(schedule);
+    }
+
+    /// The driver looks what is to be done.
+    pub(super) fn drive(&mut self, schedule: &Schedule) {
+        if self.drive_us != Some(schedule.now_us()) {
             return;
         }
-        if *epoch < report.map {
-            (*epoch, *evidence) = (report.map, Evidence::default());
-        }
-        match report.what {
-            Reported::Fenced => evidence.fenced.insert(report.node),
-            Reported::CaughtUp => evidence.caught_up.insert(report.node),
-        };
-        let (partition, from, evidence) = (report.partition, report.map, evidence.clone());
-        let advance = TopologyChange::AdvanceMove { placement: PLACEMENT, partition, from, evidence };
-        if self.commit(schedule, &advance) && self.under_way(|_| true).iter().all(|(p, _)| *p != partition) {
-            self.moves_done += 1;
+        self.drive_us = None;
+        let changes = self.driver.changes(&self.state.topology);
+        changes.iter().for_each(|change| self.commit(schedule, change));
+        self.drive_within(schedule, DRIVE_EVERY_MS);
+    }
+
+    fn drive_soon(&mut self, schedule: &Schedule) {
+        self.drive_within(schedule, 20);
+    }
+
+    fn drive_within(&mut self, schedule: &Schedule, most_ms: u64) {
+        let at_us = schedule.now_us() + 1_000 * schedule.pick(1, most_ms);
+        if self.drive_us.is_none_or(|drive_us| drive_us > at_us) {
+            self.drive_us = Some(at_us);
+            schedule.after_us(at_us - schedule.now_us(), Event::Drive);
         }
     }
 
     /// Moves under way.
     pub(super) fn moves_under_way(&self) -> usize {
-        self.under_way(|_| true).len()
+        let maps = self.state.topology.placement(PLACEMENT).into_iter().flat_map(|placement| placement.partitions());
+        maps.filter(|(_, map)| !matches!(map.step(), Step::Stable { .. })).count()
     }
 
-    fn under_way(&self, which: impl Fn(&PartitionMap) -> bool) -> Vec<(PartitionId, Epoch)> {
-        let placement = self.state.topology.placement(PLACEMENT);
-        let maps = placement.into_iter().flat_map(|placement| placement.partitions());
-        let moving = maps.filter(|(_, map)| !matches!(map.step(), Step::Stable { .. }) && which(map));
-        moving.map(|(partition, map)| (partition, map.epoch())).collect()
-    }
-
-    /// Makes the next state, and has every node learn it some time.
-    fn commit(&mut self, schedule: &Schedule, change: &TopologyChange) -> bool {
-        let Ok(topology) = self.state.topology.after(change) else { return false };
+    /// Makes the next state, and has nodes learn it some time.
+    fn commit(&mut self, schedule: &Schedule, change: &TopologyChange) {
+        let before = self.moves_under_way();
+        let Ok(topology) = self.state.topology.after(change) else { return };
         self.state.topology = topology;
-        for node in self.state.topology.members().keys() {
-            let lag_ms =
-                if self.may_lag && schedule.chance(20) { schedule.pick(50, 1_500) } else { schedule.pick(1, 50) };
-            schedule.after_ms(lag_ms, Event::Learn { node: *node, state: Arc::new(self.state.clone()) });
+        match change {
+            TopologyChange::BeginMove { .. } if self.moves_under_way() > before => self.moves.begun += 1,
+            TopologyChange::AbortMove { .. } => self.moves.aborted += 1,
+            TopologyChange::AdvanceMove { .. } if self.moves_under_way() < before => self.moves.done += 1,
+            _ => {}
         }
-        true
+        self.tell(schedule);
+    }
+
+    /// Has every node learn the present state some time, most of them.
+    fn tell(&mut self, schedule: &Schedule) {
+        self.committed += 1;
+        let news = self.news();
+        for node in self.state.topology.members().keys() {
+            if self.may_lag && schedule.chance(UNHEARD_PERCENT) {
+                continue;
+            }
+            let is_late = self.may_lag && schedule.chance(LATE_PERCENT);
+            let lag_ms = if is_late { schedule.pick(50, 1_500) } else { schedule.pick(1, 50) };
+            schedule.after_ms(lag_ms, Event::Learn { node: *node, news: Arc::clone(&news) });
+        }
     }
 }
 
@@ -187,93 +229,7 @@ fn member(id: NodeId, in_data_center: u16) -> Member {
     }
 }
 
-/// What a node tells the authority of a move.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Report {
-    pub(super) node: NodeId,
-    pub(super) partition: PartitionId,
-    pub(super) map: Epoch,
-    pub(super) what: Reported,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reported {
-    Fenced,
-    CaughtUp,
-}
-
-/// A node learns a state: it adopts it, reports the fences, and begins to copy what it must.
-pub(super) fn learn(
-    node: &mut SimNode,
-    schedule: &Schedule,
-    mutant: Option<Mutant>,
-    state: &ClusterState,
-) -> Result<(), StoreError> {
-    if state.topology.epoch() > node.known.topology.epoch() {
-        let Some(process) = &node.process else { return Ok(()) };
-        let adopted = adopt(&process.store, node.id, state)?;
-        let cleared = adopted.cleared.into_iter().map(|(_, partition)| (partition, schedule.now_us()));
-        node.cleared_us.extend(cleared);
-        node.known = state.clone();
-        process.catalog.advance(state.clone());
-        process.coordinator.on_state();
-    }
-    report_and_copy(node, schedule, mutant);
-    Ok(())
-}
-
-/// Reports the fences of moves under way, and copies for those that wait for a copy, each once in a process's life.
-pub(super) fn report_and_copy(node: &SimNode, schedule: &Schedule, mutant: Option<Mutant>) {
-    let Some(process) = &node.process else { return };
-    let Some(placement) = node.known.topology.placement(PLACEMENT) else { return };
-    for (partition, map) in placement.partitions() {
-        let report = |what| Report { node: node.id, partition, map: map.epoch(), what };
-        let report_after = |what| {
-            schedule.after_ms(schedule.pick(1, 100), Event::Report(report(what)));
-        };
-        match map.step() {
-            Step::Stable { .. } => {}
-            Step::ReadNew { .. } => report_after(Reported::Fenced),
-            Step::WriteBoth { old, new } => {
-                report_after(Reported::Fenced);
-                if !new.contains(node.id) || !process.copies.lock().insert((partition, map.epoch())) {
-                    continue;
-                }
-                if mutant == Some(Mutant::CopySkipped) {
-                    let marked = process.store.set_sync(PLACEMENT, partition, SyncState::Synced);
-                    if marked.is_ok() {
-                        report_after(Reported::CaughtUp);
-                    }
-                    continue;
-                }
-                let mut sources = Tracker::new(Level::EachQuorum, &ReplicaSets::one(Arc::clone(old)), "dc1".into());
-                let (held, marks) = process.store.partition_marks(PLACEMENT, partition);
-                match held.sync {
-                    SyncState::Synced => sources.ack(node.id),
-                    SyncState::Unsynced(_) => sources.fail(node.id),
-                }
-                copy(node, schedule, report(Reported::CaughtUp), sources, marks);
-            }
-        }
-    }
-}
-
-fn copy(node: &SimNode, schedule: &Schedule, report: Report, sources: Tracker, marks: MarkGeneration) {
-    let (Some(parts), Some(process)) = (node.backfill_parts(), &node.process) else { return };
-    let store = Arc::clone(&parts.store);
-    let (schedule, life, copy) = (schedule.clone(), process.life, (report.partition, report.map));
-    let done = Box::new(move |complete: bool| {
-        let marked = complete && store.mark_synced_if(PLACEMENT, report.partition, report.map, marks) == Ok(true);
-        let event = if marked { Event::Report(report) } else { Event::CopyAgain { node: report.node, life, copy } };
-        schedule.after_ms(schedule.pick(1, 200), event);
-    });
-    if sources.state() == Count::Met {
-        return done(true);
-    }
-    Backfill::start(parts, (report.partition, report.map), vec![TABLE_ID], sources, done);
-}
-
-/// The replicas that a row is written to by the newest state.
+/// The replicas that a row is written to by a state.
 pub(super) fn written_to(state: &ClusterState, partition: PartitionId) -> BTreeSet<NodeId> {
     let map = state.topology.placement(PLACEMENT).and_then(|placement| placement.partition(partition));
     map.map(|map| map.write_sets().nodes().collect()).unwrap_or_default()

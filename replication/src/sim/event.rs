@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use cube_storage::model::{Epoch, NodeId, PartitionId};
+use cube_storage::model::NodeId;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::control::Report as MoveReport;
+use super::control::News;
 use super::network::RequestId;
-use crate::catalog::ClusterState;
+use crate::topology::MoveReport;
 
 /// What happens in a run.
 #[derive(Clone)]
@@ -39,14 +39,16 @@ pub(super) enum Event {
     },
     Learn {
         node: NodeId,
-        state: Arc<ClusterState>,
+        news: Arc<News>,
     },
-    Report(MoveReport),
-    CopyAgain {
+    /// A node's follower steps, if it still is to at this moment.
+    Follow {
         node: NodeId,
         life: u64,
-        copy: (PartitionId, Epoch),
     },
+    Report(Vec<MoveReport>),
+    /// The driver of moves looks, if it still is to at this moment.
+    Drive,
     Client(usize),
     /// By now the operation with this number must have ended.
     Overdue {
@@ -89,7 +91,7 @@ impl Event {
             Self::Commit { node, .. }
             | Self::Tick { node, .. }
             | Self::SyncHints { node, .. }
-            | Self::CopyAgain { node, .. }
+            | Self::Follow { node, .. }
             | Self::Learn { node, .. } => Some(*node),
             _ => None,
         }
@@ -105,9 +107,10 @@ impl Event {
             Self::Commit { node, .. } => write!(out, "commit on {node}"),
             Self::Tick { node, .. } => write!(out, "tick on {node}"),
             Self::SyncHints { node, .. } => write!(out, "hints durable on {node}"),
-            Self::Learn { node, state } => write!(out, "{node} learns {}", state.topology.epoch()),
-            Self::Report(report) => write!(out, "{report:?}"),
-            Self::CopyAgain { node, .. } => write!(out, "{node} copies again"),
+            Self::Learn { node, news } => write!(out, "{node} learns {}", news.state.topology.epoch()),
+            Self::Follow { node, .. } => write!(out, "{node} follows"),
+            Self::Report(reports) => write!(out, "{reports:?}"),
+            Self::Drive => write!(out, "moves are driven"),
             Self::Client(client) => write!(out, "client {client} goes on"),
             Self::Overdue { client, operation } => {
                 write!(out, "operation {operation} of client {client} is to be over")

@@ -39,10 +39,16 @@ pub enum FaultKind {
     HintSettings,
     /// A process dies and comes back, again and again.
     Flapping,
+    /// Who drives the moves forgets what was reported.
+    LeaderChange,
+    /// A replica finds that all it held of a partition is lost.
+    Damage,
+    /// A node that copies dies in the middle of it; it comes back after a while.
+    CopyCrash,
 }
 
 impl FaultKind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 19] = [
         Self::Crash,
         Self::Pause,
         Self::OneWayCut,
@@ -59,6 +65,9 @@ impl FaultKind {
         Self::HintDiskFull,
         Self::HintSettings,
         Self::Flapping,
+        Self::LeaderChange,
+        Self::Damage,
+        Self::CopyCrash,
     ];
 }
 
@@ -80,6 +89,9 @@ pub(super) enum Fault {
     HintDiskFull { node: NodeId, for_ms: u64 },
     HintSettings { node: NodeId },
     Flapping { node: NodeId, times: u64 },
+    LeaderChange,
+    Damage { node: NodeId, partition: u16 },
+    CopyCrash { down_ms: u64 },
 }
 
 /// Clocks are up to five minutes off, either way.
@@ -106,7 +118,14 @@ fn either_way(schedule: &Schedule, most: u64) -> i64 {
 
 /// The next fault, at random. It counts when it strikes: many would change nothing.
 pub(super) fn next(schedule: &Schedule, nodes: &[NodeId]) -> Option<(FaultKind, Fault)> {
-    let heavy = [FaultKind::Crash, FaultKind::Partition, FaultKind::Reshape, FaultKind::OneWayCut];
+    let heavy = [
+        FaultKind::Crash,
+        FaultKind::Partition,
+        FaultKind::Reshape,
+        FaultKind::OneWayCut,
+        FaultKind::Damage,
+        FaultKind::CopyCrash,
+    ];
     let kind =
         if schedule.pick(1, ALTERNATE) == 1 { schedule.one_of(&heavy)? } else { schedule.one_of(&FaultKind::ALL)? };
     Some((kind, make(schedule, nodes, kind)?))
@@ -142,5 +161,8 @@ fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault>
         FaultKind::HintDiskFull => Fault::HintDiskFull { node, for_ms },
         FaultKind::HintSettings => Fault::HintSettings { node },
         FaultKind::Flapping => Fault::Flapping { node, times: schedule.pick(2, 4) },
+        FaultKind::LeaderChange => Fault::LeaderChange,
+        FaultKind::Damage => Fault::Damage { node, partition: u16::try_from(schedule.pick(0, 1)).unwrap_or(0) },
+        FaultKind::CopyCrash => Fault::CopyCrash { down_ms: schedule.pick(20, 2_000) },
     })
 }

@@ -88,8 +88,8 @@ impl History {
         self.order.hash(&mut hasher);
         discriminant(event).hash(&mut hasher);
         event.node().hash(&mut hasher);
-        if let Event::CopyAgain { copy: (partition, _), .. } = event {
-            partition.hash(&mut hasher);
+        if let Event::Report(reports) = event {
+            reports.iter().for_each(|report| (report.partition, report.done).hash(&mut hasher));
         }
         self.order = hasher.finish();
     }

@@ -12,6 +12,7 @@ mod cluster;
 mod control;
 mod event;
 mod faults;
+mod follow;
 mod hints;
 mod history;
 mod mutants;

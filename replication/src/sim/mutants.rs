@@ -5,10 +5,12 @@ use cube_storage::engine::{
     Direction, Durability, Engine, EngineError, GetVisitor, MemoryEngine, Reader, Recovery, ScanVisitor, Space, Writes,
 };
 use cube_storage::keyspace::KeyRange;
+use cube_storage::merkle::LeafSum;
 use cube_storage::model::{Epoch, Origin, Outcome};
 
 use crate::consistency::Level;
 use crate::messages::{Reply, ReplyBody, Request, RequestBody, ScanTable};
+use crate::transport::Lane;
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +35,14 @@ pub enum Mutant {
     FenceForgotten,
     /// New replicas call themselves complete without copying.
     CopySkipped,
+    /// Copies leave out the rows of all pages but the last.
+    PageSkipped,
+    /// Replicas report that they caught up while they still copy.
+    CaughtUpTooEarly,
+    /// A replica that lost something forgets the mark.
+    MarkForgotten,
+    /// Ranges of rows are not deleted.
+    RangesKept,
     /// Rows are answered with the bytes of another row.
     ValueMixedUp,
     /// Coordinators do not look at the time.
@@ -46,8 +56,13 @@ pub enum Mutant {
 }
 
 impl Mutant {
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mutant| format!("{mutant:?}") == name)
+    }
+
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::OneAcknowledgementTooFew,
         Self::AcknowledgedBeforeSync,
         Self::SupersededNotTold,
@@ -58,6 +73,10 @@ impl Mutant {
         Self::TombstoneIgnored,
         Self::FenceForgotten,
         Self::CopySkipped,
+        Self::PageSkipped,
+        Self::CaughtUpTooEarly,
+        Self::MarkForgotten,
+        Self::RangesKept,
         Self::ValueMixedUp,
         Self::DeadlineForgotten,
         Self::SuspicionKept,
@@ -112,7 +131,7 @@ impl Mutant {
     }
 
     /// A reply as a coordinator gets it.
-    pub(super) fn spoil_reply(mutant: Option<Self>, reply: &Reply) -> Reply {
+    pub(super) fn spoil_reply(mutant: Option<Self>, lane: Lane, reply: &Reply) -> Reply {
         let mut reply = reply.clone();
         match (mutant, &mut reply.body) {
             (Some(Self::SupersededNotTold), Ok(ReplyBody::Wrote(outcomes))) => {
@@ -126,6 +145,14 @@ impl Mutant {
                 let found: Vec<_> = rows.iter().rev().cloned().collect();
                 *rows = found;
             }
+            // Only copies ask for pages in the background.
+            (Some(Self::CopySkipped), Ok(ReplyBody::Page { rows, next, .. })) if lane == Lane::Background => {
+                rows.clear();
+                *next = None;
+            }
+            (Some(Self::PageSkipped), Ok(ReplyBody::Page { rows, next: Some(_), .. })) if lane == Lane::Background => {
+                rows.clear();
+            }
             _ => {}
         }
         reply
@@ -134,7 +161,8 @@ impl Mutant {
     /// The engine a node runs on.
     pub(super) fn engine(mutant: Option<Self>, engine: MemoryEngine) -> Box<dyn Engine> {
         match mutant {
-            Some(Self::AcknowledgedBeforeSync) => Box::new(NeverSynced(engine)),
+            Some(Self::AcknowledgedBeforeSync) => Box::new(Spoiled { engine, syncs: false, deletes_ranges: true }),
+            Some(Self::RangesKept) => Box::new(Spoiled { engine, syncs: true, deletes_ranges: false }),
             _ => Box::new(engine),
         }
     }
@@ -150,16 +178,43 @@ fn forget_claims(body: &mut RequestBody) {
     }
 }
 
-/// An engine that calls everything synced and syncs nothing.
-struct NeverSynced(MemoryEngine);
+/// An engine that calls everything synced and syncs nothing, or one that deletes no range of rows.
+struct Spoiled {
+    engine: MemoryEngine,
+    syncs: bool,
+    deletes_ranges: bool,
+}
 
-impl Reader for NeverSynced {
+/// Changes but those that delete ranges of rows.
+struct WithoutRanges<'a>(&'a mut dyn Writes);
+
+impl Writes for WithoutRanges<'_> {
+    fn put(&mut self, space: Space, key: &[u8], value: &[u8]) {
+        self.0.put(space, key, value);
+    }
+
+    fn delete(&mut self, space: Space, key: &[u8]) {
+        self.0.delete(space, key);
+    }
+
+    fn delete_range(&mut self, space: Space, range: &KeyRange) {
+        if space != Space::Data {
+            self.0.delete_range(space, range);
+        }
+    }
+
+    fn add(&mut self, key: &[u8], delta: LeafSum) {
+        self.0.add(key, delta);
+    }
+}
+
+impl Reader for Spoiled {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<bytes::Bytes>, EngineError> {
-        self.0.get(space, key)
+        self.engine.get(space, key)
     }
 
     fn multi_get(&self, space: Space, keys: &[&[u8]], visit: &mut GetVisitor<'_>) {
-        self.0.multi_get(space, keys, visit);
+        self.engine.multi_get(space, keys, visit);
     }
 
     fn scan(
@@ -169,21 +224,23 @@ impl Reader for NeverSynced {
         direction: Direction,
         visit: &mut ScanVisitor<'_>,
     ) -> Result<(), EngineError> {
-        self.0.scan(space, range, direction, visit)
+        self.engine.scan(space, range, direction, visit)
     }
 }
 
-impl Engine for NeverSynced {
+impl Engine for Spoiled {
     fn snapshot(&self) -> Box<dyn Reader + '_> {
-        self.0.snapshot()
+        self.engine.snapshot()
     }
 
-    fn write(&self, _: Durability, fill: &mut dyn FnMut(&mut dyn Writes)) -> Result<(), EngineError> {
-        self.0.write(Durability::Buffered, fill)
+    fn write(&self, durability: Durability, fill: &mut dyn FnMut(&mut dyn Writes)) -> Result<(), EngineError> {
+        let durability = if self.syncs { durability } else { Durability::Buffered };
+        let mut without_ranges = |writes: &mut dyn Writes| fill(&mut WithoutRanges(writes));
+        self.engine.write(durability, if self.deletes_ranges { fill } else { &mut without_ranges })
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        Ok(())
+        if self.syncs { self.engine.sync() } else { Ok(()) }
     }
 
     fn recovery(&self) -> Recovery {

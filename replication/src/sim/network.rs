@@ -169,11 +169,11 @@ impl SimNetwork {
     fn answer(&self, (from, life): (NodeId, u64), id: RequestId, reply: &Reply) {
         let state = self.state.lock();
         let is_alive = state.lives.get(&from) == Some(&life);
-        let to = state.pending.get(&id).map(|pending| pending.from);
+        let asked = state.pending.get(&id).map(|pending| (pending.from, pending.lane));
         drop(state);
-        let (true, Some(to)) = (is_alive, to) else { return };
+        let (true, Some((to, lane))) = (is_alive, asked) else { return };
         // A reply that cannot be told arrives as bytes that are none, which ends the run.
-        let bytes = codec::encode_reply(Mutant::spoil_reply(self.mutant, reply)).unwrap_or_default();
+        let bytes = codec::encode_reply(Mutant::spoil_reply(self.mutant, lane, reply)).unwrap_or_default();
         self.carry(from, to, |bytes| Event::DeliverReply { to, id, bytes }, bytes);
     }
 

@@ -1,24 +1,26 @@
 //! A simulated node: a disk that outlives its process, and a process that is the real replica and coordinator.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cube_storage::engine::{Engine, MemoryEngine};
 use cube_storage::files::SimulatedFiles;
 use cube_storage::merkle::MerkleKey;
-use cube_storage::model::{Epoch, Limits, NodeId, PartitionBits, PartitionId};
+use cube_storage::model::{Limits, NodeId, PartitionBits, PartitionId};
 use cube_storage::{Identity, Store, StoreError, StoreOptions};
 use parking_lot::Mutex;
 
+use super::control::News;
+use super::follow::{self, Bell, Following};
 use super::hints::SimHints;
 use super::mutants::Mutant;
 use super::network::SimNetwork;
 use super::time::{Schedule, SimClock};
-use crate::catalog::{Catalog, ClusterState};
+use crate::catalog::Catalog;
 use crate::clock::NodeClock;
 use crate::coordinator::{Coordinator, Parts, Scanning, Settings};
 use crate::handoff::{HandoffParts, HintReceiver, HintReplay, ReceiverParts, ReplayParts};
-use crate::lifecycle::{BackfillParts, adopt};
+use crate::lifecycle::{FollowParts, Follower, adopt};
 use crate::membership::Scripted;
 use crate::replica::Replica;
 use crate::transport::PeerTransport;
@@ -39,14 +41,11 @@ pub(super) struct Process {
     pub(super) clock: Arc<NodeClock>,
     pub(super) replica: Arc<Replica>,
     pub(super) coordinator: Arc<Coordinator>,
-    pub(super) catalog: Arc<Catalog>,
     pub(super) hints: Arc<SimHints>,
-    pub(super) transport: Arc<dyn PeerTransport>,
+    pub(super) following: Following,
     pub(super) commit_scheduled: bool,
     /// The page that each client waits for, or waited for last.
     pub(super) scans: Mutex<BTreeMap<usize, Scanning>>,
-    /// Copies under way or complete, by the map they are made for.
-    pub(super) copies: Mutex<BTreeSet<(PartitionId, Epoch)>>,
 }
 
 /// A node.
@@ -57,7 +56,7 @@ pub(super) struct SimNode {
     pub(super) clock: Arc<SimClock>,
     pub(super) view: Arc<Scripted>,
     /// The state that its disk remembers.
-    pub(super) known: ClusterState,
+    pub(super) known: Arc<News>,
     pub(super) process: Option<Process>,
     pub(super) lives: u64,
     /// When it last cleared a partition to become its replica.
@@ -67,7 +66,7 @@ pub(super) struct SimNode {
 }
 
 impl SimNode {
-    pub(super) fn new(id: NodeId, clock: Arc<SimClock>, known: ClusterState) -> Self {
+    pub(super) fn new(id: NodeId, clock: Arc<SimClock>, known: Arc<News>) -> Self {
         Self {
             id,
             engine: MemoryEngine::new(),
@@ -97,12 +96,13 @@ impl SimNode {
         let limits = Limits { page_bytes_max: PAGE_BYTES_MAX, ..Limits::default() };
         let options = StoreOptions { limits, ..StoreOptions::default() };
         let store = Arc::new(Store::open(engine, identity, options)?);
-        adopt(&store, self.id, &self.known)?;
+        let before = follow::partitions(&store);
+        adopt(&store, self.id, &self.known.state)?;
         let machine = Arc::clone(&self.clock);
         let clock = NodeClock::new(self.id, machine, Arc::clone(&store), MAX_DRIFT_MS);
         let clock = Arc::new(clock.map_err(|error| StoreError::Stopped { cause: error.to_string() })?);
         let replica = Arc::new(Replica::new(self.id, Arc::clone(&store), Arc::clone(&clock)));
-        let catalog = Arc::new(Catalog::new(self.known.clone()));
+        let catalog = Arc::new(Catalog::new(self.known.state.as_ref().clone()));
         let parts = HandoffParts {
             files: Arc::new(self.files.clone()),
             settings: super::hints::usual(),
@@ -111,7 +111,8 @@ impl SimNode {
             clock: Arc::clone(&clock),
             wake: SimHints::wake(self.id, life, schedule.clone()),
         };
-        let members: Vec<String> = self.known.topology.members().values().map(|member| member.name.clone()).collect();
+        let members: Vec<String> =
+            self.known.state.topology.members().values().map(|member| member.name.clone()).collect();
         let hints = SimHints::open(parts, mutant, &members)
             .map_err(|error| StoreError::Stopped { cause: error.to_string() })?;
         let transport: Arc<dyn PeerTransport> = Arc::new(network.handle(self.id, life));
@@ -144,19 +145,34 @@ impl SimNode {
         let timeouts = Settings { write_timeout_ms: TIMEOUT_MS, read_timeout_ms: TIMEOUT_MS, ..Settings::default() };
         let settings = Settings { in_flight_max: 256, ..timeouts };
         let coordinator = Coordinator::new(parts, settings);
+        let newest = Arc::new(Mutex::new(Arc::clone(&self.known)));
+        let bell = Bell::new(schedule.clone(), self.id, life);
+        let wakes = Arc::clone(&bell);
+        let follower = Follower::new(FollowParts {
+            me: self.id,
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            catalog,
+            coordinator: Arc::clone(&coordinator),
+            transport,
+            newest: follow::newest_of(&newest),
+            report: follow::report_to(schedule, mutant),
+            wake: Arc::new(move || wakes.ring()),
+        });
+        bell.ring();
+        let following = Following { follower, newest, bell };
         self.process = Some(Process {
             life,
             store,
             clock,
             replica,
             coordinator,
-            catalog,
             hints,
-            transport,
+            following,
             commit_scheduled: false,
             scans: Mutex::default(),
-            copies: Mutex::default(),
         });
+        self.note_cleared(&before, schedule.now_us());
         Ok(())
     }
 
@@ -181,15 +197,5 @@ impl SimNode {
     /// Whether the process runs, be it that it stands still.
     pub(super) fn is_up(&self) -> bool {
         self.process.is_some()
-    }
-
-    pub(super) fn backfill_parts(&self) -> Option<BackfillParts> {
-        let process = self.process.as_ref()?;
-        Some(BackfillParts {
-            me: self.id,
-            store: Arc::clone(&process.store),
-            clock: Arc::clone(&process.clock),
-            transport: Arc::clone(&process.transport),
-        })
     }
 }

@@ -1,16 +1,19 @@
 //! Faults as they strike a run, and processes that come and go.
 
-use std::sync::Arc;
+use cube_storage::model::{NodeId, PartitionId};
 
-use cube_storage::model::NodeId;
+use cube_storage::SyncState;
 
 use super::cluster::{CLIENTS, Run, TICK_MS};
+use super::control::PLACEMENT;
 use super::event::Event;
 use super::faults::{self, Fault};
 use super::hints;
 use super::mutants::Mutant;
 use super::node::SimNode;
+use crate::consistency::Level;
 use crate::membership::Membership as _;
+use crate::quorum::{State as Count, Tracker};
 
 /// How long a flapping node is down.
 pub(super) const FLAP_MS: u64 = 100;
@@ -82,9 +85,7 @@ impl Run {
                 schedule.after_ms(for_ms, Event::Believe { by, of, alive: true });
             }
             Fault::Reshape { replicas, heavier, weight } => {
-                let before = self.control.moves();
-                self.control.reshape(&schedule, replicas, heavier, weight);
-                return self.control.moves() != before;
+                return self.control.reshape(&schedule, replicas, heavier, weight);
             }
             Fault::HintDamage { node } => {
                 return self.nodes.get(&node).is_some_and(|node| hints::damage(&node.files, &schedule));
@@ -109,12 +110,35 @@ impl Run {
                     down_ms += up_ms + FLAP_MS;
                 }
             }
-            Fault::AbortMoves => {
-                let before = self.control.moves();
-                self.control.abort_moves(&schedule);
-                return self.control.moves() != before;
+            Fault::AbortMoves => return self.control.abort_moves(&schedule),
+            Fault::Damage { node, partition } => return self.damage(node, PartitionId(partition)),
+            Fault::CopyCrash { down_ms } => {
+                let copying = self.nodes.values().find(|node| node.copies());
+                let Some(node) = copying.map(|node| node.id) else { return false };
+                return self.crash(node, down_ms);
             }
+            Fault::LeaderChange => return self.control.change_leader(&schedule),
         }
+        true
+    }
+
+    /// A replica loses all that it held of a partition, where the others still hold what was acknowledged: they are in sync,
+    /// and a quorum of each data center without it.
+    fn damage(&mut self, id: NodeId, partition: PartitionId) -> bool {
+        let now_us = self.schedule.now_us();
+        let state = &self.control.state;
+        let map = state.topology.placement(PLACEMENT).and_then(|placement| placement.partition(partition));
+        let Some(map) = map.filter(|map| map.serving().contains(id)) else { return false };
+        let mut others = Tracker::new(Level::EachQuorum, &map.read_sets(), "dc1".into());
+        others.fail(id);
+        let others_hold = others.state() != Count::Impossible
+            && map.serving().nodes().iter().all(|node| {
+                let process = self.nodes.get(node).and_then(|node| node.process.as_ref());
+                process.is_some_and(|p| p.store.partition(PLACEMENT, partition).sync == SyncState::Synced)
+            });
+        let Some(node) = self.nodes.get_mut(&id).filter(|_| others_hold) else { return false };
+        let damaged = node.lose(partition, now_us);
+        self.must(damaged);
         true
     }
 
@@ -162,7 +186,7 @@ impl Run {
         self.schedule.after_ms(TICK_MS, Event::Tick { node: id, life });
         self.tell_others(id);
         let lag_ms = self.schedule.pick(1, 300);
-        self.schedule.after_ms(lag_ms, Event::Learn { node: id, state: Arc::new(self.control.state.clone()) });
+        self.schedule.after_ms(lag_ms, Event::Learn { node: id, news: self.control.news() });
         self.check_acknowledged(id);
     }
 }

@@ -1,7 +1,5 @@
 //! The end of a run: everything heals, everything must work again, and the checkers judge what was seen.
 
-use std::sync::Arc;
-
 use cube_storage::StoreError;
 use cube_storage::model::NodeId;
 
@@ -10,8 +8,9 @@ use super::client;
 use super::cluster::Run;
 use super::event::Event;
 
-/// What everything that was under way at the heal needs to end, moves included.
-const SETTLE_MS: u64 = 12_000;
+/// What everything that was under way at the heal needs to end, moves included: a page of a copy that was lost is asked for
+/// again after ten seconds, several moves may follow one another, and what they leave behind is removed at last.
+const SETTLE_MS: u64 = 40_000;
 /// What the last operations need.
 const FINISH_MS: u64 = 2_000;
 
@@ -31,8 +30,7 @@ impl Run {
                 node.files.set_capacity(None);
             }
             self.start(*id);
-            let state = Arc::new(self.control.state.clone());
-            schedule.after_ms(1, Event::Learn { node: *id, state });
+            schedule.after_ms(1, Event::Learn { node: *id, news: self.control.news() });
             self.tell_others(*id);
         }
         schedule.after_ms(SETTLE_MS, Event::WriteEverywhere);
@@ -91,6 +89,8 @@ impl Run {
         self.violations.extend(checkers::nothing_invented(&self.history));
         self.violations.extend(checkers::scanned_once(&self.history));
         let moves = self.control.moves_under_way();
+        self.violations.extend(checkers::nothing_is_left(&self.nodes, &self.control.state));
+        self.violations.extend(checkers::all_in_sync(&self.nodes, &self.control.state));
         self.violations.extend(checkers::liveness(&self.history, self.lively_from_us, self.nodes.len(), moves));
     }
 }

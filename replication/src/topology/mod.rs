@@ -12,6 +12,7 @@
 mod assignment;
 mod change;
 mod member;
+mod moves;
 mod partition_map;
 mod placement;
 pub mod plan;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use assignment::Assignment;
 pub use change::{Refused, TopologyChange};
 pub use member::{Addresses, DataCenter, Member, MemberState, Rack};
+pub use moves::{MOVE_CHANGES_MAX, MOVES_UNDER_WAY_MAX, MoveDone, MoveDriver, MoveReport, in_reach};
 pub use partition_map::{Evidence, MoveRefused, Needs, PartitionMap, Step};
 pub use placement::{BadAssignment, Placement};
 pub use replica_set::{BadReplicaSet, DataCenterReplicas, Replica, ReplicaSet, ReplicaSets, Slots};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cube_replication::catalog::ClusterState;
 use cube_replication::lifecycle::{FollowParts, Follower, MoveDone, MoveReport, Newest};
-use cube_replication::topology::TopologyChange;
+use cube_replication::topology::{Evidence, MoveDriver, TopologyChange};
 use cube_replication::worker::{Step, Worker};
 use cube_storage::model::{NodeId, PartitionId, Record, RowKey, TableId};
 use cube_storage::{SyncState, UnsyncedCause};
@@ -65,6 +65,18 @@ impl Following {
         let state =
             self.cluster.change(&TopologyChange::BeginMove { placement: PLACEMENT, partition: partition(), replicas });
         *self.newest.lock() = Arc::new(state);
+    }
+
+    /// Takes the move back and begins it anew.
+    fn move_anew(&mut self, replicas: &[u16]) {
+        let from = self.newest.lock().topology.epoch();
+        self.cluster.change(&TopologyChange::AbortMove { placement: PLACEMENT, partition: partition(), from });
+        self.move_to(replicas);
+    }
+
+    fn lost(&self) -> Vec<u16> {
+        let reports = self.reports.lock();
+        reports.iter().filter(|report| report.done == MoveDone::Lost).map(|report| report.node.0).collect()
     }
 
     fn step(&mut self, node: u16) -> Step {
@@ -150,7 +162,7 @@ fn a_damaged_replica_that_was_the_only_one_stays_so_and_nobody_copies_from_it() 
 }
 
 #[test]
-fn damage_that_is_found_while_a_copy_is_made_stays_marked_until_another_copy() {
+fn damage_that_is_found_while_a_copy_is_made_stays_marked_until_a_copy_behind_a_newer_map() {
     let mut following = Following::of("a0 a1 a2 (a3)");
     following.mark(0, DAMAGED_LOG);
     following.move_to(&[0, 1, 3]);
@@ -162,6 +174,9 @@ fn damage_that_is_found_while_a_copy_is_made_stays_marked_until_another_copy() {
     following.mark(0, operator);
     following.cluster.settle();
     assert_eq!(following.sync(0), operator, "the copy began before the mark");
+    following.pass_s(3);
+    assert_eq!((following.sync(0), following.lost()), (operator, vec![0]), "it had acknowledged by this map");
+    following.move_anew(&[0, 1, 3]);
     following.pass_s(3);
     assert_eq!(following.sync(0), SyncState::Synced);
 }
@@ -177,9 +192,84 @@ fn a_replica_that_is_marked_after_its_copy_does_not_say_any_more_that_it_caught_
     following.reports.lock().clear();
     following.pass_s(3);
     assert_eq!(following.caught_up(), [1, 3]);
+    assert_eq!(following.lost(), [0]);
     following.cluster.revive(2);
+    following.move_anew(&[0, 1, 3]);
+    following.reports.lock().clear();
     following.pass_s(5);
     assert_eq!(following.caught_up(), [0, 1, 3]);
+}
+
+#[test]
+fn a_replica_that_lost_something_heals_without_a_move_once_it_has_a_newer_map() {
+    let mut following = Following::of("a0 a1 a2");
+    following.plant(2);
+    following.mark(0, DAMAGED_LOG);
+    following.pass_s(2);
+    assert_eq!((following.sync(0), following.lost()), (DAMAGED_LOG, vec![0]));
+    // The same replicas again, as the driver of moves asks for.
+    let mut driver = MoveDriver::default();
+    let topology = following.newest.lock().topology.clone();
+    following.reports.lock().iter().for_each(|report| driver.report(&topology, report));
+    let changes = driver.changes(&topology);
+    let again =
+        TopologyChange::BeginMove { placement: PLACEMENT, partition: partition(), replicas: vec![n(0), n(1), n(2)] };
+    assert!(changes.contains(&again), "{changes:?}");
+    following.move_to(&[0, 1, 2]);
+    following.pass_s(3);
+    assert_eq!((following.sync(0), following.holds(0)), (SyncState::Synced, true));
+}
+
+#[test]
+fn a_source_that_fails_now_and_then_is_asked_again_for_the_page_where_it_failed() {
+    let mut following = Following::of("a0 a1 a2 (a3)");
+    let keys = (0..8_000).map(|number| RowKey::of(format!("{KEY}{number}")));
+    let held: Vec<RowKey> = keys.filter(|key| BITS.partition_of(key.token()) == partition()).collect();
+    assert!(held.len() > 1_024, "{}", held.len());
+    let record = Record::value(following.cluster.version(1), "v");
+    for node in [0, 1, 2] {
+        held.iter().for_each(|key| following.cluster.plant(node, key.clone(), record.clone()));
+    }
+    following.move_to(&[0, 1, 3]);
+    (0..4).for_each(|node| while following.step(node) == Step::Busy {});
+    // One is gone for good, so both others are needed, and each fails for a while.
+    following.cluster.kill(2);
+    for node in [0, 1, 0, 1] {
+        following.cluster.network.deliver();
+        following.cluster.kill(node);
+        following.pass_s(1);
+        following.cluster.revive(node);
+    }
+    following.pass_s(20);
+    assert_eq!(following.sync(3), SyncState::Synced);
+    assert!(held.iter().all(|key| following.cluster.node(3).held(key).is_some()));
+    let progress = following.followers[&n(3)].progress().get();
+    assert!(progress.retries > 0, "{progress:?}");
+    assert_eq!((progress.completed, progress.failed), (1, 0), "no copy was begun anew");
+}
+
+#[test]
+fn a_former_replica_removes_what_it_held_a_while_after_the_change_and_not_before() {
+    let mut following = Following::of("a0 a1 a2 (a3)");
+    following.plant(2);
+    following.move_to(&[0, 1, 3]);
+    following.pass_s(8);
+    assert!(following.holds(2), "it may still be copied from");
+    for _ in 0..2 {
+        let topology = following.newest.lock().topology.clone();
+        let all: BTreeSet<NodeId> = (0..4).map(NodeId).collect();
+        let evidence = Evidence { fenced: all.clone(), caught_up: all };
+        let from = topology.placement(PLACEMENT).unwrap().partition(partition()).unwrap().epoch();
+        let advance = TopologyChange::AdvanceMove { placement: PLACEMENT, partition: partition(), from, evidence };
+        let state = following.cluster.change(&advance);
+        *following.newest.lock() = Arc::new(state);
+        following.pass_s(2);
+    }
+    assert!(following.holds(2), "somebody may still be answered by the map before");
+    following.pass_s(15);
+    assert!(!following.holds(2));
+    assert!([0, 1, 3].into_iter().all(|node| following.holds(node)));
+    assert_eq!(following.followers[&n(2)].progress().get().removed, 1);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use cube_replication::catalog::TableSettings;
 use cube_replication::topology::{
-    Addresses, Assignment, DataCenter, Member, MemberState, Rack, Strategy, TopologyChange,
+    Addresses, Assignment, DataCenter, MOVE_CHANGES_MAX, Member, MemberState, Rack, Strategy, TopologyChange,
 };
 use cube_storage::SyncPolicy;
 use cube_storage::model::{NodeId, PartitionBits, PlacementId, TableId};
@@ -14,7 +14,7 @@ use super::refusal::Refusal;
 use crate::identity::{ClusterId, InstanceId};
 
 /// The most changes one [`Command::Topology`] carries: an entry of the log stays small, and its application short.
-pub const CHANGES_MAX: usize = 256;
+pub const CHANGES_MAX: usize = MOVE_CHANGES_MAX;
 
 /// A node that founds or joins, as it describes itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cube_replication::lifecycle::MoveReport;
-use cube_replication::topology::TopologyChange;
+use cube_replication::topology::{MoveDriver, TopologyChange};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::{Answer, Command};
 use super::link::{ControlCall, LinkError};
-use super::moves::MoveDriver;
 use super::network::Network;
 use super::propose::Proposer;
 use super::state::HardState;

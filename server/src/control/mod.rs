@@ -7,7 +7,7 @@
 //!            state_machine.rs ─────────────────────┘
 //!             machine.rs: apply.rs, schema.rs ──▶ Arc<HardState> ──▶ the data path
 //!
-//! on the leader:  membership.rs (voters.rs): who votes      driving.rs (moves.rs): moves of replicas
+//! on the leader:  membership.rs (voters.rs): who votes      driving.rs (topology/moves.rs): moves of replicas
 //! ```
 //!
 //! Nothing on the data path waits for any of this: it reads the newest [`HardState`] that this node has applied. A node
@@ -23,7 +23,6 @@ mod link;
 mod log_store;
 mod machine;
 mod membership;
-mod moves;
 mod names;
 mod network;
 mod options;
@@ -64,7 +63,6 @@ pub use self::command::{Answer, CHANGES_MAX, Command, Founding, NewMember, Refus
 pub use self::disk::DiskError;
 pub use self::error::{OpenError, ProposeError};
 pub use self::link::{ControlCall, ControlLink, LinkError};
-pub use self::moves::{MOVES_UNDER_WAY_MAX, MoveDriver};
 pub use self::names::NAME_BYTES_MAX;
 pub use self::options::ControlOptions;
 pub use self::refusal::Refusal;

@@ -20,8 +20,8 @@ use cube_storage::model::{NodeId, PartitionBits, TableId};
 use serde::{Deserialize, Serialize};
 
 use super::command::Command;
-use super::moves::in_reach;
 use crate::identity::{ClusterId, InstanceId};
+use cube_replication::topology::in_reach;
 
 /// The most keyspaces: each has a map of its own for every partition, and all of them are on every node.
 pub const KEYSPACES_MAX: usize = 64;

@@ -232,12 +232,12 @@ impl<'a> Group<'a> {
         let placement = entry.options.placement;
         let state = partitions.state(placement, entry.partition);
         self.damage.push(DamagedRange::of_row(entry.mutation.table, self.key(&entry.key), detail));
-        if state.sync == SyncState::Synced {
+        if state.sync.hides_damage() {
             let state = PartitionState { sync: SyncState::Unsynced(UnsyncedCause::DamagedData), ..state };
             partitions.set_state(placement, entry.partition, state);
             self.notes.push(Partitions::note_state(placement, entry.partition, state));
         } else {
-            partitions.count_mark(placement, entry.partition);
+            partitions.found_more(placement, entry.partition);
         }
     }
 

@@ -88,8 +88,15 @@ impl Store {
         (partitions.state(placement, partition), partitions.marks(placement, partition))
     }
 
-    /// Declares a partition in sync if its map is still `epoch` and nothing was marked since `marks`: then what made it
-    /// whole speaks of all there is. Whether it did.
+    /// The fence that a partition had when it was last found to have lost something; nothing when it has not. Only a copy
+    /// behind a higher one can make it whole: what it acknowledged by this one, and lost, may reach the sources of a copy
+    /// after they were read, be counted all the same, and then be held by one replica less than it was counted by.
+    pub fn lost_at(&self, placement: PlacementId, partition: PartitionId) -> Option<Epoch> {
+        self.partitions.read().lost_at(placement, partition)
+    }
+
+    /// Declares a partition in sync if its map is still `epoch`, higher than [`Store::lost_at`], and nothing was marked since
+    /// `marks`: then what made it whole speaks of all there is. Whether it did.
     pub fn mark_synced_if(
         &self,
         placement: PlacementId,
@@ -99,7 +106,8 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let mut commit = self.commit.lock();
         let (before, present) = self.partition_marks(placement, partition);
-        if before.epoch != epoch || present != marks {
+        let has_lost_since = self.lost_at(placement, partition).is_some_and(|lost_at| lost_at >= epoch);
+        if before.epoch != epoch || present != marks || has_lost_since {
             return Ok(false);
         }
         if before.sync != SyncState::Synced {

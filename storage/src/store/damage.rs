@@ -110,13 +110,13 @@ impl Store {
         for partition in self.bits.partition_of(first).0..=self.bits.partition_of(last).0 {
             let partition = PartitionId(partition);
             let state = partitions.state(placement, partition);
-            if state.sync == SyncState::Synced {
+            if state.sync.hides_damage() {
                 let state = PartitionState { sync: SyncState::Unsynced(UnsyncedCause::DamagedData), ..state };
                 // Even when it cannot be noted: meanwhile it must not be counted.
                 partitions.set_state(placement, partition, state);
                 notes.push(Partitions::note_state(placement, partition, state));
             } else {
-                partitions.count_mark(placement, partition);
+                partitions.found_more(placement, partition);
             }
         }
         // The next write over the damaged row takes the evidence away, so the mark may not stay behind it. Not those of

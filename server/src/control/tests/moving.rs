@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use cube_replication::lifecycle::{MoveDone, MoveReport};
-use cube_replication::topology::{MemberState, Step, Strategy, Topology, TopologyChange};
+use cube_replication::topology::{
+    MOVES_UNDER_WAY_MAX, MemberState, MoveDriver, Step, Strategy, Topology, TopologyChange,
+};
 use cube_storage::SyncPolicy;
 use cube_storage::model::{NodeId, PlacementId};
 use proptest::prelude::{ProptestConfig, prop, prop_assert, proptest};
 
-use super::super::{Command, Control, HardState, MOVES_UNDER_WAY_MAX, MoveDriver};
+use super::super::{Command, Control, HardState};
 use super::cluster::Cluster;
 use super::{founding, newcomer, node};
 use crate::cases::cases;
