@@ -35,10 +35,10 @@ fn bench<R>(
     criterion: &mut Criterion,
     name: &str,
     rows: u64,
+    mut coordination: Coordination,
     prepare: impl Fn(u64) -> R,
     carry_out: impl Fn(&mut Coordination, R),
 ) {
-    let mut coordination = Coordination::new().expect("the stub cluster starts");
     let mut group = criterion.benchmark_group("coordinator");
     group.throughput(Throughput::Elements(rows));
     group.bench_function(name, |bencher| {
@@ -57,11 +57,16 @@ fn bench<R>(
 }
 
 fn coordinator(criterion: &mut Criterion) {
-    bench(criterion, "put", 1, |number| put(number, 1), Coordination::write);
-    bench(criterion, "put_batch_64", 64, |number| put(64 * number, 64), Coordination::write);
-    bench(criterion, "put_batch_64_one_partition_key", 64, |number| put_together(number, 64), Coordination::write);
-    bench(criterion, "get", 1, |number| get(number, 1), Coordination::read);
-    bench(criterion, "get_64", 64, |number| get(64 * number, 64), Coordination::read);
+    let alone = || Coordination::new().expect("the stub cluster starts");
+    let replica = || Coordination::on_a_replica().expect("the stub cluster starts");
+    let together = |number| put_together(number, 64);
+    bench(criterion, "put", 1, alone(), |number| put(number, 1), Coordination::write);
+    bench(criterion, "put_batch_64", 64, alone(), |number| put(64 * number, 64), Coordination::write);
+    bench(criterion, "put_batch_64_one_partition_key", 64, alone(), together, Coordination::write);
+    bench(criterion, "put_on_a_replica", 1, replica(), |number| put(number, 1), Coordination::write);
+    bench(criterion, "put_batch_64_on_a_replica", 64, replica(), |number| put(64 * number, 64), Coordination::write);
+    bench(criterion, "get", 1, alone(), |number| get(number, 1), Coordination::read);
+    bench(criterion, "get_64", 64, alone(), |number| get(64 * number, 64), Coordination::read);
 }
 
 criterion_group!(benches, coordinator);

@@ -1,4 +1,5 @@
-//! A coordinator alone: a node that holds no data, and three replicas that answer at once without doing anything.
+//! A coordinator alone: a node that holds no data, and three replicas that answer at once without doing anything. Or one that
+//! is itself the first of the three, with its data in memory: then its own part of a write is committed at once.
 //!
 //! What is measured with it is the coordinator's own logic: finding the replicas, stamping, sending, counting, telling.
 //! No message is serialised, nothing is stored, and the client's request is made before the measurement begins.
@@ -15,6 +16,7 @@ use cube_replication::coordinator::{
     Change, Coordinator, Parts, ReadRequest, Settings, TableName, Terms, WriteRequest,
 };
 use cube_replication::handoff::{HintKeeper, Kept, Missed, OnKept};
+use cube_replication::lifecycle::adopt;
 use cube_replication::membership::Scripted;
 use cube_replication::messages::{Found, Refusal, Reply, ReplyBody, Request, RequestBody, Want};
 use cube_replication::replica::Replica;
@@ -38,6 +40,8 @@ const TICK_EVERY: u64 = 1_024;
 /// A coordinator and the count of what it was told.
 pub struct Coordination {
     coordinator: Arc<Coordinator>,
+    /// Its own data, where it is a replica.
+    store: Option<Arc<Store>>,
     begun: u64,
     succeeded: Arc<AtomicU64>,
 }
@@ -45,22 +49,33 @@ pub struct Coordination {
 impl Coordination {
     /// A cluster of one coordinator and three replicas.
     pub fn new() -> Result<Self> {
+        Self::at(COORDINATOR)
+    }
+
+    /// A cluster of three replicas, of which the first coordinates.
+    pub fn on_a_replica() -> Result<Self> {
+        Self::at(NodeId(0))
+    }
+
+    fn at(me: NodeId) -> Result<Self> {
         let state = cluster()?;
         let identity = Identity { bits: PartitionBits::DEFAULT, merkle_key: MerkleKey([1; 16]) };
         let store = Arc::new(Store::open(Arc::new(MemoryEngine::new()), identity, StoreOptions::default())?);
+        adopt(&store, me, &state)?;
         let machine = Arc::new(SystemClock::new(0));
-        let clock = Arc::new(NodeClock::new(COORDINATOR, machine, Arc::clone(&store), 900_000)?);
+        let clock = Arc::new(NodeClock::new(me, machine, Arc::clone(&store), 900_000)?);
         let parts = Parts {
-            me: COORDINATOR,
+            me,
             clock: Arc::clone(&clock),
             catalog: Arc::new(Catalog::new(state)),
-            membership: Arc::new(Scripted::new(COORDINATOR)),
+            membership: Arc::new(Scripted::new(me)),
             transport: Arc::new(AtOnce),
-            replica: Arc::new(Replica::new(COORDINATOR, store, clock)),
+            replica: Arc::new(Replica::new(me, Arc::clone(&store), clock)),
             hints: Arc::new(NoHints),
         };
         let coordinator = Coordinator::new(parts, Settings::default());
-        Ok(Self { coordinator, begun: 0, succeeded: Arc::default() })
+        let store = (me != COORDINATOR).then_some(store);
+        Ok(Self { coordinator, store, begun: 0, succeeded: Arc::default() })
     }
 
     /// Carries a write out, to its end.
@@ -71,6 +86,9 @@ impl Coordination {
             succeeded.fetch_add(u64::from(success), Ordering::Relaxed);
         });
         self.coordinator.write(request, done);
+        if let Some(store) = &self.store {
+            while store.run_pending() {}
+        }
         self.count();
     }
 
