@@ -116,6 +116,15 @@ impl Control {
         self.state.topology.planned(PLACEMENT) != goal
     }
 
+    /// A new node joins; the moves to it follow. Its id.
+    pub(super) fn join(&mut self, schedule: &Schedule) -> Option<NodeId> {
+        let id = self.state.topology.next_node()?;
+        let joining = Member { state: MemberState::Joining, ..member(id, id.0 % self.data_centers) };
+        self.commit(schedule, &TopologyChange::Join(joining));
+        self.drive_soon(schedule);
+        Some(id)
+    }
+
     /// Takes back the moves that still can be. The driver begins those anew that are still wanted. Whether there was one.
     pub(super) fn abort_moves(&mut self, schedule: &Schedule) -> bool {
         let moving = self.state.topology.placement(PLACEMENT).into_iter().flat_map(|placement| placement.partitions());

@@ -45,10 +45,12 @@ pub enum FaultKind {
     Damage,
     /// A node that copies dies in the middle of it; it comes back after a while.
     CopyCrash,
+    /// A node joins, and replicas move to it.
+    Join,
 }
 
 impl FaultKind {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Crash,
         Self::Pause,
         Self::OneWayCut,
@@ -68,6 +70,7 @@ impl FaultKind {
         Self::LeaderChange,
         Self::Damage,
         Self::CopyCrash,
+        Self::Join,
     ];
 }
 
@@ -92,6 +95,7 @@ pub(super) enum Fault {
     LeaderChange,
     Damage { node: NodeId, partition: u16 },
     CopyCrash { down_ms: u64 },
+    Join,
 }
 
 /// Clocks are up to five minutes off, either way.
@@ -164,5 +168,6 @@ fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault>
         FaultKind::LeaderChange => Fault::LeaderChange,
         FaultKind::Damage => Fault::Damage { node, partition: u16::try_from(schedule.pick(0, 1)).unwrap_or(0) },
         FaultKind::CopyCrash => Fault::CopyCrash { down_ms: schedule.pick(20, 2_000) },
+        FaultKind::Join => Fault::Join,
     })
 }

@@ -11,12 +11,15 @@ use super::faults::{self, Fault};
 use super::hints;
 use super::mutants::Mutant;
 use super::node::SimNode;
+use super::time::SimClock;
 use crate::consistency::Level;
 use crate::membership::Membership as _;
 use crate::quorum::{State as Count, Tracker};
 
 /// How long a flapping node is down.
 pub(super) const FLAP_MS: u64 = 100;
+/// Nodes of a cluster that has grown.
+const NODES_MAX: usize = 7;
 
 impl Run {
     pub(super) fn next_fault(&mut self) {
@@ -117,8 +120,22 @@ impl Run {
                 let Some(node) = copying.map(|node| node.id) else { return false };
                 return self.crash(node, down_ms);
             }
+            Fault::Join => return self.join(),
             Fault::LeaderChange => return self.control.change_leader(&schedule),
         }
+        true
+    }
+
+    /// A new node joins while there are few, with clocks that are wrong in their own way.
+    fn join(&mut self) -> bool {
+        if self.nodes.len() >= NODES_MAX {
+            return false;
+        }
+        let Some(id) = self.control.join(&self.schedule) else { return false };
+        let (skew_ms, drift_ppm) = (faults::skew_ms(&self.schedule), faults::drift_ppm(&self.schedule));
+        let clock = SimClock::new(self.schedule.clone(), skew_ms, drift_ppm);
+        self.nodes.insert(id, SimNode::new(id, clock, self.control.news()));
+        self.start(id);
         true
     }
 
