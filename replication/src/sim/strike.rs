@@ -140,13 +140,13 @@ impl Run {
     }
 
     /// A replica loses all that it held of a partition, where the others still hold what was acknowledged: they are in sync,
-    /// and a quorum of each data center without it.
+    /// and a quorum of each data center without it, in the new set too: a move may be past the point of waiting for it.
     fn damage(&mut self, id: NodeId, partition: PartitionId) -> bool {
         let now_us = self.schedule.now_us();
         let state = &self.control.state;
         let map = state.topology.placement(PLACEMENT).and_then(|placement| placement.partition(partition));
         let Some(map) = map.filter(|map| map.serving().contains(id)) else { return false };
-        let mut others = Tracker::new(Level::EachQuorum, &map.read_sets(), "dc1".into());
+        let mut others = Tracker::new(Level::EachQuorum, &map.write_sets(), "dc1".into());
         others.fail(id);
         let others_hold = others.state() != Count::Impossible
             && map.serving().nodes().iter().all(|node| {

@@ -85,6 +85,10 @@ impl MoveDriver {
             if lost.0 == report.map {
                 lost.1.insert(report.node);
             }
+            // What it caught up with is gone.
+            if let Some((_, evidence)) = self.evidence.get_mut(&key).filter(|(epoch, _)| *epoch == report.map) {
+                evidence.caught_up.remove(&report.node);
+            }
             return;
         }
         if map.epoch() == report.map && !is_under_way(map) {
