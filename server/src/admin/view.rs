@@ -14,6 +14,8 @@ use crate::edge::Names;
 /// How a node fares.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Health {
+    /// How far the member has come, once it is one.
+    pub state: Option<String>,
     /// The node's name.
     pub node: String,
     /// Why it does not serve; it serves when there is none.

@@ -1,4 +1,4 @@
-//! Asks a node whether it serves: `GET /api/v1/health`, and the status line of the answer.
+//! Asks a node whether it serves, and whether it holds what it is to hold: `GET /api/v1/health`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,8 +11,8 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// More of an answer is not read.
 const ANSWER_BYTES_MAX: usize = 4 << 10;
 
-/// Whether the node serves, or what it says instead.
-pub(super) async fn ask(http: SocketAddr) -> Result<(), String> {
+/// Whether the node serves, or what it says instead. `Ok` tells whether it also holds its replicas.
+pub(super) async fn ask(http: SocketAddr) -> Result<bool, String> {
     match tokio::time::timeout(TIMEOUT, exchange(http)).await {
         Ok(Ok(answer)) => judge(&answer),
         Ok(Err(error)) => Err(error.to_string()),
@@ -30,11 +30,11 @@ async fn exchange(http: SocketAddr) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-fn judge(answer: &str) -> Result<(), String> {
+fn judge(answer: &str) -> Result<bool, String> {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let status = head.split_whitespace().nth(1).unwrap_or("nothing");
     match (status, body.trim()) {
-        ("200", _) => Ok(()),
+        ("200", body) => Ok(!is_arriving(body)),
         (status, "") => Err(format!("it answers {status}")),
         (status, body) => Err(match reasons(body) {
             Some(reasons) => reasons,
@@ -48,4 +48,11 @@ fn reasons(body: &str) -> Option<String> {
     let document: serde_json::Value = serde_json::from_str(body).ok()?;
     let reasons: Vec<&str> = document.get("reasons")?.as_array()?.iter().filter_map(|reason| reason.as_str()).collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+/// Whether replicas are still being brought to it.
+fn is_arriving(body: &str) -> bool {
+    let document: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let state = document.as_ref().and_then(|document| document.get("state")?.as_str());
+    matches!(state, Some("JOINING" | "WARMING"))
 }

@@ -128,7 +128,7 @@ impl<'a, W: Write> Report<'a, W> {
         }
         for (node, state) in &self.states {
             if let State::Starting { reason } = state {
-                writeln!(self.out, "{node} does not serve yet: {reason}")?;
+                writeln!(self.out, "{node} is not ready yet: {reason}")?;
             }
         }
         self.examples()?;

@@ -128,10 +128,15 @@ impl Supervisor {
         self.stop_child(&mut child).await
     }
 
-    /// Asks until the node serves, and then whether it still does.
+    /// Asks until the node serves what it is to hold, and then whether it still serves.
     async fn watch_health(&self) -> std::convert::Infallible {
         let mut told = String::new();
-        while let Err(reason) = health::ask(self.node.addresses.http).await {
+        loop {
+            let reason = match health::ask(self.node.addresses.http).await {
+                Ok(true) => break,
+                Ok(false) => "it serves, and replicas are still being brought to it".to_owned(),
+                Err(reason) => reason,
+            };
             if reason != told {
                 told.clone_from(&reason);
                 self.tell(News::Waiting { reason }).await;
@@ -144,7 +149,7 @@ impl Supervisor {
             sleep(LOOK_INTERVAL).await;
             let was_unwell = unwell >= UNWELL_AFTER;
             match health::ask(self.node.addresses.http).await {
-                Ok(()) => {
+                Ok(_) => {
                     unwell = 0;
                     if was_unwell {
                         self.tell(News::Serving).await;

@@ -14,7 +14,7 @@ use crate::gossip::{Addresses, Hints, Load, OwnReport};
 
 impl Member {
     pub(super) fn health(&self) -> Health {
-        let mut health = Health { node: self.identity.name.clone(), ..Health::default() };
+        let mut health = Health { node: self.identity.name.clone(), state: self.member_state(), ..Health::default() };
         if let Some(cause) = self.store.stopped() {
             health.reasons.push(format!("writing stopped after a disk failure until the node is restarted: {cause}"));
         }
@@ -40,6 +40,11 @@ impl Member {
                  clock.max_drift ({max_drift_ms} ms) allows: set the clock"
             )),
         }
+    }
+
+    fn member_state(&self) -> Option<String> {
+        let state = self.catalog.current();
+        state.topology.member(self.identity.node).map(|member| member.state.to_string())
     }
 
     fn unreachable(&self) -> Option<String> {
@@ -137,7 +142,7 @@ impl Member {
                 http: addresses.http,
                 gossip: addresses.gossip,
             },
-            state: me.map(|me| me.state.to_string()).unwrap_or_default(),
+            state: self.member_state().unwrap_or_default(),
             load: Load { in_flight: self.coordinator.in_flight() as u64, ..Load::default() },
             hints: self.own_hints(),
             applied_index: self.control.status().applied.unwrap_or_default(),
@@ -170,5 +175,5 @@ impl Member {
 
 /// The node while it is not a member yet.
 pub(super) fn not_yet(name: &str, waits_for: &dyn Fn() -> String) -> Health {
-    Health { node: name.to_owned(), reasons: vec![waits_for()], warnings: Vec::new() }
+    Health { node: name.to_owned(), reasons: vec![waits_for()], ..Health::default() }
 }

@@ -19,6 +19,8 @@ use crate::edge::{Access, Caller, Code, Edge, EdgeError};
 struct HealthDocument<'a> {
     status: &'static str,
     node: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     reasons: &'a [String],
     warnings: &'a [String],
@@ -57,6 +59,7 @@ fn health_answer(health: &Health) -> Response {
     let document = |status, error| HealthDocument {
         status,
         node: &health.node,
+        state: health.state.as_deref(),
         reasons: &health.reasons,
         warnings: &health.warnings,
         error,
