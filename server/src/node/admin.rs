@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cube_replication::catalog::{Keyspace, Table};
+use cube_replication::catalog::{ClusterState, Keyspace, Table};
 use cube_replication::membership::Membership as _;
 use cube_replication::topology::MemberState;
 
@@ -66,7 +66,7 @@ impl Admin for Member {
         let KeyspaceOptions { strategy, sync } = options.clone();
         match self.control.create_keyspace(keyspace, strategy, sync, false, DECIDE_WITHIN).await.map_err(Failed::from) {
             Ok(_) => {
-                self.adopted().await;
+                self.adopted(|state| state.schema.keyspaces.contains_key(keyspace)).await;
                 Ok(Changed::Yes)
             }
             Err(Failed::Refused(Refusal::KeyspaceExists { .. })) => {
@@ -137,22 +137,47 @@ impl Member {
 
     /// Has the cluster agree on a command; when this returns, requests to this node work by it.
     async fn decide(&self, command: Command) -> Result<Answer, Failed> {
-        let answer = self.control.propose(command, DECIDE_WITHIN).await?;
-        self.adopted().await;
+        let answer = self.control.propose(command.clone(), DECIDE_WITHIN).await?;
+        self.adopted(|state| shows(state, &command)).await;
         Ok(answer)
     }
 
-    /// Waits until requests work by the newest state, which the worker adopts within moments.
-    async fn adopted(&self) {
-        let newest = self.control.current();
+    /// Waits until requests to this node work by what the leader has decided: that comes here a moment later than the answer,
+    /// and then a worker adopts it.
+    async fn adopted(&self, shows: impl Fn(&ClusterState) -> bool) {
         let adopted = async {
-            while *self.catalog.current() != newest.cluster_state {
+            while !shows(&self.catalog.current()) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
         if tokio::time::timeout(ADOPT_WITHIN, adopted).await.is_err() {
             tracing::warn!("a change was agreed on and is not adopted by this node yet");
         }
+    }
+}
+
+/// Whether a change of keyspaces or tables is to be seen in a state.
+fn shows(state: &ClusterState, command: &Command) -> bool {
+    let keyspaces = &state.schema.keyspaces;
+    let table_of = |keyspace: &str, table: &str| keyspaces.get(keyspace).and_then(|space| space.tables.get(table));
+    match command {
+        Command::CreateKeyspace { name, .. } => keyspaces.contains_key(name),
+        Command::DropKeyspace { name, .. } => !keyspaces.contains_key(name),
+        Command::AlterKeyspace { name, strategy, sync } => keyspaces.get(name).is_none_or(|keyspace| {
+            let present = state.topology.placement(keyspace.placement).map(|placement| placement.strategy());
+            let is_placed = strategy.as_ref().is_none_or(|strategy| present == Some(strategy));
+            is_placed && sync.is_none_or(|sync| keyspace.sync == sync)
+        }),
+        Command::CreateTable { keyspace, name, .. } => table_of(keyspace, name).is_some(),
+        Command::DropTable { keyspace, name, .. } => table_of(keyspace, name).is_none(),
+        Command::AlterTable { keyspace, name, settings, .. } => {
+            table_of(keyspace, name).is_none_or(|table| table.settings == *settings)
+        }
+        Command::Found(_)
+        | Command::Join(_)
+        | Command::SetAddresses { .. }
+        | Command::SetMemberState { .. }
+        | Command::Topology(_) => true,
     }
 }
 

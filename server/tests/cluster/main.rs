@@ -27,4 +27,5 @@ mod majority;
 mod pauses;
 mod refusals;
 mod restarts;
+mod schema;
 mod stopping;
