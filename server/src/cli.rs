@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use cube_server::config::{self, ConfigError, Flag, Loaded, Sources};
+use cube_server::config::{self, Flag, Live, Sources};
 use cube_server::{dev, node, telemetry};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
@@ -124,7 +124,7 @@ struct DevArguments {
 }
 
 impl NodeArguments {
-    fn load(self) -> Result<Loaded, ConfigError> {
+    fn sources(self) -> Sources {
         let seeds = (!self.seed.is_empty()).then(|| self.seed.join(","));
         let flags = [
             ("--name", "name", self.name),
@@ -139,7 +139,7 @@ impl NodeArguments {
         ];
         let given = flags.into_iter().filter_map(|(flag, setting, value)| Some(Flag { flag, setting, value: value? }));
         let variables = std::env::vars_os().collect();
-        config::load(Sources { files: self.config, variables, set: self.set, flags: given.collect() })
+        Sources { files: self.config, variables, set: self.set, flags: given.collect() }
     }
 }
 
@@ -166,22 +166,18 @@ fn start(arguments: NodeArguments, supervised_by: Option<i32>) -> ExitCode {
     if let Some(Err(error)) = supervised_by.map(end_with) {
         return fail(COMMAND, &error, FAILED);
     }
-    let loaded = match arguments.load() {
-        Ok(loaded) => loaded,
+    let (settings, warnings) = match Live::start(arguments.sources()) {
+        Ok(started) => started,
         Err(error) => return fail(COMMAND, &error, UNUSABLE),
     };
-    let warnings = loaded.warnings.clone();
-    let config = match loaded.complete() {
-        Ok(config) => config,
-        Err(error) => return fail(COMMAND, &error, UNUSABLE),
-    };
+    let config = settings.current();
     if let Err(error) = telemetry::start(&config.log, &config.name) {
         return fail(COMMAND, &error, FAILED);
     }
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    match node::run(config) {
+    match node::run(&settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -204,7 +200,7 @@ fn end_with(supervisor: i32) -> io::Result<()> {
 
 fn check(arguments: NodeArguments) -> ExitCode {
     const COMMAND: &str = "cubed config check";
-    let loaded = match arguments.load() {
+    let loaded = match config::load(&arguments.sources()) {
         Ok(loaded) => loaded,
         Err(error) => return fail(COMMAND, &error, UNUSABLE),
     };
@@ -227,8 +223,8 @@ fn run_dev(arguments: DevArguments) -> ExitCode {
     let DevArguments { nodes, dir, base_port, config: files, set } = arguments;
     // What no node could use is refused before any is started.
     let variables = std::env::vars_os().collect();
-    let settings = match config::load(Sources { files: files.clone(), variables, set: set.clone(), flags: Vec::new() })
-    {
+    let sources = Sources { files: files.clone(), variables, set: set.clone(), flags: Vec::new() };
+    let settings = match config::load(&sources) {
         Ok(loaded) => loaded.config,
         Err(error) => return fail(COMMAND, &error, UNUSABLE),
     };
@@ -236,7 +232,12 @@ fn run_dev(arguments: DevArguments) -> ExitCode {
         Ok(launcher) => launcher,
         Err(error) => return fail(COMMAND, &error, FAILED),
     };
-    let options = dev::Options { nodes, dir, base_port, stop_patience: settings.timeouts.drain + STOP_MARGIN };
+    let options = dev::Options {
+        nodes,
+        dir,
+        base_port,
+        stop_patience: settings.timeouts.announce + settings.timeouts.drain + STOP_MARGIN,
+    };
     match dev::run(&options, &launcher, &mut io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(COMMAND, &error, error.exit_code()),

@@ -2,6 +2,7 @@
 //! anything else, so that it is found where everything else is looked for.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use thiserror::Error;
 use tracing::{Event, Subscriber};
@@ -9,11 +10,12 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Format, Full, Json, JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt as lines};
 
-use crate::config::{LogFormat, LogSettings};
+use crate::config::{LogFormat, LogLevel, LogSettings};
 
 /// Why nothing is logged.
 #[derive(Debug, Error)]
@@ -21,14 +23,29 @@ pub enum TelemetryError {
     /// The filter is none.
     #[error("log.level cannot be used: {0}")]
     Level(#[from] tracing_subscriber::filter::ParseError),
+    /// The log is gone.
+    #[error("the level of the log cannot be changed: {0}")]
+    Reload(#[from] reload::Error),
     /// Something logs already.
     #[error("the log was started before: {0}")]
     Started(#[from] TryInitError),
 }
 
+/// What is logged, once something is.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// Logs something else from now on.
+pub fn set_level(level: &LogLevel) -> Result<(), TelemetryError> {
+    let targets: Targets = level.as_str().parse()?;
+    match FILTER.get() {
+        Some(filter) => Ok(filter.reload(targets)?),
+        None => Ok(()),
+    }
+}
+
 /// Starts the log of this process, once.
 pub fn start(settings: &LogSettings, node: &str) -> Result<(), TelemetryError> {
-    let targets: Targets = settings.level.as_str().parse()?;
+    let (targets, handle) = reload::Layer::new(settings.level.as_str().parse::<Targets>()?);
     let named = |format| lines::layer().with_writer(std::io::stderr).event_format(format);
     match settings.format {
         LogFormat::Text => {
@@ -44,6 +61,8 @@ pub fn start(settings: &LogSettings, node: &str) -> Result<(), TelemetryError> {
             tracing_subscriber::registry().with(layer.with_filter(targets)).try_init()?;
         }
     }
+    // Whoever comes second is refused above.
+    let _first = FILTER.set(handle);
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let backtrace = std::backtrace::Backtrace::capture();

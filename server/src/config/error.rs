@@ -23,6 +23,8 @@ pub enum Source {
     Set,
     /// A flag of its own.
     Flag(&'static str),
+    /// Set while the node runs.
+    Patch,
 }
 
 impl fmt::Display for Source {
@@ -33,6 +35,7 @@ impl fmt::Display for Source {
             Self::Variable(name) => f.write_str(name),
             Self::Set => f.write_str("--set"),
             Self::Flag(flag) => f.write_str(flag),
+            Self::Patch => f.write_str("PATCH /api/v1/config"),
         }
     }
 }

@@ -96,24 +96,30 @@ impl Assignments {
 }
 
 /// Reads all sources. Every problem is told at once, except that a file must first be readable TOML.
-pub fn load(given: Sources) -> Result<Loaded, ConfigError> {
+pub fn load(given: &Sources) -> Result<Loaded, ConfigError> {
+    load_with(given, |_| {})
+}
+
+/// Reads all sources, and then a last one.
+pub(super) fn load_with(given: &Sources, last: impl FnOnce(&mut Assignments)) -> Result<Loaded, ConfigError> {
     let mut assignments = Assignments::default();
     for path in &given.files {
         file::read(path, &mut assignments)?;
     }
-    for (name, value) in given.variables {
-        if let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX) && !is_foreign(name, &value)) {
-            assignments.variable(name, value);
+    for (name, value) in &given.variables {
+        if let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX) && !is_foreign(name, value)) {
+            assignments.variable(name, value.clone());
         }
     }
     for assignment in &given.set {
         assignments.set(assignment);
     }
-    for flag in given.flags {
+    for flag in &given.flags {
         if let Some(setting) = settings().find(|setting| setting.name == flag.setting) {
             assignments.assign(setting, &Raw::Text(&flag.value), Source::Flag(flag.flag));
         }
     }
+    last(&mut assignments);
     let Assignments { config, sources, mut problems } = assignments;
     let findings = check::check(&config, &sources);
     problems.extend(findings.problems);

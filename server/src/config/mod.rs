@@ -13,6 +13,7 @@ mod check;
 mod convert;
 mod error;
 mod file;
+mod live;
 mod load;
 mod section;
 mod sections;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 
 pub use self::address::{Advertised, HostPort};
 pub use self::error::{ConfigError, Problem, Source};
+pub use self::live::{Change, ChangeError, Live, SettingView};
 pub use self::load::{Flag, Loaded, Sources, load, variable_of};
 use self::section::{Setting, setting};
 pub use self::sections::{

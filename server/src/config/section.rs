@@ -11,6 +11,8 @@ pub(super) struct Setting {
     pub(super) read: fn(&mut Config, &Raw<'_>) -> Result<(), String>,
     /// The present value, as TOML.
     pub(super) write: fn(&Config) -> String,
+    /// Takes the value of one configuration over into another one.
+    pub(super) copy: fn(&Config, &mut Config),
 }
 
 /// The setting of a field of [`Config`], or of a field of one of its sections.
@@ -20,6 +22,7 @@ macro_rules! setting {
             name: stringify!($field),
             read: |config, raw| $crate::config::value::Value::read(raw).map(|value| config.$field = value),
             write: |config| $crate::config::value::Value::write(&config.$field),
+            copy: |from, to| to.$field.clone_from(&from.$field),
         }
     };
     ($section:ident.$field:ident) => {
@@ -27,6 +30,7 @@ macro_rules! setting {
             name: concat!(stringify!($section), ".", stringify!($field)),
             read: |config, raw| $crate::config::value::Value::read(raw).map(|value| config.$section.$field = value),
             write: |config| $crate::config::value::Value::write(&config.$section.$field),
+            copy: |from, to| to.$section.$field.clone_from(&from.$section.$field),
         }
     };
 }

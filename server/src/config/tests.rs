@@ -22,7 +22,7 @@ fn sources(file: Option<&Path>, variables: &[(&str, &str)], set: &[&str]) -> Sou
 }
 
 fn set(assignments: &[&str]) -> Result<Loaded, ConfigError> {
-    load(sources(None, &[], assignments))
+    load(&sources(None, &[], assignments))
 }
 
 fn written(text: &str) -> tempfile::TempDir {
@@ -34,7 +34,7 @@ fn written(text: &str) -> tempfile::TempDir {
 /// What is said of a file that cannot be used.
 fn refused(text: &str) -> String {
     let dir = written(text);
-    let error = load(sources(Some(&dir.path().join("cubed.toml")), &[], &[])).unwrap_err();
+    let error = load(&sources(Some(&dir.path().join("cubed.toml")), &[], &[])).unwrap_err();
     error.to_string().replace(&format!("{}/", dir.path().display()), "")
 }
 
@@ -44,7 +44,7 @@ fn docs(file: &str) -> std::path::PathBuf {
 
 #[test]
 fn the_documented_file_holds_every_setting_at_its_default_and_nothing_else() {
-    let loaded = load(sources(Some(&docs("cubed.toml")), &[], &[])).unwrap();
+    let loaded = load(&sources(Some(&docs("cubed.toml")), &[], &[])).unwrap();
     assert_eq!(loaded.config, Config::default());
     let documented: Vec<&str> = loaded.sources.keys().copied().collect();
     let existing: BTreeSet<&str> = names().collect();
@@ -98,7 +98,7 @@ fn a_later_source_wins_over_an_earlier_one() {
             &["hints.max_per_node=9", "rack=set"],
         )
     };
-    let loaded = load(given).unwrap();
+    let loaded = load(&given).unwrap();
     assert_eq!(loaded.config.dc, "file");
     assert_eq!(loaded.config.hints.window, Duration::from_secs(3 * 3600));
     assert_eq!(loaded.config.hints.max_per_node, 9);
@@ -128,7 +128,7 @@ fn what_is_in_effect_can_be_read_back() {
     let loaded = set(&changed).unwrap();
     let text = effective_toml(&loaded);
     let dir = written(&text);
-    let again = load(sources(Some(&dir.path().join("cubed.toml")), &[], &[])).unwrap();
+    let again = load(&sources(Some(&dir.path().join("cubed.toml")), &[], &[])).unwrap();
     assert_eq!(again.config, loaded.config, "{text}");
     assert!(text.contains("window = \"90m\"") && text.contains("# --set") && text.contains("# default"), "{text}");
 }
@@ -146,7 +146,7 @@ fn an_unknown_setting_is_refused_with_its_place_and_the_nearest_right_name() {
     let error = set(&["hint.window=1h", "gossip", "weight"]).unwrap_err().to_string();
     assert!(error.contains("hint.window (--set): there is no such setting; did you mean hints.window?"), "{error}");
     assert!(error.contains("gossip (--set): expects key=value"), "{error}");
-    let error = load(sources(None, &[("CUBE_HINTS_WINDOWS", "1h")], &[])).unwrap_err().to_string();
+    let error = load(&sources(None, &[("CUBE_HINTS_WINDOWS", "1h")], &[])).unwrap_err().to_string();
     assert!(
         error.contains("(CUBE_HINTS_WINDOWS): there is no such setting; did you mean CUBE_HINTS_WINDOW?"),
         "{error}"
@@ -164,8 +164,8 @@ fn variables_of_others_are_left_alone() {
         ("CUBE_PORT", "tcp://10.0.0.1:8080"),
         ("CUBE_PORT_8080_TCP_ADDR", "10.0.0.1"),
     ];
-    assert_eq!(load(sources(None, &others, &[])).unwrap().config, Config::default());
-    let error = load(sources(None, &[("CUBE_HTTP_PORT", "8080")], &[])).unwrap_err().to_string();
+    assert_eq!(load(&sources(None, &others, &[])).unwrap().config, Config::default());
+    let error = load(&sources(None, &[("CUBE_HTTP_PORT", "8080")], &[])).unwrap_err().to_string();
     assert!(error.contains("CUBE_HTTP_PORT"), "an operator's mistake is not taken for another's: {error}");
 }
 
@@ -174,7 +174,7 @@ fn a_file_that_is_not_toml_is_refused_at_line_and_column() {
     let told = refused("dc = \"dc1\"\nrack = r1\n");
     assert!(told.starts_with("cubed.toml:2:8: this is not TOML: "), "{told}");
     let missing = Path::new("/there/is/no/such/file.toml");
-    let error = load(sources(Some(missing), &[], &[])).unwrap_err().to_string();
+    let error = load(&sources(Some(missing), &[], &[])).unwrap_err().to_string();
     assert!(error.contains("/there/is/no/such/file.toml cannot be read: No such file"), "{error}");
 }
 

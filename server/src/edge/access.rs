@@ -30,6 +30,8 @@ pub enum Access<'a> {
     ChangeSchema,
     /// To steer what the node does in the background.
     Steer,
+    /// To change how this node works.
+    Configure,
 }
 
 impl Edge {
@@ -42,7 +44,7 @@ impl Edge {
             return Err(EdgeError::new(Code::NotServing, format!("nothing was done: {reason}; ask another node")));
         }
         match access {
-            Access::Observe => Ok(()),
+            Access::Observe | Access::Configure => Ok(()),
             Access::Read(_) | Access::Write(_) | Access::ChangeSchema | Access::Steer if self.is_draining() => {
                 let message = "the node is about to stop, and nothing was done: ask another node";
                 let details = Details { retry_after_ms: Some(RETRY_AFTER_MS), ..Details::default() };

@@ -40,6 +40,7 @@ pub use self::error::{Details, EdgeError, ReplicaFailure};
 pub use self::explain::{explain, refuse, unknown_level, unknown_name};
 pub use self::names::Names;
 use crate::admin::Admin;
+use crate::config::Live;
 
 /// The keyspace of a request that names none.
 pub const DEFAULT_KEYSPACE: &str = "default";
@@ -64,6 +65,8 @@ pub struct EdgeParts {
     pub settings: Settings,
     /// When writes are acknowledged in keyspaces that do not say.
     pub sync: SyncPolicy,
+    /// All settings of the node.
+    pub config: Arc<Live>,
 }
 
 /// What front doors share.
@@ -120,6 +123,11 @@ impl Edge {
     /// When writes are acknowledged in keyspaces that do not say.
     pub fn sync(&self) -> SyncPolicy {
         self.parts.sync
+    }
+
+    /// All settings of the node.
+    pub fn config(&self) -> &Live {
+        &self.parts.config
     }
 
     /// The rest of the node.

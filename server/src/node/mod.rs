@@ -16,6 +16,7 @@ mod member;
 mod opening;
 mod ports;
 mod seams;
+mod settings;
 mod threads;
 
 use std::io;
@@ -35,7 +36,7 @@ use self::front::Front;
 use self::member::{Member, Start};
 pub use self::ports::PortError;
 use self::ports::{LaterPorts, Ports};
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::control::{OpenError, ProposeError};
 use crate::edge::{Edge, EdgeParts};
 use crate::forming::SearchError;
@@ -99,19 +100,22 @@ impl NodeError {
 }
 
 /// Runs a node until it is told to stop.
-pub fn run(config: Config) -> Result<(), NodeError> {
+pub fn run(settings: &Arc<Live>) -> Result<(), NodeError> {
+    let config = settings.current();
     let dir = DataDir::open(&config.data_dir, &config.name)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("cube-async").build()?;
-    let result = runtime.block_on(live(config, dir));
+    let result = runtime.block_on(live(settings, &config, dir));
     // What still waits for a peer or a client has been given its time.
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
 }
 
 /// The life of a node.
-async fn live(config: Config, dir: DataDir) -> Result<(), NodeError> {
+/// It begins with `config`, which is what `settings` said at the start.
+async fn live(settings: &Arc<Live>, config: &Config, dir: DataDir) -> Result<(), NodeError> {
     let mut end = End::watch()?;
-    let Ports { http, peer, later } = Ports::take(&config).await?;
+    settings::follow(settings)?;
+    let Ports { http, peer, later } = Ports::take(config).await?;
     let machine: Arc<dyn Clock> = Arc::new(SystemClock::new(config.clock.offset.ms));
     tracing::info!(
         http = later.addresses.http,
@@ -124,7 +128,7 @@ async fn live(config: Config, dir: DataDir) -> Result<(), NodeError> {
 
     allow_many_files();
     let places = |port| Places::new(port, config.overload.connections_max);
-    let begin = Arc::new(Beginning::new(&config, &dir, &later.addresses));
+    let begin = Arc::new(Beginning::new(config, &dir, &later.addresses));
     let waits = Arc::clone(&begin);
     let name = config.name.clone();
     let front = Front::new(rest::starting(Arc::new(move || health::not_yet(&name, &|| waits.waits_for()))));
@@ -144,7 +148,7 @@ async fn live(config: Config, dir: DataDir) -> Result<(), NodeError> {
     let mut peers = tokio::spawn(async move { server.run(peer, stopped).await });
 
     let started = tokio::select! {
-        started = begin_member(&config, dir, later, &begin, &switchboard, &peer_server, &machine) => started?,
+        started = begin_member(config, dir, later, &begin, &switchboard, &peer_server, &machine) => started?,
         () = end.told() => return Ok(()),
     };
     let Started { member, grpc: grpc_listener, dir } = started;
@@ -155,7 +159,9 @@ async fn live(config: Config, dir: DataDir) -> Result<(), NodeError> {
         limits: config.store_limits(),
         settings: config.coordinator(),
         sync: config.sync_policy(),
+        config: Arc::clone(settings),
     });
+    settings::apply(&member, settings);
     watch_clock(&member, &edge);
     front.replace(rest::router(Arc::clone(&edge)));
     let doors = stop_doors.clone();
@@ -171,7 +177,8 @@ async fn live(config: Config, dir: DataDir) -> Result<(), NodeError> {
         ended = &mut grpc => Err(NodeError::Failed(format!("the gRPC port ended: {ended:?}"))),
     };
     let (edge, front, member) = (&edge, &front, &member);
-    drain(&config, Serving { edge, front, member, stop_doors, stop_peers, http, grpc, peers }, &mut end).await;
+    drain(&settings.current(), Serving { edge, front, member, stop_doors, stop_peers, http, grpc, peers }, &mut end)
+        .await;
     drop(dir);
     outcome
 }

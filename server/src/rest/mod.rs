@@ -6,6 +6,7 @@
 
 mod body;
 mod cluster;
+mod config;
 mod data;
 mod dto;
 mod error;
@@ -55,6 +56,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route(&format!("{table_path}/rows/{{*row}}"), rows.clone())
         .route(&format!("{table_path}/rows/"), rows.clone())
         .route(&format!("{table_path}/rows"), rows)
+        .route("/api/v1/config", get(config::show).patch(config::change))
         .route("/api/v1/cluster/nodes", get(cluster::nodes))
         .route("/api/v1/cluster/topology", get(cluster::topology))
         .route("/api/v1/replication/hints", get(hints::hints))

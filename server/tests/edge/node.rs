@@ -20,6 +20,7 @@ use cube_server::admin::{
     Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView,
     TableChange, TableOptions, TopologyView, Vitals,
 };
+use cube_server::config::{Config, Live};
 use cube_server::edge::{Edge, EdgeParts};
 use cube_server::places::Places;
 use cube_server::{grpc, rest};
@@ -113,6 +114,7 @@ impl Node {
             limits: plan.limits,
             settings: plan.settings,
             sync: SyncPolicy::Sync,
+            config: Live::fixed(Config::default()),
         });
         let listener = || TcpListener::bind("127.0.0.1:0");
         let (http, grpc) = (listener().await.unwrap(), listener().await.unwrap());
