@@ -3,6 +3,7 @@
 mod conformance;
 mod faults;
 mod growth;
+mod large;
 mod liveness;
 
 use std::collections::BTreeSet;
