@@ -14,7 +14,7 @@ use cube_proto::v1::session_reply::Outcome;
 use cube_proto::v1::session_request::Call;
 use cube_proto::v1::{SessionReplies, SessionRequest, SessionRequests};
 use futures::Stream;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::Streaming;
 
 use crate::call::Via;
@@ -135,12 +135,15 @@ fn fail(answered: Answered, failure: Failure) {
 async fn run(node: Arc<Node>, receiver: mpsc::Receiver<(Call, Answered)>, answer_bytes_max: usize) {
     let waiting = Arc::new(Mutex::new(Waiting::default()));
     let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
+    let (ended, end_seen) = watch::channel(());
+    let requests = outgoing(Arc::clone(&receiver), Arc::clone(&waiting), end_seen);
     let mut kv = node.kv().max_decoding_message_size(answer_bytes_max);
-    let end = match kv.session(outgoing(Arc::clone(&receiver), Arc::clone(&waiting))).await {
+    let end = match kv.session(requests).await {
         Ok(replies) => incoming(replies.into_inner(), &waiting).await,
         Err(status) => failure::of_status(&status),
     };
-    // The stream that reads it is gone with the call, or ends with it: from here on nothing more is taken for sent.
+    // The connection may hold the sending half for a while yet: it is told to let go of the requests.
+    drop(ended);
     let mut receiver = receiver.lock().await;
     receiver.close();
     for (_, answered) in std::mem::take(&mut lock(&waiting).answers) {
@@ -177,11 +180,20 @@ async fn incoming(mut replies: Streaming<SessionReplies>, waiting: &Mutex<Waitin
 type Requests = Arc<tokio::sync::Mutex<mpsc::Receiver<(Call, Answered)>>>;
 
 /// The requests as messages: all that are at hand when the connection has room for one more message.
-fn outgoing(receiver: Requests, waiting: Arc<Mutex<Waiting>>) -> impl Stream<Item = SessionRequests> + Send {
-    futures::stream::unfold((receiver, waiting), async |(receiver, waiting)| {
+fn outgoing(
+    receiver: Requests,
+    waiting: Arc<Mutex<Waiting>>,
+    end: watch::Receiver<()>,
+) -> impl Stream<Item = SessionRequests> + Send {
+    futures::stream::unfold((receiver, waiting, end), async |(receiver, waiting, mut end)| {
         let requests = {
             let mut receiver = receiver.lock().await;
-            let first = receiver.recv().await?;
+            let first = tokio::select! {
+                biased;
+                // It never changes: it is dropped when the answers have ended.
+                _ = end.changed() => return None,
+                first = receiver.recv() => first?,
+            };
             let mut waiting = lock(&waiting);
             let mut bytes = 0;
             let mut requests = Vec::new();
@@ -197,7 +209,7 @@ fn outgoing(receiver: Requests, waiting: Arc<Mutex<Waiting>>) -> impl Stream<Ite
             }
             requests
         };
-        Some((SessionRequests { requests }, (receiver, waiting)))
+        Some((SessionRequests { requests }, (receiver, waiting, end)))
     })
 }
 
