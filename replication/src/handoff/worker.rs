@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use self::batch::{Batch, Verdict};
 use super::pace::{Coming, Grant};
-use super::replay::{Command, Replay, Sent};
+use super::replay::{Command, Replay, ReplayState, Sent};
 use super::{HandoffCounters, HandoffStatus, HintReceiver, HintedHandoff, TargetStatus};
 use crate::catalog::Catalog;
 use crate::clock::NodeClock;
@@ -213,7 +213,12 @@ impl HintReplay {
         let target = |name: &String| {
             let id = cluster.topology.member_named(name).map_or(NodeId(u16::MAX), |member| member.id);
             let hints = hints.get(name).copied().unwrap_or_default();
-            let replay = state.replay.progress(id, now_ms);
+            let mut replay = state.replay.progress(id, now_ms);
+            if replay.state == ReplayState::Idle && hints.records > 0 {
+                // They are newer than the last look.
+                let is_alive = self.parts.membership.is_alive(id);
+                replay.state = if is_alive { ReplayState::Running } else { ReplayState::TargetDown };
+            }
             TargetStatus {
                 oldest_age_ms: hints.oldest_created_ms.map(|made_ms| wall_ms.saturating_sub(made_ms)),
                 hints,

@@ -19,6 +19,7 @@ fn a_node_that_is_back_gets_what_it_missed_from_every_coordinator_and_nothing_is
     for (count, key) in keys(1_000).iter().enumerate() {
         assert_eq!(cluster.keep(count as u16 % 2, 2, vec![value(key, 1)], false), Ok(Kept::Hint));
     }
+    assert_eq!(cluster.status(0, 2).replay.state, ReplayState::TargetDown);
     cluster.settle();
     assert_eq!(cluster.status(0, 2).replay.state, ReplayState::TargetDown);
     cluster.revive(2);

@@ -23,11 +23,16 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(15);
 pub(crate) fn without_the_third(cluster: Cluster) -> Cluster {
     let mut cluster = cluster.with_long_deadlines().start();
     cluster.wait_settled(&[1, 2, 3], 3);
+    kill_the_third(&mut cluster);
+    cluster
+}
+
+/// Kills node 3, and waits until the others know.
+pub(crate) fn kill_the_third(cluster: &mut Cluster) {
     cluster.kill(&[3]);
     for by in [1, 2] {
         cluster.wait_seen(by, &[3], "DOWN");
     }
-    cluster
 }
 
 pub(crate) fn put(cluster: &Cluster, by: u8, key: &str, value: &str, level: &str) {

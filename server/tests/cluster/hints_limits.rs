@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use crate::harness::Cluster;
 use crate::harness::time::{PATIENCE, eventually};
-use crate::hints::{held_by_the_third, is_marked, keys, marks_of, put, put_many, wait_delivered, without_the_third};
+use crate::hints::{
+    held_by_the_third, is_marked, keys, kill_the_third, marks_of, put, put_many, wait_delivered, without_the_third,
+};
 
 /// Set where mounting works: not to be able to is a failure then.
 const REQUIRED: &str = "CUBE_TEST_MOUNTS";
@@ -96,8 +98,8 @@ fn count(value: &Value) -> u64 {
 #[test]
 fn hints_on_a_full_device_of_eight_mebibytes_keep_no_quorum_write_from_succeeding() {
     const KEYS: usize = 260;
-    let Some(cluster) = with_device("a full device for hints", "size=8m") else { return };
-    let mut cluster = without_the_third(cluster);
+    let Some(mut cluster) = with_device("a full device for hints", "size=8m") else { return };
+    kill_the_third(&mut cluster);
     let (missed, value) = (keys("missed", KEYS), "x".repeat(64 << 10));
     for key in &missed {
         put(&cluster, 1, key, &value, "QUORUM");
@@ -116,8 +118,8 @@ fn hints_on_a_full_device_of_eight_mebibytes_keep_no_quorum_write_from_succeedin
 
 #[test]
 fn a_hint_folder_that_cannot_be_written_keeps_no_quorum_write_from_succeeding() {
-    let Some(cluster) = with_device("a hint folder that cannot be written", "ro") else { return };
-    let mut cluster = without_the_third(cluster);
+    let Some(mut cluster) = with_device("a hint folder that cannot be written", "ro") else { return };
+    kill_the_third(&mut cluster);
     let missed = keys("missed", 40);
     for key in &missed {
         put(&cluster, 1, key, "value", "QUORUM");
@@ -142,10 +144,13 @@ fn with_device(what: &str, options: &str) -> Option<Cluster> {
         told.unwrap();
         return None;
     }
-    let mut cluster = Cluster::of(3);
+    let mut cluster = Cluster::of(3).with_long_deadlines().start();
+    cluster.wait_settled(&[1, 2, 3], 3);
+    cluster.kill(&[1]);
     let folder = cluster.node(1).data().join("hints");
-    std::fs::create_dir_all(&folder).unwrap();
     let script = format!("mount -t tmpfs -o {options} none {} && exec \"$@\"", folder.display());
     cluster.node(1).settings.way_in = ["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+    cluster.restart(&[1]);
+    cluster.wait_formed(&[1, 2, 3]);
     Some(cluster)
 }
