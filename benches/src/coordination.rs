@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cube_replication::catalog::{Catalog, ClusterState, Keyspace, Schema, Table};
+use cube_replication::catalog::{Catalog, ClusterState, Keyspace, Schema, Table, TableSettings};
 use cube_replication::clock::NodeClock;
 use cube_replication::consistency::Level;
 use cube_replication::coordinator::{
@@ -199,8 +199,9 @@ fn cluster() -> Result<ClusterState> {
     let assignment = Assignment::from_rows(PartitionBits::DEFAULT.all().map(|_| replicas.clone()));
     let strategy = Strategy::Simple { replicas: 3 };
     let placed = TopologyChange::AddPlacement { placement: PlacementId(0), strategy, assignment };
-    let tables =
-        BTreeMap::from([("kv".to_owned(), Table { id: TableId(1), prefix_index: true, settings: Default::default() })]);
+    // A read that asks all replicas by chance costs more than the level does, and would be one in ten.
+    let settings = TableSettings { read_repair_percent: 0, ..TableSettings::default() };
+    let tables = BTreeMap::from([("kv".to_owned(), Table { id: TableId(1), prefix_index: true, settings })]);
     let keyspace = Keyspace { placement: PlacementId(0), sync: SyncPolicy::Sync, tables };
     let schema = Schema { keyspaces: BTreeMap::from([("default".to_owned(), keyspace)]) };
     Ok(ClusterState { topology: topology.after(&placed)?, schema })

@@ -2,12 +2,12 @@
 
 use cube_replication::catalog::Hedge;
 use cube_replication::consistency::Level;
-use cube_replication::coordinator::ReadFigures;
+use cube_replication::coordinator::{RangeRequest, ReadFigures, Terms};
 use cube_replication::messages::{Request, RequestBody};
 use cube_storage::model::{Record, RowKey};
 use cube_storage::{SyncState, UnsyncedCause};
 
-use super::cluster::{BITS, Cluster, PLACEMENT, TABLE_ID, TIMEOUT_MS, get, one};
+use super::cluster::{BITS, Cluster, PLACEMENT, TABLE_ID, TIMEOUT_MS, get, one, table};
 
 const KEY: &str = "k";
 
@@ -160,4 +160,25 @@ fn many_rows_that_wait_for_one_replica_are_asked_of_others_together() {
     assert!(rows.iter().all(Result::is_ok));
     assert_eq!(reads_heard(&cluster, 2), 1);
     assert_eq!(figures(&cluster, 3).hedges_helped, 100);
+}
+
+#[test]
+fn a_page_of_a_range_goes_on_without_a_replica_that_stands_still() {
+    let cluster = cluster(Hedge::After { ms: 10 });
+    cluster.deafen(1);
+    let range = RangeRequest {
+        table: table(),
+        partition: KEY.into(),
+        from: std::ops::Bound::Unbounded,
+        to: std::ops::Bound::Unbounded,
+        backward: false,
+        rows_max: 10,
+        terms: Terms::at(Level::Quorum),
+    };
+    let told = cluster.begin_range(3, range);
+    cluster.pass_ms(9);
+    assert!(told.now().is_none());
+    cluster.pass_ms(1);
+    assert_eq!(told.now().expect("another one answered").unwrap().rows.len(), 1);
+    assert_eq!(figures(&cluster, 3).hedges_sent, 1);
 }

@@ -138,11 +138,17 @@ fn bounds_are_kept_in_either_direction() {
         assert_eq!(keys, (4..=9).map(bound).collect::<Vec<_>>(), "backward {backward}");
     }
     let nothing = RangeRequest {
-        from: Bound::Included("9".into()),
+        from: Bound::Included("1".into()),
         to: Bound::Excluded("1".into()),
         ..request(Level::Quorum, false, 4)
     };
     assert_eq!(pages(&cluster, 0, nothing), [vec![]]);
+    let reversed = RangeRequest {
+        from: Bound::Included("9".into()),
+        to: Bound::Excluded("1".into()),
+        ..request(Level::Quorum, false, 4)
+    };
+    assert_eq!(cluster.range(0, reversed), Err(RequestError::Invalid(Invalid::RangeReversed)));
 }
 
 #[test]

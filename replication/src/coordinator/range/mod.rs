@@ -2,22 +2,26 @@
 //! row (`merge.rs`), and stale replicas brought up to date before the answer, as for single rows.
 
 mod merge;
+mod slow;
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cube_storage::model::{Epoch, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, RowKey, Token};
+use cube_storage::model::{Epoch, Hlc, Invalid, Mutation, NodeId, Origin, Outcome, PartitionId, RowKey, Token};
 use cube_storage::scan::{Row, ScanRequest, Scope};
 use parking_lot::Mutex;
 
 use self::merge::{Merged, len_bytes, merge, nodes};
+use self::slow::Waiting;
 use super::admission::Admitted;
-use super::answers::{failure_of, is_behind};
+use super::answers::{failure_of, is_behind, outcomes_of};
 use super::confirm::{Confirmation, Next};
 use super::deadlines::Deadline;
 use super::error::{Failure, Incomplete, RequestError};
 use super::explain::{Account, Kind, Ledger};
+use super::figures::{Counters, RepairCause, RepairOutcome};
 use super::read::has_not_heard_of_table;
 use super::request::RangeRequest;
 use super::{Coordinator, Timed};
@@ -53,6 +57,7 @@ struct RangeOperation {
     request: RangeRequest,
     partition: PartitionId,
     local: DataCenter,
+    counters: Arc<Counters>,
     ledger: Option<Arc<Ledger>>,
     deadline: Deadline,
     state: Mutex<State>,
@@ -64,6 +69,7 @@ struct State {
     write_sets: ReplicaSets,
     candidates: Vec<NodeId>,
     asked: Vec<NodeId>,
+    waiting: Vec<Waiting>,
     replies: Vec<merge::Reply>,
     floor: Hlc,
     tracker: Tracker,
@@ -106,6 +112,9 @@ impl Coordinator {
         let target = cluster.schema.find(&request.table.keyspace, &request.table.table)?;
         self.limits.check_key(&RowKey::of(request.partition.clone()))?;
         self.limits.check_page(request.rows_max, self.limits.page_bytes_max)?;
+        if is_reversed(&request.from, &request.to) {
+            return Err(Invalid::RangeReversed.into());
+        }
         let local = self.data_center(&cluster);
         let token = Token::of(&request.partition);
         let route = self.route(&cluster, target, token)?;
@@ -122,6 +131,7 @@ impl Coordinator {
             target,
             partition: route.partition,
             local,
+            counters: self.figures.of(target.table.id),
             ledger: self.ledger((Kind::Range, target.table.id), &request.terms, &cluster),
             deadline: self.deadlines.at(self.parts.clock.monotonic_ms() + u64::from(timeout_ms)),
             request,
@@ -139,6 +149,7 @@ impl State {
             write_sets: map.write_sets(),
             candidates: coordinator.candidates(&replicas),
             asked: Vec::new(),
+            waiting: Vec::new(),
             replies: Vec::new(),
             floor: Hlc::default(),
             tracker: Tracker::new(level, &read_sets, local.clone()),
@@ -216,6 +227,7 @@ impl RangeOperation {
             Ok(chosen) => {
                 let fresh: Vec<NodeId> = chosen.into_iter().filter(|node| !state.asked.contains(node)).collect();
                 state.asked.extend(&fresh);
+                self.wait_for(state, &fresh);
                 fresh.into_iter().map(|node| Action::Ask(node, state.claim)).collect()
             }
             Err(_) => self.reroute_or_give_up(state),
@@ -264,6 +276,7 @@ impl RangeOperation {
     }
 
     fn on_page(&self, state: &mut State, node: NodeId, reply: Result<Reply, PeerError>) -> Vec<Action> {
+        state.waiting.retain(|waiting| waiting.node != node);
         if let Ok(reply) = &reply {
             state.as_of = self.coordinator.later(state.as_of, reply.clock);
         }
@@ -313,6 +326,9 @@ impl RangeOperation {
         }
         let bytes_max = self.coordinator.limits.page_bytes_max;
         let merged = merge(&state.replies, self.request.backward, self.request.rows_max, bytes_max);
+        let mut stale: BTreeMap<usize, usize> = BTreeMap::new();
+        merged.stale.values().flatten().for_each(|place| *stale.entry(*place).or_default() += 1);
+        stale.into_values().for_each(|stale| self.counters.mismatch(stale));
         if matches!(self.level(), Level::One | Level::LocalOne) {
             return state.finish(merged);
         }
@@ -349,13 +365,18 @@ impl RangeOperation {
         });
         let operation = Arc::clone(self);
         self.coordinator.send(node, body, self.deadline.ms(), self.ledger.as_ref(), move |reply| {
-            let repaired = repaired(reply);
+            let outcomes = outcomes_of(reply, mutations.len());
+            let repaired = repaired(&outcomes);
             let (coordinator, deadline_ms) = (&operation.coordinator, operation.deadline.ms());
             match coordinator.resend_at(resends, deadline_ms).filter(|_| is_behind(&repaired)) {
-                None => operation.change(|state| match state.claim == claim {
-                    true => operation.on_repaired(state, node, repaired),
-                    false => Vec::new(),
-                }),
+                None => {
+                    let counted = outcomes.iter().map(RepairOutcome::of);
+                    counted.for_each(|outcome| operation.counters.repair(RepairCause::Blocking, outcome));
+                    operation.change(|state| match state.claim == claim {
+                        true => operation.on_repaired(state, node, repaired),
+                        false => Vec::new(),
+                    });
+                }
                 Some(due_ms) => {
                     let again = Arc::clone(&operation);
                     let repair_again = Box::new(move || {
@@ -414,6 +435,10 @@ impl Timed for RangeOperation {
         self.coordinator.stop_waiting(&*self);
     }
 
+    fn on_early(self: Arc<Self>, now_ms: u64) {
+        self.look_at_the_time(now_ms);
+    }
+
     fn on_state(self: Arc<Self>) {
         self.change(|state| if state.fenced.is_some() { self.reroute_or_give_up(state) } else { Vec::new() });
     }
@@ -431,14 +456,23 @@ impl RangePage {
     }
 }
 
+/// Whether a range ends before it begins: nobody means that. One that is merely empty is what is left behind a last row.
+fn is_reversed(from: &Bound<Bytes>, to: &Bound<Bytes>) -> bool {
+    let sort = |bound: &Bound<Bytes>| match bound {
+        Bound::Included(sort) | Bound::Excluded(sort) => Some(sort.clone()),
+        Bound::Unbounded => None,
+    };
+    sort(from).zip(sort(to)).is_some_and(|(from, to)| from > to)
+}
+
 /// Whether a replica holds everything it was brought, or something newer.
-fn repaired(reply: Result<Reply, PeerError>) -> Result<(), Failure> {
-    let ReplyBody::Wrote(outcomes) = reply?.body.map_err(failure_of)? else { return Err(Failure::Nonsense) };
+fn repaired(outcomes: &[Result<Outcome, Failure>]) -> Result<(), Failure> {
     for outcome in outcomes {
         match outcome {
-            Outcome::Applied | Outcome::Present | Outcome::Superseded(_) => {}
-            Outcome::Fenced(epoch) => return Err(Failure::Fenced(epoch)),
-            Outcome::BelowFloor(floor) => return Err(Failure::BelowFloor(floor)),
+            Ok(Outcome::Applied | Outcome::Present | Outcome::Superseded(_)) => {}
+            Ok(Outcome::Fenced(epoch)) => return Err(Failure::Fenced(*epoch)),
+            Ok(Outcome::BelowFloor(floor)) => return Err(Failure::BelowFloor(*floor)),
+            Err(failure) => return Err(failure.clone()),
         }
     }
     Ok(())

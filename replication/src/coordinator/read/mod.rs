@@ -14,12 +14,13 @@ mod mending;
 mod repair;
 mod row;
 mod slow;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cube_storage::model::{Epoch, Hlc, Invalid, NodeId, PartitionId, Record, RowKey};
+use cube_storage::model::{Epoch, Hlc, Invalid, NodeId, Record, RowKey};
 use parking_lot::Mutex;
 
 use self::mend::Event;
@@ -28,8 +29,9 @@ pub(super) use self::mending::Mends;
 use self::repair::Repairs;
 use self::row::{Row, Step};
 use self::slow::Waiting;
+use self::told::found_by;
+pub(super) use self::told::has_not_heard_of_table;
 use super::admission::Admitted;
-use super::answers::failure_of;
 use super::deadlines::Deadline;
 use super::error::{Failure, RequestError};
 use super::explain::{Account, Kind, Ledger};
@@ -37,7 +39,7 @@ use super::figures::{Counters, RepairCause, RepairOutcome};
 use super::request::ReadRequest;
 use super::{Coordinator, Timed};
 use crate::catalog::Target;
-use crate::messages::{Found, ReadRows, Refusal, Reply, ReplyBody, RequestBody, Want};
+use crate::messages::{ReadRows, Reply, RequestBody, Want};
 use crate::transport::PeerError;
 
 /// Rows of a request that are read at once. Few enough that replicas do not read gigabytes for an answer of megabytes, many
@@ -336,23 +338,8 @@ impl ReadOperation {
         });
     }
 
-    fn note_failure(&self, (node, partition): (NodeId, PartitionId), failure: &Failure) {
-        if let Failure::Refused(Refusal::Unsynced(_)) = failure {
-            let now_ms = self.coordinator.parts.clock.monotonic_ms();
-            self.coordinator.peers.unsynced(node, (self.target.placement, partition), now_ms);
-        }
-    }
-
     fn answer_full(&self) -> RequestError {
         RequestError::AnswerFull { limit_bytes: self.coordinator.limits.batch_bytes_max }
-    }
-
-    /// The client's answer, with the account of it.
-    fn tell(&self, state: &mut State) -> Option<Telling> {
-        let rows = std::mem::take(&mut state.rows);
-        let (done, mut results) = state.tell()?;
-        self.coordinator.explain_read(self.ledger.as_ref(), rows.into_iter().map(|row| row.key), &mut results);
-        Some((done, results))
     }
 
     /// Turns a row's next step into actions.
@@ -389,16 +376,6 @@ impl ReadOperation {
                     self.begin_window(state, actions);
                 }
             }
-        }
-    }
-
-    /// What a row that is decided came upon. All that was asked of everybody is counted when everybody has told.
-    fn count(&self, row: &Row) {
-        if row.hedge_helped {
-            self.counters.hedge_helped();
-        }
-        if row.stale > 0 && !row.is_watched() {
-            self.counters.mismatch(row.stale);
         }
     }
 
@@ -479,28 +456,6 @@ impl State {
         let results = std::mem::take(&mut self.results).into_iter().flatten();
         Some((done, results.map(|result| Ok(ReadRow { record: result?, as_of, account: None })).collect()))
     }
-}
-
-/// What a replica told of each row. It may leave records out that its reply had no room for, though not the first: asking
-/// again gets on.
-fn found_by(reply: Result<Reply, PeerError>, rows: usize, want: Want) -> Vec<Result<Found, Failure>> {
-    let is_left_out = |found: &Found| want == Want::Record && found.header.is_some() && found.record.is_none();
-    let failure = match reply {
-        Ok(Reply { body: Ok(ReplyBody::Rows(found)), .. }) if found.len() == rows => {
-            let gets_on = found.iter().flatten().any(|found| found.record.is_some());
-            let told = |found: Found| if is_left_out(&found) && !gets_on { Err(Failure::Nonsense) } else { Ok(found) };
-            return found.into_iter().map(|found| found.map_err(failure_of).and_then(told)).collect();
-        }
-        Ok(Reply { body: Ok(_), .. }) => Failure::Nonsense,
-        Ok(Reply { body: Err(refusal), .. }) => failure_of(refusal),
-        Err(error) => Failure::Peer(error),
-    };
-    vec![Err(failure); rows]
-}
-
-/// Whether a replica has not heard of a table yet that this node knows.
-pub(super) fn has_not_heard_of_table(reply: &Result<Reply, PeerError>) -> bool {
-    matches!(reply, Ok(Reply { body: Err(Refusal::UnknownTable(_)), .. }))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use cube_storage::model::{RecordHeader, Version};
 
 use super::*;
+use crate::messages::{Found, Refusal, ReplyBody};
 
 /// A row that is held, with its record or without.
 fn held(with_record: bool) -> Result<Found, Refusal> {
