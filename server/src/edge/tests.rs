@@ -148,6 +148,7 @@ fn every_limit_that_a_request_breaks_has_its_code() {
         (Invalid::NoPrefixIndex { table: TableId(7) }, Code::NoPrefixIndex),
         (Invalid::PrefixIndexFixed { table: TableId(7) }, Code::Conflict),
         (Invalid::PageToken, Code::InvalidPageToken),
+        (Invalid::RangeReversed, Code::InvalidPage),
     ] {
         let told = refuse(invalid);
         assert_eq!(told.code, code);

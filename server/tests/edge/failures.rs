@@ -25,6 +25,8 @@ const THREE: Plan = Plan {
         read_timeout_ms: 300,
         in_flight_max: 1_000,
         in_flight_bytes_max: 1 << 30,
+        seed: 0,
+        slow_ms: None,
     },
 };
 

@@ -8,7 +8,7 @@ use cube_replication::topology::{
 };
 use cube_storage::SyncPolicy;
 use cube_storage::model::{NodeId, PlacementId};
-use proptest::prelude::{ProptestConfig, prop, prop_assert, proptest};
+use proptest::prelude::{prop, prop_assert, proptest};
 
 use super::super::{Command, Control, HardState};
 use super::cluster::Cluster;
