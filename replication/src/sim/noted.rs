@@ -131,6 +131,10 @@ impl Run {
         if !is_replica || !must_hold(write, Some(replica)) {
             return Fate::Closed;
         }
+        if held.catalog.epoch() < self.control.state.topology.epoch() {
+            // It may be about to begin anew, as the replica of a map that it has not heard of.
+            return Fate::Open;
+        }
         let now_us = self.schedule.now_us();
         let broken = |what: &str| {
             Fate::Broken(format!(

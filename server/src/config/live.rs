@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn a_patch_is_taken_as_a_whole_or_not_at_all() {
-        let live = File::with("").live();
+        let file = File::with("");
+        let live = file.live();
         let before = live.current();
         let window = ("hints.window", Value::from("2h"));
         let unknown = live.patch(&patch(&[window.clone(), ("hints.windw", 1.into())])).unwrap_err();

@@ -55,7 +55,7 @@ pub(super) fn apply(member: &Arc<Member>, settings: &Arc<Live>) {
         while watched.changed().await.is_ok() {
             let config: Arc<Config> = Arc::clone(&watched.borrow_and_update());
             let Some(member) = member.upgrade() else { return };
-            member.handoff.hints().set_limits(config.hints.limits());
+            member.handoff.set_settings(config.hints.handoff());
         }
     });
 }

@@ -148,7 +148,10 @@ impl Serving {
             return;
         }
         let (serving, conversation, runtime) = (Arc::clone(self), Arc::clone(conversation), Handle::current());
-        self.readers.submit(Box::new(move || serving.read_all(&conversation, reads, &runtime)));
+        self.readers.submit(Box::new(move || {
+            let _unless_it_panics = ClosedByPanic(&conversation);
+            serving.read_all(&conversation, reads, &runtime);
+        }));
     }
 
     /// Serves reads, on a reading thread. Where there is no room for their replies, the rest waits for it elsewhere.
@@ -236,5 +239,16 @@ impl Serving {
     /// A refusal of the transport, not of the replica: it carries no clock that anybody would have to move past.
     fn refusal(&self, refusal: Refusal) -> Reply {
         Reply { from: self.me, clock: Hlc::default(), body: Err(refusal) }
+    }
+}
+
+/// A request that panics costs its connection: whoever asked learns at once that nothing more comes of it.
+struct ClosedByPanic<'a>(&'a Conversation);
+
+impl Drop for ClosedByPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close();
+        }
     }
 }

@@ -99,6 +99,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(crate::cases::cases(256))]
+
         #[test]
         fn a_percentile_is_never_too_short_and_at_most_a_quarter_too_long(
             mut took in prop::collection::vec(0u64..60_000, 1..400),

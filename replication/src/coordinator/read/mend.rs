@@ -136,6 +136,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::cases::cases(256))]
+
         #[test]
         fn whoever_is_behind_is_brought_the_newest_once_and_nobody_else(
             held in prop::collection::vec((prop::option::of(1u64..4), any::<bool>()), 1..5),

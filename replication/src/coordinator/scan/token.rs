@@ -75,6 +75,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::cases::cases(256))]
+
         #[test]
         fn whatever_is_not_a_token_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..60), flip in any::<(usize, u8)>()) {
             prop_assert_eq!(open(TABLE, b"user", false, &bytes.into()), Err(Invalid::PageToken));

@@ -31,6 +31,8 @@ fn leased(pace: &Pace) -> u64 {
 }
 
 proptest! {
+    #![proptest_config(crate::cases::cases(256))]
+
     #[test]
     fn leases_and_pool_together_never_hold_more_than_the_fastest_rate_brings(
         events in prop::collection::vec(event(), 1..200),

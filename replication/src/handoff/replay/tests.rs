@@ -46,6 +46,8 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
+    #![proptest_config(crate::cases::cases(256))]
+
     #[test]
     fn nothing_is_sent_to_the_dead_the_paused_or_without_a_lease_and_one_thing_at_a_time(
         events in prop::collection::vec(event(), 1..300),

@@ -63,7 +63,7 @@ enum Fate {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(crate::cases::cases(1_000))]
 
     #[test]
     fn a_page_is_the_beginning_of_the_newest_of_every_quorum_or_says_where_it_is_not(
