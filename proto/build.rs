@@ -7,6 +7,8 @@ use prost::Message;
 
 /// For clients; for operators; between nodes.
 const FILES: &[&str] = &["kv.proto", "admin.proto", "peer.proto"];
+/// Replies that may hold an account of the work.
+const EXPLAINED: &[&str] = &["WriteReply", "GetReply", "RangeReply", "ScanPage", "BatchWriteReply", "BatchGetReply"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = Path::new("proto");
@@ -14,7 +16,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES.iter().map(|file| folder.join(file)), [folder])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let mut build = tonic_prost_build::configure();
+    for reply in EXPLAINED {
+        // Hardly any reply has one, and all are moved: it takes the room of a pointer.
+        build = build.boxed(format!(".cube.v1.{reply}.explained"));
+    }
     // Values and messages between nodes are passed on as they came, not copied.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    build.bytes(".").compile_fds(descriptors)?;
     Ok(())
 }

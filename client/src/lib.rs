@@ -52,7 +52,8 @@
 //!
 //! # Many rows
 //!
-//! A [`Range`] lists the rows of one partition key, page by page. [`Table::put_all`] and its like send many rows in one
+//! A [`Range`] lists the rows of one partition key, page by page; a [`Scan`] the rows of all partition keys that begin alike,
+//! and goes on at another node when one dies. [`Table::put_all`] and its like send many rows in one
 //! request; a [`Batcher`] makes batches of single writes. A [`Session`] is for whoever has thousands of requests in flight:
 //! they share a stream to each node, and cost a part of what calls of their own cost.
 //!
@@ -82,6 +83,11 @@
 //! }
 //! assert_eq!(count, 50);
 //!
+//! let mut scan = table.scan("node:").limit(10);
+//! while let Some(row) = scan.next().await? {
+//!     assert_eq!(row.key.partition, "node:a");
+//! }
+//!
 //! let session = client.session().default_table();
 //! let reads = (0..100).map(|n| session.get(Key::sorted("node:a", format!("sandbox:{n:03}"))).send());
 //! assert!(join_all(reads).await.into_iter().all(|found| found.is_ok_and(|found| found.value.is_some())));
@@ -102,6 +108,7 @@ mod options;
 mod range;
 mod retry;
 mod ring;
+mod scan;
 mod session;
 mod table;
 mod topology;
@@ -109,8 +116,12 @@ mod topology;
 pub use batcher::{Batcher, BatcherOptions};
 pub use client::Client;
 pub use error::{Asked, Error, Refusal, ReplicaFailure};
-pub use model::{Found, Key, Level, Row, UnknownLevel, Version, Written};
+pub use model::{
+    Explained, ExplainedHint, ExplainedMessage, ExplainedOutcome, ExplainedRecord, ExplainedRow, ExplainedStale, Found,
+    Key, Level, Row, UnknownLevel, Version, Written,
+};
 pub use options::Options;
 pub use range::Range;
+pub use scan::Scan;
 pub use session::Session;
 pub use table::{Delete, DeleteAll, Get, GetAll, Put, PutAll, Table};

@@ -7,6 +7,10 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use cube_proto::v1;
+/// What was done for a request, as the node tells it: `docs/reads.md` explains the words.
+pub use cube_proto::v1::{
+    Explained, ExplainedHint, ExplainedMessage, ExplainedOutcome, ExplainedRecord, ExplainedRow, ExplainedStale,
+};
 
 /// Which row: a partition key, which places it, and an optional sort key, which orders it among the rows that share
 /// the partition key.
@@ -192,7 +196,7 @@ impl FromStr for Level {
 }
 
 /// What came of a write that met its level.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Written {
     /// The version that the rows got.
     pub version: Version,
@@ -206,6 +210,8 @@ pub struct Written {
     pub marked_for: Vec<String>,
     /// A newer version that some replica holds: not this write is read, but that one.
     pub superseded_by: Option<Version>,
+    /// What was done for it, where that was asked for.
+    pub explained: Option<Box<Explained>>,
 }
 
 impl Written {
@@ -217,12 +223,13 @@ impl Written {
             hinted_for: reply.hinted_for,
             marked_for: reply.marked_for,
             superseded_by: reply.superseded_by.map(Version::of),
+            explained: reply.explained,
         }
     }
 }
 
 /// What a read found.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Found {
     /// The row's value, if it has one.
     pub value: Option<Bytes>,
@@ -230,6 +237,8 @@ pub struct Found {
     pub version: Option<Version>,
     /// When the value ends, milliseconds since 1970.
     pub expires_at_ms: Option<u64>,
+    /// What was done for it, where that was asked for.
+    pub explained: Option<Box<Explained>>,
 }
 
 impl Found {
@@ -238,6 +247,7 @@ impl Found {
             value: reply.found.then_some(reply.value),
             version: reply.version.map(Version::of),
             expires_at_ms: reply.expires_at_ms,
+            explained: reply.explained,
         }
     }
 }

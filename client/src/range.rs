@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cube_proto::v1;
 
 use crate::error::Error;
-use crate::model::{Level, Row};
+use crate::model::{Explained, Level, Row};
 use crate::table::Table;
 
 /// A range read: adjust it, then ask for pages or rows until there are no more.
@@ -20,12 +20,13 @@ pub struct Range {
     timeout: Option<Duration>,
     /// Rows of the last page that were not given out yet, in reverse.
     waiting: Vec<Row>,
+    explained: Option<Explained>,
     is_over: bool,
 }
 
 impl Range {
     pub(crate) fn new(table: Table, request: v1::RangeRequest) -> Self {
-        Self { table, request, timeout: None, waiting: Vec::new(), is_over: false }
+        Self { table, request, timeout: None, waiting: Vec::new(), explained: None, is_over: false }
     }
 
     /// How many replicas must have answered; QUORUM if this is not said.
@@ -76,6 +77,17 @@ impl Range {
         self
     }
 
+    /// Has each page come with an account of what was done for it: [`Range::explained`].
+    pub fn explain(mut self) -> Self {
+        self.request.explain = true;
+        self
+    }
+
+    /// What was done for the last page, where that was asked for.
+    pub fn explained(&self) -> Option<&Explained> {
+        self.explained.as_ref()
+    }
+
     /// The next page; none after the last one. A page may be empty though more follow: deleted rows are looked at too.
     /// After an error the same page can be asked for again.
     pub async fn next_page(&mut self) -> Result<Option<Vec<Row>>, Error> {
@@ -85,6 +97,7 @@ impl Range {
         let reply = self.table.run(self.request.clone(), self.timeout).await?;
         self.is_over = reply.next_page.is_empty();
         self.request.page = reply.next_page;
+        self.explained = reply.explained.map(|explained| *explained);
         Ok(Some(reply.rows.into_iter().map(Row::of).collect()))
     }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Refusal};
 use crate::model::{Found, Key, Level, Version, Written};
 use crate::operation::Operation;
 use crate::range::Range;
+use crate::scan::Scan;
 
 /// A table of a keyspace. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -88,6 +89,17 @@ impl Table {
             ..Default::default()
         };
         Range::new(self.clone(), request)
+    }
+
+    /// Reads the rows whose partition keys begin so, in the order of their keys, a page at a time. Nothing is all rows.
+    pub fn scan(&self, prefix: impl Into<Bytes>) -> Scan {
+        let request = v1::ScanRequest {
+            keyspace: self.keyspace.clone(),
+            table: self.table.clone(),
+            prefix: prefix.into(),
+            ..Default::default()
+        };
+        Scan::new(self.clone(), request)
     }
 
     /// Gives many rows a value. Rows that share a partition key are written together or not at all on each replica;
@@ -291,6 +303,19 @@ impl GetAll<'_> {
     }
 }
 
+macro_rules! explains {
+    ($($request:ident),*) => {
+        $(impl $request<'_> {
+            /// Has the answer hold an account of what was done, in its field `explained`.
+            pub fn explain(mut self) -> Self {
+                self.request.explain = true;
+                self
+            }
+        })*
+    };
+}
+
+explains!(Put, Delete, Get);
 terms!(Put, Delete, Get, PutAll, DeleteAll, GetAll);
 writes!(Put, Delete, PutAll, DeleteAll);
 

@@ -275,3 +275,40 @@ async fn the_later_of_two_writes_of_a_row_wins_in_a_batcher_and_both_are_sent() 
     assert_eq!(cluster.shared.seen_by().len(), 2);
     assert_eq!(cluster.shared.value("k").unwrap(), "2");
 }
+
+#[tokio::test]
+async fn a_scan_is_read_page_by_page_and_goes_on_behind_the_last_page_whatever_befalls_a_node() {
+    let cluster = Cluster::of(2).await;
+    let table = cluster.client_with(patient()).await.default_table();
+    for number in 0..7 {
+        table.put(format!("user:{number}"), "v").send().await.unwrap();
+    }
+    table.put("other", "v").send().await.unwrap();
+    let shutting_down = refusal("shutting_down", Code::Unavailable, false);
+    // A page, then one that fell short of its level, one that is refused, and one that is lost: on whichever node.
+    for node in [1, 2] {
+        cluster.say(node, [Say::Yes, Say::DoneButLost, Say::No(shutting_down.clone()), Say::Lost]);
+    }
+    let mut scan = table.scan("user:").page_rows(2);
+    let mut keys = Vec::new();
+    while let Some(row) = scan.next().await.unwrap() {
+        keys.push(row.key.to_string());
+    }
+    assert_eq!(keys, ["user:0", "user:1", "user:2", "user:3", "user:4", "user:5", "user:6"]);
+    assert!(scan.next_page().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_scan_ends_at_its_limit() {
+    let cluster = Cluster::of(1).await;
+    let table = cluster.client_with(patient()).await.default_table();
+    for number in 0..5 {
+        table.put(format!("user:{number}"), "v").send().await.unwrap();
+    }
+    let mut scan = table.scan("user:").page_rows(1).limit(3);
+    let mut count = 0;
+    while scan.next().await.unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 3);
+}

@@ -235,7 +235,7 @@ impl Coordinator {
         terms: &Terms,
         state: &Arc<ClusterState>,
     ) -> Option<Arc<Ledger>> {
-        if !terms.explain && self.settings.slow_ms.is_none() {
+        if !terms.explain && self.slow_ms().is_none() {
             return None;
         }
         let account = Account {
@@ -269,7 +269,7 @@ impl Coordinator {
         account.took_ms = ledger.passed_ms();
         account.error = error;
         let account = Arc::new(account);
-        if self.settings.slow_ms.is_some_and(|slow_ms| account.took_ms >= u64::from(slow_ms)) {
+        if self.slow_ms().is_some_and(|slow_ms| account.took_ms >= u64::from(slow_ms)) {
             self.slow.record(&account, self.parts.clock.monotonic_ms());
         }
         ledger.is_wanted.then_some(account)

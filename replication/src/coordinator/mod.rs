@@ -28,6 +28,7 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cube_storage::SyncState;
 use cube_storage::model::{Epoch, Hlc, Limits, NodeId, PartitionId, PlacementId, TableId, Token};
@@ -118,6 +119,8 @@ pub struct Coordinator {
     figures: Figures,
     mends: Mends,
     slow: SlowLog,
+    /// From when on a request is slow, in milliseconds; [`NEVER_SLOW`] where none is recorded.
+    slow_ms: AtomicU32,
     random: Mutex<Xoshiro256StarStar>,
     /// Operations that wait for a newer map, each once.
     rerouting: Mutex<BTreeMap<Place, Arc<dyn Timed>>>,
@@ -133,6 +136,9 @@ type Resend = Box<dyn FnOnce() + Send>;
 const RESEND_AFTER_MS: u64 = 20;
 /// How often one message is sent again: for more than a second. A replica that is behind for longer has failed.
 const RESENDS_MAX: u32 = 6;
+
+/// No request takes so long.
+const NEVER_SLOW: u32 = u32::MAX;
 
 /// Nodes with one seed make different choices.
 fn seed_of(node: NodeId) -> u64 {
@@ -164,6 +170,7 @@ impl Coordinator {
             figures: Figures::default(),
             mends: Mends::default(),
             slow: SlowLog::default(),
+            slow_ms: AtomicU32::new(settings.slow_ms.unwrap_or(NEVER_SLOW)),
             random: Mutex::new(Xoshiro256StarStar::seed_from_u64(settings.seed ^ seed_of(parts.me))),
             parts,
             rerouting: Mutex::default(),
@@ -232,6 +239,15 @@ impl Coordinator {
         let state = self.parts.catalog.current();
         self.figures.retain(|table| state.schema.table_options().any(|(id, _)| id == table));
         self.figures.snapshot()
+    }
+
+    /// From now on requests that take so long are recorded, as [`Settings::slow_ms`] says for the beginning.
+    pub fn record_slow(&self, slow_ms: Option<u32>) {
+        self.slow_ms.store(slow_ms.unwrap_or(NEVER_SLOW), Ordering::Relaxed);
+    }
+
+    fn slow_ms(&self) -> Option<u32> {
+        Some(self.slow_ms.load(Ordering::Relaxed)).filter(|slow_ms| *slow_ms != NEVER_SLOW)
     }
 
     /// Bytes of rows that the requests in flight hold.

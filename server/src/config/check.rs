@@ -174,6 +174,7 @@ impl Checker<'_> {
         self.within("raft.heartbeat", config.raft.heartbeat, SHORTEST * 10..=MINUTE);
         self.within("raft.election_min", config.raft.election_min, SHORTEST * 10..=HOUR);
         self.within("raft.election_max", config.raft.election_max, SHORTEST * 10..=HOUR);
+        self.within("log.slow_requests", config.log.slow_requests, Duration::ZERO..=HOUR);
         self.within("gossip.interval", config.gossip.interval, SHORTEST * 10..=MINUTE);
         let show = humantime::format_duration;
         let (horizon, write) = (config.anti_entropy.horizon, config.timeouts.write);

@@ -87,8 +87,16 @@ impl Config {
             read_timeout_ms: ms32(self.timeouts.read),
             in_flight_max: count(self.overload.in_flight_max),
             in_flight_bytes_max: bytes(self.overload.in_flight_bytes),
+            slow_ms: self.slow_ms(),
             ..Settings::default()
         }
+    }
+
+    /// From when on a request is slow, in milliseconds, if that is recorded.
+    pub fn slow_ms(&self) -> Option<u32> {
+        // What is less than a millisecond is rounded up to one: zero stands for none.
+        let slow = self.log.slow_requests;
+        (!slow.is_zero()).then(|| ms32(slow).max(1))
     }
 
     /// How far ahead a new stamp may be, in milliseconds.

@@ -178,5 +178,7 @@ section! {
         format: LogFormat = LogFormat::Text,
         /// What is logged.
         level: LogLevel = LogLevel::default(),
+        /// Requests that take so long are recorded with what was done for them; zero records none.
+        slow_requests: Duration = Duration::ZERO,
     }
 }

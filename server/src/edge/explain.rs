@@ -194,7 +194,7 @@ pub(crate) fn failure_code(failure: &Failure) -> &'static str {
 }
 
 /// A replica's failure in words that stand behind its name.
-fn failure_text(failure: &Failure) -> String {
+pub(crate) fn failure_text(failure: &Failure) -> String {
     match failure {
         Failure::Peer(PeerError::Unreachable { .. }) => "it cannot be reached".to_owned(),
         Failure::Peer(PeerError::QueueFull { waiting, limit, .. }) => {

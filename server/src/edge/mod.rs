@@ -2,21 +2,24 @@
 //! store.
 //!
 //! A request's way: the door reads it (`rest/`, `grpc/`), [`Edge::permit`] lets it pass, [`Edge::write`], [`Edge::read`]
-//! and [`Edge::range`] (or their `start_` forms, for who does not wait) hand it to the coordinator, which tells the answer by a callback, and `explain.rs` turns errors
-//! into what a client is told.
+//! and [`Edge::range`] (or their `start_` forms, for who does not wait) and [`Edge::scan`] hand it to the coordinator, which
+//! tells the answer by a callback, and `explain.rs` turns errors into what a client is told.
 //!
 //! Invariant: a request whose client went away goes on to its end, or a write would be lost half done; nobody waits for
-//! its answer, and nothing is left of it.
+//! its answer, and nothing is left of it. Only a scan, which is long and changes nothing, ends with its client.
 
 mod access;
+pub(crate) mod account;
 mod code;
 pub(crate) mod duration;
 mod error;
 mod explain;
 mod names;
+pub(crate) mod scan;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,11 +27,11 @@ use arc_swap::ArcSwapOption;
 use cube_replication::catalog::{Catalog, ClusterState};
 use cube_replication::consistency::Level;
 use cube_replication::coordinator::{
-    Coordinator, RangePage, RangeRequest, ReadRequest, ReadRow, RequestError, Settings, TableName, Terms, WriteRequest,
-    Written,
+    Account, Coordinator, PrefixPage, PrefixRequest, RangePage, RangeRequest, ReadFigures, ReadRequest, ReadRow,
+    RequestError, Settings, TableName, Terms, WriteRequest, Written,
 };
 use cube_storage::SyncPolicy;
-use cube_storage::model::Limits;
+use cube_storage::model::{Limits, TableId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -243,6 +246,25 @@ impl Edge {
         let (told, answer) = oneshot::channel();
         self.start_range(caller, request, move |result| drop(told.send(result)));
         answer.await.map_err(|_| stopped_while_reading())?
+    }
+
+    /// Reads a page of a table's rows by key prefix. Whoever stops waiting for it ends it.
+    pub async fn scan(&self, caller: Caller, request: PrefixRequest) -> Result<PrefixPage, EdgeError> {
+        self.permit(caller, Access::Read(&request.table))?;
+        let (told, answer) = oneshot::channel();
+        let _scanning = self.parts.coordinator.scan(request, Box::new(move |result| drop(told.send(result))));
+        let page = answer.await.map_err(|_| stopped_while_reading())?;
+        page.map_err(|error| self.explain(error))
+    }
+
+    /// What reads came upon since the node started, by table.
+    pub fn read_figures(&self) -> BTreeMap<TableId, ReadFigures> {
+        self.parts.coordinator.read_figures()
+    }
+
+    /// The accounts of the last slow requests, the oldest first.
+    pub fn slow_requests(&self) -> Vec<Arc<Account>> {
+        self.parts.coordinator.slow_requests()
     }
 }
 

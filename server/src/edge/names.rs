@@ -13,6 +13,11 @@ impl<'a> Names<'a> {
         Self(state)
     }
 
+    /// The state that the names are of.
+    pub fn state(&self) -> &'a ClusterState {
+        self.0
+    }
+
     /// A node's name, also after it left. A node that this state has not heard of is told by its number.
     pub fn of(&self, node: NodeId) -> String {
         self.0.topology.member(node).map_or_else(|| node.to_string(), |member| member.name.clone())

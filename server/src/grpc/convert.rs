@@ -9,8 +9,10 @@ use cube_replication::consistency::Level;
 use cube_replication::coordinator::{Change, RangePage, RangeRequest, ReadRow, TableName, Terms, Written};
 use cube_replication::handoff::Kept;
 use cube_storage::model::{Hlc, NodeId, RowKey, Version};
+use cube_storage::scan::Row;
 use tonic::metadata::MetadataMap;
 
+use super::explained::explained;
 use super::page;
 use crate::edge::{Code, Details, Edge, EdgeError, Names, refuse, table_name, terms};
 
@@ -100,7 +102,7 @@ fn read_level(level: i32) -> Result<Option<Level>, EdgeError> {
     })
 }
 
-fn write_level(level: Level) -> v1::Level {
+pub(super) fn write_level(level: Level) -> v1::Level {
     match level {
         Level::Any => v1::Level::Any,
         Level::One => v1::Level::One,
@@ -164,7 +166,7 @@ fn bound(bound: Option<v1::RangeBound>) -> Bound<Bytes> {
     }
 }
 
-fn version(Version { hlc, node }: Version) -> v1::Version {
+pub(super) fn version(Version { hlc, node }: Version) -> v1::Version {
     v1::Version { hlc: hlc.0, node: u32::from(node.0) }
 }
 
@@ -180,10 +182,11 @@ pub(super) fn written(written: Written, level: Level, names: &Names<'_>) -> v1::
         hinted_for: noted(Kept::Hint),
         marked_for: noted(Kept::Mark),
         superseded_by: written.superseded_by.map(version),
+        explained: explained(written.account.as_ref(), names),
     }
 }
 
-pub(super) fn read_row(row: ReadRow) -> v1::GetReply {
+pub(super) fn read_row(row: ReadRow, names: &Names<'_>) -> v1::GetReply {
     let value = row.value().cloned();
     let expiry = row.record.as_ref().and_then(|record| record.expiry()).filter(|_| value.is_some());
     v1::GetReply {
@@ -192,24 +195,29 @@ pub(super) fn read_row(row: ReadRow) -> v1::GetReply {
         expires_at_ms: expiry.map(|expiry| expiry.0),
         as_of: row.as_of.0,
         value: value.unwrap_or_default(),
+        explained: explained(row.account.as_ref(), names),
     }
 }
 
+/// A row of a page, unless it is deleted or has ended.
+pub(super) fn live_row(row: Row, as_of: Hlc) -> Option<v1::RangeRow> {
+    let value = row.record.live_value(as_of)?.clone();
+    Some(v1::RangeRow {
+        key: Some(v1::RowKey { partition: row.key.partition, sort: row.key.sort }),
+        value,
+        version: Some(version(row.record.version)),
+        expires_at_ms: row.record.expiry().map(|expiry| expiry.0),
+    })
+}
+
 /// A page: deletions and ended values are left out, and the next page begins behind them.
-pub(super) fn range_page(whole: &RangeRequest, found: RangePage) -> v1::RangeReply {
+pub(super) fn range_page(whole: &RangeRequest, found: RangePage, names: &Names<'_>) -> v1::RangeReply {
     let last = found.rows.last().filter(|_| found.more);
     let next_page = last.map(|row| page::token(whole, &row.key.sort)).unwrap_or_default();
     let as_of = found.as_of;
-    let rows = found.rows.into_iter().filter_map(|row| {
-        let value = row.record.live_value(as_of)?.clone();
-        Some(v1::RangeRow {
-            key: Some(v1::RowKey { partition: row.key.partition, sort: row.key.sort }),
-            value,
-            version: Some(version(row.record.version)),
-            expires_at_ms: row.record.expiry().map(|expiry| expiry.0),
-        })
-    });
-    v1::RangeReply { rows: rows.collect(), next_page, as_of: as_of.0 }
+    let rows = found.rows.into_iter().filter_map(|row| live_row(row, as_of)).collect();
+    let explained = explained(found.account.as_ref(), names);
+    v1::RangeReply { rows, next_page, as_of: as_of.0, explained }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
 use super::requests::{Requests, batch_read, batch_written, partitions_of};
+use super::scan::{self, ScanPages};
 use super::session::{Session, SessionReplies};
 use crate::edge::{Caller, Edge, Names};
 
@@ -47,6 +48,7 @@ fn read<M, R, E: Into<Status>>(
 
 #[tonic::async_trait]
 impl Kv for KvService {
+    type ScanStream = ScanPages;
     type SessionStream = SessionReplies;
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::WriteReply>, Status> {
@@ -62,14 +64,19 @@ impl Kv for KvService {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetReply>, Status> {
         let request: ReadRequest = read(&self.edge, request, |read, message| read.get(message))?;
         let row = self.edge.read_one(Caller::Anonymous, request).await?;
-        Ok(Response::new(convert::read_row(row)))
+        Ok(Response::new(convert::read_row(row, &Names::new(&self.edge.state()))))
     }
 
     async fn range(&self, request: Request<v1::RangeRequest>) -> Result<Response<v1::RangeReply>, Status> {
         let (metadata, _, message) = request.into_parts();
         let (whole, page) = convert::range(message, &metadata, &self.edge)?;
         let found = self.edge.range(Caller::Anonymous, page).await?;
-        Ok(Response::new(convert::range_page(&whole, found)))
+        Ok(Response::new(convert::range_page(&whole, found, &Names::new(&self.edge.state()))))
+    }
+
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<ScanPages>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        Ok(Response::new(scan::begin(Arc::clone(&self.edge), message, &metadata).await?))
     }
 
     async fn batch_put(&self, request: Request<v1::BatchPutRequest>) -> Result<Response<v1::BatchWriteReply>, Status> {

@@ -1,15 +1,18 @@
 //! The gRPC front door: `cube.v1.Kv` and `cube.v1.Admin`, with the standard health and reflection services.
 //!
-//! `kv.rs` has the calls and `session.rs` the stream that carries many of them, `requests.rs` and `convert.rs` turn messages
-//! into requests and answers into messages, `status.rs` errors into statuses. Messages are as large as the configured limits let a request be, and no larger.
+//! `kv.rs` has the calls, `scan.rs` the stream of a scan's pages and `session.rs` the stream that carries many calls;
+//! `requests.rs` and `convert.rs` turn messages into requests and answers into messages, `explained.rs` accounts of the work,
+//! `status.rs` errors into statuses. Messages are as large as the configured limits let a request be, and no larger.
 
 mod admin;
 mod convert;
+mod explained;
 mod health;
 mod incoming;
 mod kv;
 mod page;
 mod requests;
+mod scan;
 mod schema;
 mod session;
 mod status;

@@ -11,6 +11,7 @@ use cube_storage::model::RowKey;
 use tonic::metadata::MetadataMap;
 
 use super::convert::{self, Common, Time};
+use super::explained::explained;
 use super::status::detail;
 use crate::edge::{Edge, EdgeError, Names, explain};
 
@@ -91,22 +92,27 @@ pub(super) fn batch_written(
     level: Level,
     names: &Names<'_>,
 ) -> v1::BatchWriteReply {
+    let account = results.iter().flatten().find_map(|written: &Written| written.account.clone());
     let outcome = |result| match result {
-        Ok(written) => partition_result::Outcome::Written(convert::written(written, level, names)),
+        Ok(written) => {
+            partition_result::Outcome::Written(convert::written(Written { account: None, ..written }, level, names))
+        }
         Err(error) => partition_result::Outcome::Error(detail(&explain(error, names))),
     };
     let results = partitions
         .into_iter()
         .zip(results)
         .map(|(partition, result)| v1::PartitionResult { partition, outcome: Some(outcome(result)) });
-    v1::BatchWriteReply { results: results.collect() }
+    v1::BatchWriteReply { results: results.collect(), explained: explained(account.as_ref(), names) }
 }
 
 /// What was found of many rows, in their order.
 pub(super) fn batch_read(found: Vec<Result<ReadRow, RequestError>>, names: &Names<'_>) -> v1::BatchGetReply {
+    let account = found.iter().flatten().find_map(|row| row.account.clone());
     let outcome = |row| match row {
-        Ok(row) => row_result::Outcome::Row(convert::read_row(row)),
+        Ok(row) => row_result::Outcome::Row(convert::read_row(ReadRow { account: None, ..row }, names)),
         Err(error) => row_result::Outcome::Error(detail(&explain(error, names))),
     };
-    v1::BatchGetReply { rows: found.into_iter().map(|row| v1::RowResult { outcome: Some(outcome(row)) }).collect() }
+    let rows = found.into_iter().map(|row| v1::RowResult { outcome: Some(outcome(row)) }).collect();
+    v1::BatchGetReply { rows, explained: explained(account.as_ref(), names) }
 }

@@ -121,7 +121,8 @@ impl Session {
         let edge = Arc::clone(&self.edge);
         self.edge.start_read(Caller::Anonymous, request, move |result| {
             let Some(only) = only(&edge, result) else { return drop(place) };
-            place.tell(only.map(|row| Outcome::Row(convert::read_row(row))));
+            let state = edge.state();
+            place.tell(only.map(|row| Outcome::Row(convert::read_row(row, &Names::new(&state)))));
         });
     }
 
@@ -134,8 +135,10 @@ impl Session {
     }
 
     fn range(&self, place: Place, whole: RangeRequest, page: RangeRequest) {
+        let edge = Arc::clone(&self.edge);
         self.edge.start_range(Caller::Anonymous, page, move |result: Result<RangePage, _>| {
-            place.tell(result.map(|found| Outcome::Page(convert::range_page(&whole, found))));
+            let state = edge.state();
+            place.tell(result.map(|found| Outcome::Page(convert::range_page(&whole, found, &Names::new(&state)))));
         });
     }
 }

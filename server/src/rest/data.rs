@@ -29,7 +29,7 @@ pub(super) async fn put(State(edge): State<Arc<Edge>>, request: Request) -> Resu
     let document: PutDocument = read_json(request, body_bytes_max(edge.limits())).await?;
     let table = table_name(document.keyspace.clone(), document.table.clone());
     let (key, row) = document.read()?;
-    write(&edge, table, key, row, false, STORED).await
+    write(&edge, table, key, row, STORED).await
 }
 
 /// `GET /api/v1/get/{key}`
@@ -44,7 +44,7 @@ pub(super) async fn delete(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Js
     let parameters = Parameters::parse(uri.query(), &["cl", "keyspace", "table", "sort", "timestamp", "explain"])?;
     let (table, key) = by_key(&uri, &parameters)?;
     let row = deletion(&parameters)?;
-    write(&edge, table, key, row, parameters.flag("explain")?, DELETED).await
+    write(&edge, table, key, row, DELETED).await
 }
 
 /// `PUT /api/v1/keyspaces/{ks}/tables/{t}/rows/{key}[/{sort}]`
@@ -57,7 +57,8 @@ pub(super) async fn put_row(State(edge): State<Arc<Edge>>, request: Request) -> 
         (Some(_), Some(_)) => return Err(EdgeError::invalid("cl is given twice: in the body and in the query")),
         (body, query) => body.or(query),
     };
-    write(&edge, table, key, row, parameters.flag("explain")?, STORED).await
+    row.explain |= parameters.flag("explain")?;
+    write(&edge, table, key, row, STORED).await
 }
 
 /// `GET /api/v1/keyspaces/{ks}/tables/{t}/rows/{key}[/{sort}]`
@@ -72,7 +73,7 @@ pub(super) async fn delete_row(State(edge): State<Arc<Edge>>, uri: Uri) -> Resul
     let (table, key) = by_path(&uri)?;
     let parameters = Parameters::parse(uri.query(), &["cl", "timestamp", "explain"])?;
     let row = deletion(&parameters)?;
-    write(&edge, table, key, row, parameters.flag("explain")?, DELETED).await
+    write(&edge, table, key, row, DELETED).await
 }
 
 fn by_key(uri: &Uri, parameters: &Parameters) -> Result<(TableName, RowKey), EdgeError> {
@@ -90,7 +91,12 @@ fn by_path(uri: &Uri) -> Result<(TableName, RowKey), EdgeError> {
 }
 
 fn deletion(parameters: &Parameters) -> Result<RowWrite, EdgeError> {
-    Ok(RowWrite { change: Change::Delete, level: parameters.level()?, timestamp: parameters.timestamp()? })
+    Ok(RowWrite {
+        change: Change::Delete,
+        level: parameters.level()?,
+        timestamp: parameters.timestamp()?,
+        explain: parameters.flag("explain")?,
+    })
 }
 
 async fn write(
@@ -98,10 +104,9 @@ async fn write(
     table: TableName,
     key: RowKey,
     row: RowWrite,
-    explain: bool,
     message: &'static str,
 ) -> Result<Json<WriteAnswer>, EdgeError> {
-    let terms = terms(row.level, None, explain);
+    let terms = terms(row.level, None, row.explain);
     let level = terms.level;
     let request = WriteRequest {
         table,

@@ -7,6 +7,7 @@ use cube_replication::handoff::Kept;
 use cube_storage::model::{Hlc, NodeId, RowKey, Version};
 use serde::{Deserialize, Serialize};
 
+use super::explained::Explained;
 use super::text::Encoding;
 use crate::edge::duration::DurationForm;
 use crate::edge::{Code, Details, EdgeError, Names, parse_level};
@@ -25,6 +26,7 @@ pub(crate) struct PutDocument {
     cl: Option<String>,
     ttl: Option<DurationForm>,
     timestamp: Option<u64>,
+    explain: Option<bool>,
 }
 
 /// What `PUT .../rows/{key}` takes.
@@ -36,6 +38,7 @@ pub(crate) struct RowDocument {
     cl: Option<String>,
     ttl: Option<DurationForm>,
     timestamp: Option<u64>,
+    explain: Option<bool>,
 }
 
 /// What is to be written, read out of either document.
@@ -43,15 +46,16 @@ pub(crate) struct RowWrite {
     pub(crate) change: Change,
     pub(crate) level: Option<Level>,
     pub(crate) timestamp: Option<Hlc>,
+    pub(crate) explain: bool,
 }
 
 impl PutDocument {
     /// The row, and what is to be written to it.
     pub(crate) fn read(self) -> Result<(RowKey, RowWrite), EdgeError> {
-        let Self { key, sort, value, encoding, cl, ttl, timestamp, .. } = self;
+        let Self { key, sort, value, encoding, cl, ttl, timestamp, explain, .. } = self;
         let named = encoding.unwrap_or(Encoding::Utf8);
         let key = RowKey::with_sort(named.read("key", key)?, named.read("sort", sort.unwrap_or_default())?);
-        Ok((key, RowDocument { value, encoding, cl, ttl, timestamp }.read()?))
+        Ok((key, RowDocument { value, encoding, cl, ttl, timestamp, explain }.read()?))
     }
 }
 
@@ -64,6 +68,7 @@ impl RowDocument {
             change: Change::Put { value, ttl_ms },
             level: self.cl.as_deref().map(parse_level).transpose()?,
             timestamp: self.timestamp.map(|millis| Hlc::new(millis, 0)),
+            explain: self.explain.unwrap_or(false),
         })
     }
 }
@@ -91,6 +96,8 @@ pub(crate) struct WriteAnswer {
     marked_for: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     superseded_by: Option<VersionDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explained: Option<Explained>,
 }
 
 /// What a read is answered.
@@ -110,18 +117,20 @@ pub(crate) struct ReadAnswer {
     version: Option<VersionDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explained: Option<Explained>,
 }
 
 /// A version: the greater timestamp, then the greater counter, wins.
 #[derive(Serialize)]
-struct VersionDocument {
+pub(crate) struct VersionDocument {
     timestamp: u64,
     counter: u16,
     node: String,
 }
 
 impl VersionDocument {
-    fn of(version: Version, names: &Names<'_>) -> Self {
+    pub(crate) fn of(version: Version, names: &Names<'_>) -> Self {
         Self { timestamp: version.hlc.millis(), counter: version.hlc.counter(), node: names.of(version.node) }
     }
 }
@@ -144,6 +153,7 @@ impl WriteAnswer {
             hinted_for: names.all(&noted(Kept::Hint)),
             marked_for: names.all(&noted(Kept::Mark)),
             superseded_by: written.superseded_by.map(|newer| VersionDocument::of(newer, names)),
+            explained: written.account.as_ref().map(|account| Explained::of(account, names)),
         }
     }
 }
@@ -164,10 +174,11 @@ impl ReadAnswer {
             level: level.name(),
             version: row.record.as_ref().map(|record| VersionDocument::of(record.version, names)),
             expires_at: expiry.map(|expiry| expiry.0),
+            explained: row.account.as_ref().map(|account| Explained::of(account, names)),
         }
     }
 }
 
-fn sort_of(key: &RowKey, encoding: Encoding) -> Option<String> {
+pub(crate) fn sort_of(key: &RowKey, encoding: Encoding) -> Option<String> {
     (!key.sort.is_empty()).then(|| encoding.write(&key.sort))
 }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::Uri;
 use serde::{Deserialize, Serialize};
 
 use super::body::read_json_or_default;
@@ -32,35 +31,11 @@ pub(super) struct OrderDocument {
     node: Option<String>,
 }
 
-/// What `GET /api/v1/stats` answers.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct StatsDocument {
-    lines: Vec<String>,
-    pending_hints: u64,
-    hints: HintsView,
-}
-
 /// `GET /api/v1/replication/hints`
 pub(super) async fn hints(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<HintsView>, EdgeError> {
     Parameters::parse(uri.query(), &[])?;
     edge.permit(Caller::Anonymous, Access::Observe)?;
     Ok(Json(edge.admin().hints()))
-}
-
-/// `GET /api/v1/stats`: numbers of this node, as lines of text where that is asked for.
-pub(super) async fn stats(State(edge): State<Arc<Edge>>, request: Request) -> Result<Response, EdgeError> {
-    Parameters::parse(request.uri().query(), &[])?;
-    edge.permit(Caller::Anonymous, Access::Observe)?;
-    let hints = edge.admin().hints();
-    let lines = hints.lines();
-    let wanted = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    if wanted.is_some_and(|wanted| wanted.starts_with("text/plain")) {
-        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-        return Ok(([(header::CONTENT_TYPE, kind)], text).into_response());
-    }
-    Ok(Json(StatsDocument { lines, pending_hints: hints.total_hints, hints }).into_response())
 }
 
 /// `POST /api/v1/replication/hints/replay`

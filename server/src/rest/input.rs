@@ -95,6 +95,17 @@ impl Parameters {
         Ok(Some(Hlc::new(millis, 0)))
     }
 
+    /// A parameter that counts rows.
+    pub(crate) fn rows(&self, name: &'static str) -> Result<Option<usize>, EdgeError> {
+        let Some(given) = self.text(name)? else { return Ok(None) };
+        let digits = !given.is_empty() && given.bytes().all(|digit| digit.is_ascii_digit());
+        if !digits {
+            return Err(EdgeError::invalid(format!("{name} is a number of rows, not {given:?}")));
+        }
+        // What is no number of this machine is beyond every limit, and is refused as that.
+        Ok(Some(given.parse().unwrap_or(usize::MAX)))
+    }
+
     /// A parameter that is on or off; named without a value it is on.
     pub(crate) fn flag(&self, name: &'static str) -> Result<bool, EdgeError> {
         match self.text(name)?.as_deref() {

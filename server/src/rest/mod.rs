@@ -1,6 +1,6 @@
 //! The HTTP front door: JSON in and out, as `docs/rest-api.md` says.
 //!
-//! Here stand the paths. `data.rs` reads and writes rows, `schema.rs` keyspaces and tables, `cluster.rs` tells how node
+//! Here stand the paths. `data.rs` reads and writes rows, `scan.rs` lists them, `stats.rs` has numbers, `schema.rs` keyspaces and tables, `cluster.rs` tells how node
 //! and cluster fare; `dto.rs` holds the documents, `input.rs` and `body.rs` read what comes in. Every error has the one
 //! shape `{"error":{"code","message","details"}}`, also where there is no such path or method.
 
@@ -10,10 +10,13 @@ mod config;
 mod data;
 mod dto;
 mod error;
+mod explained;
 mod hints;
 mod input;
+mod scan;
 mod schema;
 mod serve;
+mod stats;
 mod text;
 
 use std::sync::Arc;
@@ -41,6 +44,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/api/v1/delete/{*key}", delete(data::delete))
         .route("/api/v1/delete/", delete(data::delete))
         .route("/api/v1/delete", delete(data::delete))
+        .route("/api/v1/scan", get(scan::scan))
         .route("/api/v1/keyspaces", get(schema::list))
         .route(
             "/api/v1/keyspaces/{keyspace}",
@@ -63,7 +67,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/api/v1/replication/hints/replay", post(hints::replay))
         .route("/api/v1/replication/hints/pause", post(hints::pause))
         .route("/api/v1/replication/hints/resume", post(hints::resume))
-        .route("/api/v1/stats", get(hints::stats))
+        .route("/api/v1/stats", get(stats::stats))
+        .route("/api/v1/requests/slow", get(stats::slow_requests))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(edge)

@@ -25,6 +25,8 @@ mod kill_one;
 mod load;
 mod majority;
 mod pauses;
+mod reads;
+mod reads_scans;
 mod refusals;
 mod restarts;
 mod schema;

@@ -66,7 +66,8 @@ fn still(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
             for (name, field) in fields.iter_mut() {
-                let moves = matches!(name.as_str(), "timestamp" | "counter" | "expiresAt");
+                let moves = ["timestamp", "counter", "expiresAt", "next", "epoch", "tookMs", "sentMs", "answeredMs"]
+                    .contains(&name.as_str());
                 *field = if moves { Value::from(0) } else { still(field.take()) };
             }
         }

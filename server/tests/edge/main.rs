@@ -12,5 +12,6 @@ mod http;
 mod keys;
 mod node;
 mod rows;
+mod scans;
 mod schema;
 mod session;

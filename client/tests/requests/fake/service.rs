@@ -114,6 +114,47 @@ impl Kv for FakeNode {
         Ok(Response::new(v1::RangeReply { rows: page, next_page, ..Default::default() }))
     }
 
+    type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanPage, Status>> + Send>>;
+
+    /// Pages of `page_rows` rows, each as the test says; the token is the number of the first row.
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Answer<Self::ScanStream> {
+        let request = request.into_inner();
+        let first: usize = String::from_utf8(request.page.to_vec()).unwrap().parse().unwrap_or(0);
+        let limit = usize::try_from(request.page_rows).unwrap();
+        let node = self.clone();
+        let pages = futures::stream::unfold(Some(first), move |first| {
+            let node = node.clone();
+            let prefix = request.prefix.clone();
+            async move {
+                let first = first?;
+                node.note(&Some(v1::RowKey { partition: first.to_string().into(), sort: Bytes::new() }), None);
+                let said = node.shared.next(node.number);
+                match said {
+                    Say::No(detail) => return Some((Err(status_of(&detail)), None)),
+                    Say::Lost => return Some((Err(lost()), None)),
+                    Say::Nothing => std::future::pending().await,
+                    Say::Yes | Say::DoneButLost => {}
+                }
+                let rows = node.shared.rows.lock().unwrap();
+                let of = rows.iter().filter(|((partition, _), _)| partition.starts_with(&prefix));
+                let row = |((partition, sort), (_, value)): (&(Bytes, Bytes), &super::Versioned)| v1::RangeRow {
+                    key: Some(v1::RowKey { partition: partition.clone(), sort: sort.clone() }),
+                    value: value.clone(),
+                    ..Default::default()
+                };
+                let page: Vec<_> = of.clone().skip(first).take(limit).map(row).collect();
+                let next = first + page.len();
+                let more = next < of.count();
+                // What was done but lost is a page that did not reach its level.
+                let partial = if matches!(said, Say::DoneButLost) { vec![7] } else { Vec::new() };
+                let token = if more { next.to_string().into() } else { Bytes::new() };
+                let page = v1::ScanPage { rows: page, next: token, partial, ..Default::default() };
+                Some((Ok(page), more.then_some(next)))
+            }
+        });
+        Ok(Response::new(Box::pin(pages)))
+    }
+
     /// Refuses every row whose partition key begins with "bad".
     async fn batch_put(&self, request: Request<v1::BatchPutRequest>) -> Answer<v1::BatchWriteReply> {
         let of = |row: v1::PutRow| {

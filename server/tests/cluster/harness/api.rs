@@ -47,6 +47,14 @@ impl Api {
         self.http.request("DELETE", &format!("/api/v1/delete/{key}?cl={level}"), None)
     }
 
+    /// Anything else, below `/api/v1/`; it must succeed.
+    pub(crate) fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let answer = self.http.request(method, &format!("/api/v1/{path}"), body);
+        let answer = answer.unwrap_or_else(|failure| panic!("{method} {path}: {failure}"));
+        assert!(answer.is_success(), "{method} {path}: {answer}");
+        answer.json()
+    }
+
     pub(crate) fn health(&mut self) -> Result<Answer, Failure> {
         self.http.request("GET", "/api/v1/health", None)
     }
