@@ -37,10 +37,8 @@ struct Attempts<'a, O: Operation> {
     op: O,
     kind: Kind,
     tried: Vec<Arc<Node>>,
-    /// The node that may have done it, if one may have: only that one may be asked to do it again.
-    bound: Option<Arc<Node>>,
-    /// What it said.
-    bound_by: Option<Failure>,
+    /// The last attempt that may have taken effect, if one may have: where, and what was said.
+    maybe_done: Option<(Arc<Node>, Failure)>,
 }
 
 impl Inner {
@@ -53,7 +51,7 @@ impl Inner {
     ) -> Result<O::Reply, Error> {
         let deadline = Instant::now() + timeout.unwrap_or(self.options.timeout);
         let kind = op.kind();
-        let attempts = Attempts { inner: self, op, kind, tried: Vec::new(), bound: None, bound_by: None };
+        let attempts = Attempts { inner: self, op, kind, tried: Vec::new(), maybe_done: None };
         attempts.run(via, deadline).await
     }
 }
@@ -71,15 +69,9 @@ impl<O: Operation> Attempts<'_, O> {
                 Err(failure) => failure,
             };
             self.take_note(&node, &failure);
-            let wait = match retry::next(
-                self.kind,
-                self.bound.is_some(),
-                attempt,
-                self.inner.options.attempts_max,
-                &failure,
-            ) {
+            let wait = match retry::next(self.kind, attempt, self.inner.options.attempts_max, &failure) {
                 Next::GiveUp => return Err(self.error(&node, attempt, failure)),
-                Next::Elsewhere(wait) | Next::Same(wait) => self.inner.clock.jittered(wait),
+                Next::Elsewhere(wait) => self.inner.clock.jittered(wait),
             };
             self.tried.push(Arc::clone(&node));
             let resume = Instant::now() + wait;
@@ -95,9 +87,6 @@ impl<O: Operation> Attempts<'_, O> {
     }
 
     fn node(&self) -> Result<Arc<Node>, Error> {
-        if let Some(bound) = &self.bound {
-            return Ok(Arc::clone(bound));
-        }
         let ring = self.inner.ring.load();
         let turn = self.inner.turn.fetch_add(1, Ordering::Relaxed);
         let partition = self.op.partition().map(|key| key.as_ref());
@@ -135,19 +124,18 @@ impl<O: Operation> Attempts<'_, O> {
             self.inner.stale.notify_one();
         }
         if self.kind != Kind::Read && failure.may_take_effect() {
-            self.bound = Some(Arc::clone(node));
-            self.bound_by = Some(failure.clone());
+            self.maybe_done = Some((Arc::clone(node), failure.clone()));
         }
     }
 
     /// What the caller is told. A write that any attempt may have done is unknown, whatever came after.
     fn error(self, node: &Arc<Node>, attempts: u32, last: Failure) -> Error {
         let asked = self.op.asked();
-        let address = node.address.clone();
-        if let Some(by) = self.bound_by {
+        if let Some((node, by)) = self.maybe_done {
             let refusal = if let Failure::Refused(refusal) = &by { Some(refusal.clone()) } else { None };
-            return Error::Unknown { asked, node: address, reason: by.reason(), refusal };
+            return Error::Unknown { asked, node: node.address.clone(), reason: by.reason(), refusal };
         }
+        let address = node.address.clone();
         match last {
             Failure::Refused(refusal) => Error::Refused { asked, node: address, refusal },
             Failure::Unsent(reason) => Error::Unreachable { asked, node: address, attempts, reason },

@@ -74,7 +74,7 @@ impl From<&[u8]> for Key {
 pub struct Version {
     /// 48 bits of milliseconds since 1970, 16 bits of counter.
     pub hlc: u64,
-    /// The number of the node that gave it.
+    /// The number of the node that gave it; the greatest there is where a client chose the timestamp.
     pub node: u16,
 }
 

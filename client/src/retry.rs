@@ -4,10 +4,8 @@
 //! a new version: somebody may have written the row in between, and the second try would win over that. So
 //! - a write is repeated freely only after a failure that says that nothing was written, or that it was never sent;
 //! - a write that is *repeatable* carries a timestamp that the client fixed before its first try. All of its tries carry
-//!   the same one, and the version of a row is that timestamp and the number of the node that was asked. So after a try
-//!   that may have taken effect only the same node is asked again: then all tries are one version, and replicas that
-//!   hold it, or hold something newer, are changed by none of them. Through another node the version would differ in the
-//!   node's number, and within one millisecond that could decide against a write that came in between;
+//!   the same one, and such a timestamp alone makes the version of a row, through whichever node it comes. So all tries
+//!   are one version, and replicas that hold it, or hold something newer, are changed by none of them;
 //! - every other write that may have taken effect is not repeated: the caller is told that its outcome is unknown.
 //!
 //! Reads change nothing and are repeated as long as there is time.
@@ -55,8 +53,6 @@ pub(crate) enum Next {
     GiveUp,
     /// Ask again after a while, another node if there is one.
     Elsewhere(Duration),
-    /// Ask the same node again after a while, and no other.
-    Same(Duration),
 }
 
 impl Failure {
@@ -99,8 +95,8 @@ impl Failure {
     }
 }
 
-/// What to do after the attempt of this number, counted from 1. `bound`: an earlier attempt may have taken effect.
-pub(crate) fn next(kind: Kind, bound: bool, attempt: u32, attempts_max: u32, failure: &Failure) -> Next {
+/// What to do after the attempt of this number, counted from 1.
+pub(crate) fn next(kind: Kind, attempt: u32, attempts_max: u32, failure: &Failure) -> Next {
     let passing = match failure {
         Failure::Unsent(_) | Failure::Lost(_) | Failure::Slow => true,
         Failure::Refused(refusal) => refusal.retry_after.is_some() || PASSING.contains(&refusal.status),
@@ -109,12 +105,10 @@ pub(crate) fn next(kind: Kind, bound: bool, attempt: u32, attempts_max: u32, fai
     if !passing || attempt >= attempts_max {
         return Next::GiveUp;
     }
-    let wait = wait(attempt, failure);
-    match (kind, bound || failure.may_take_effect()) {
-        (Kind::Read, _) | (_, false) => Next::Elsewhere(wait),
-        (Kind::Repeatable, true) => Next::Same(wait),
-        (Kind::Write, true) => Next::GiveUp,
+    if kind == Kind::Write && failure.may_take_effect() {
+        return Next::GiveUp;
     }
+    Next::Elsewhere(wait(attempt, failure))
 }
 
 fn wait(attempt: u32, failure: &Failure) -> Duration {

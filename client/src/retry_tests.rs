@@ -23,24 +23,16 @@ fn lost() -> Failure {
 #[test]
 fn a_write_that_may_have_taken_effect_is_not_repeated() {
     for failure in [lost(), Failure::Slow, refused("write_unknown", 4, true), refused("write_not_noted", 4, true)] {
-        assert_eq!(next(Kind::Write, false, 1, 8, &failure), Next::GiveUp, "{failure:?}");
+        assert_eq!(next(Kind::Write, 1, 8, &failure), Next::GiveUp, "{failure:?}");
     }
 }
 
 #[test]
-fn a_write_with_a_fixed_timestamp_is_repeated_through_the_same_node_alone() {
-    for failure in [lost(), Failure::Slow, refused("write_unknown", 4, true)] {
-        assert!(matches!(next(Kind::Repeatable, false, 1, 8, &failure), Next::Same(_)), "{failure:?}");
+fn a_write_with_a_fixed_timestamp_is_repeated_through_any_node() {
+    let failures = [lost(), Failure::Slow, refused("write_unknown", 4, true), Failure::Unsent("refused".to_owned())];
+    for failure in failures {
+        assert!(matches!(next(Kind::Repeatable, 1, 8, &failure), Next::Elsewhere(_)), "{failure:?}");
     }
-    let unsent = Failure::Unsent("refused".to_owned());
-    assert!(matches!(next(Kind::Repeatable, false, 1, 8, &unsent), Next::Elsewhere(_)));
-}
-
-#[test]
-fn a_write_stays_with_the_node_that_may_have_written_it_when_that_cannot_be_reached_any_more() {
-    let unsent = Failure::Unsent("refused".to_owned());
-    assert!(matches!(next(Kind::Repeatable, true, 2, 8, &unsent), Next::Same(_)));
-    assert!(matches!(next(Kind::Repeatable, true, 2, 8, &refused("shutting_down", 14, false)), Next::Same(_)));
 }
 
 #[test]
@@ -52,14 +44,14 @@ fn a_write_of_which_nothing_was_written_is_tried_elsewhere() {
         refused("overloaded", 8, false),
     ];
     for failure in failures {
-        assert!(matches!(next(Kind::Write, false, 1, 8, &failure), Next::Elsewhere(_)), "{failure:?}");
+        assert!(matches!(next(Kind::Write, 1, 8, &failure), Next::Elsewhere(_)), "{failure:?}");
     }
 }
 
 #[test]
 fn reads_are_repeated_after_everything_that_may_pass() {
     for failure in [lost(), Failure::Slow, refused("read_timeout", 4, false), refused("read_failed", 14, false)] {
-        assert!(matches!(next(Kind::Read, false, 1, 8, &failure), Next::Elsewhere(_)), "{failure:?}");
+        assert!(matches!(next(Kind::Read, 1, 8, &failure), Next::Elsewhere(_)), "{failure:?}");
     }
 }
 
@@ -74,15 +66,15 @@ fn what_is_wrong_with_the_request_itself_is_not_repeated() {
     ];
     for failure in failures {
         for kind in [Kind::Read, Kind::Write, Kind::Repeatable] {
-            assert_eq!(next(kind, false, 1, 8, &failure), Next::GiveUp, "{failure:?}");
+            assert_eq!(next(kind, 1, 8, &failure), Next::GiveUp, "{failure:?}");
         }
     }
 }
 
 #[test]
 fn attempts_are_bounded_and_come_ever_later() {
-    assert_eq!(next(Kind::Read, false, 8, 8, &lost()), Next::GiveUp);
-    let wait = |attempt| match next(Kind::Read, false, attempt, 100, &lost()) {
+    assert_eq!(next(Kind::Read, 8, 8, &lost()), Next::GiveUp);
+    let wait = |attempt| match next(Kind::Read, attempt, 100, &lost()) {
         Next::Elsewhere(wait) => wait,
         other => panic!("{other:?}"),
     };
@@ -97,5 +89,5 @@ fn the_hint_of_an_overloaded_node_is_heeded() {
     if let Failure::Refused(refusal) = &mut failure {
         refusal.retry_after = Some(Duration::from_millis(70));
     }
-    assert_eq!(next(Kind::Write, false, 1, 8, &failure), Next::Elsewhere(Duration::from_millis(70)));
+    assert_eq!(next(Kind::Write, 1, 8, &failure), Next::Elsewhere(Duration::from_millis(70)));
 }

@@ -164,9 +164,8 @@ macro_rules! writes {
         $(impl $request<'_> {
             /// Lets the client send the write again when its outcome is unknown.
             ///
-            /// The client fixes the timestamp before the first try, all tries carry it, and after a try that may have
-            /// taken effect only the same node is asked: all tries are one version, so none of them wins over what came
-            /// in between. The timestamp comes from this machine's clock: writes of machines whose clocks differ are
+            /// The client fixes the timestamp before the first try and all tries carry it. They are one version, through
+            /// whichever nodes they go, so none of them wins over what came in between. The timestamp comes from this machine's clock: writes of machines whose clocks differ are
             /// ordered by their clocks. `superseded_by` tells when a newer version stood there already.
             pub fn repeatable(mut self) -> Self {
                 self.repeatable = true;

@@ -85,7 +85,8 @@ pub(super) fn begin(
     match schedule.pick(0, 99) {
         0..45 => operation.write(&process.coordinator, history, vec![key], write_level(schedule), None),
         45..48 => {
-            let timestamp = Hlc::new(node.clock.wall_ms(), 0);
+            // No two clients choose the same: such writes would be one version.
+            let timestamp = Hlc::new(node.clock.wall_ms(), (history.writes.len() & 0xffff) as u16);
             operation.write(&process.coordinator, history, vec![key], write_level(schedule), Some(timestamp));
         }
         48..55 => {

@@ -96,7 +96,7 @@ impl Topology {
     pub fn next_node(&self) -> Option<NodeId> {
         match self.members.last_key_value() {
             None => Some(NodeId(0)),
-            Some((last, _)) => last.0.checked_add(1).map(NodeId),
+            Some((last, _)) => last.0.checked_add(1).map(NodeId).filter(|next| *next < NodeId::CLIENT),
         }
     }
 

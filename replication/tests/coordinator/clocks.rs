@@ -48,9 +48,22 @@ fn a_clients_timestamp_is_kept_and_loses_to_what_is_newer() {
     cluster.pass_ms(10);
     let newer = cluster.put(0, "k", "newer", Level::All).unwrap();
     let written = one(cluster.write(1, stamped(0))).unwrap();
-    assert_eq!(written.version, Version::new(Hlc::new(START_MS, 0), n(1)));
+    assert_eq!(written.version, Version::new(Hlc::new(START_MS, 0), NodeId::CLIENT));
     assert_eq!(written.superseded_by, Some(newer.version), "the client is told that it will not be read");
     assert_eq!(cluster.get(2, "k", Level::All).unwrap().value().unwrap(), "newer");
+}
+
+#[test]
+fn a_write_with_a_clients_timestamp_is_the_same_version_through_every_node() {
+    let cluster = Cluster::of("a0 a1 a2");
+    cluster.pass_ms(10);
+    let first = one(cluster.write(0, stamped(5))).unwrap();
+    let again = one(cluster.write(2, stamped(5))).unwrap();
+    assert_eq!((again.version, again.superseded_by), (first.version, None));
+    let newer = cluster.put(1, "k", "newer", Level::Quorum).unwrap();
+    let late = one(cluster.write(2, stamped(5))).unwrap();
+    assert_eq!((late.version, late.superseded_by), (first.version, Some(newer.version)));
+    assert_eq!(cluster.get(0, "k", Level::Quorum).unwrap().value().unwrap(), "newer");
 }
 
 #[test]

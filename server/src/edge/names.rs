@@ -18,8 +18,12 @@ impl<'a> Names<'a> {
         self.0
     }
 
-    /// A node's name, also after it left. A node that this state has not heard of is told by its number.
+    /// A node's name, also after it left. A node that this state has not heard of is told by its number, and who chose a
+    /// timestamp in place of a node by what it is.
     pub fn of(&self, node: NodeId) -> String {
+        if node == NodeId::CLIENT {
+            return "client".to_owned();
+        }
         self.0.topology.member(node).map_or_else(|| node.to_string(), |member| member.name.clone())
     }
 

@@ -28,6 +28,12 @@ id!(
     /// A member of the cluster, by its dense number. A wiped data directory is a new node with a new id.
     NodeId(u16), "n"
 );
+impl NodeId {
+    /// No member: it stands for the coordinator in a version whose timestamp the client chose. So the same request makes
+    /// the same version through whichever node it comes, and may be sent again through another one.
+    pub const CLIENT: Self = Self(u16::MAX);
+}
+
 id!(
     /// A table. A table that is dropped and created again under its old name has a new id.
     TableId(u32), "t"

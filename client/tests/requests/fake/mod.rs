@@ -89,7 +89,7 @@ impl Shared {
     pub(crate) fn write(&self, node: u16, key: (Bytes, Bytes), value: Bytes, timestamp_ms: Option<u64>) -> (u64, u16) {
         let mut rows = self.rows.lock().unwrap();
         let newest = rows.values().map(|((hlc, _), _)| *hlc).max().unwrap_or(1_000 << 16);
-        let version = (timestamp_ms.map_or(newest + 1, |ms| ms << 16), node);
+        let version = timestamp_ms.map_or((newest + 1, node), |ms| (ms << 16, u16::MAX));
         let held = rows.get(&key).map(|(held, _)| *held);
         if held.is_none_or(|held| held < version) {
             rows.insert(key, (version, value));

@@ -134,7 +134,7 @@ impl Coordinator {
         Ok(match (request.timestamp, request.seen) {
             (Some(timestamp), _) => {
                 clock.check(timestamp)?;
-                Source::Client(Version::new(timestamp, self.parts.me))
+                Source::Client(Version::new(timestamp, NodeId::CLIENT))
             }
             // Out of bound it is not taken at its word, or a client could stamp as it likes: where it is true, the
             // replicas say so.
