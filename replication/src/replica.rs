@@ -78,6 +78,24 @@ impl Replica {
         }
     }
 
+    /// Reads a single row, if that needs no disk. Everything else comes back.
+    pub fn handle_at_once(&self, request: Request, answer: OnAnswer) -> Option<(Request, OnAnswer)> {
+        let found = match &request.body {
+            RequestBody::Read(read) => match self.admit(&request) {
+                Ok(()) => self.read_at_once(read),
+                Err(refusal) => Some(Err(refusal)),
+            },
+            _ => None,
+        };
+        match found {
+            Some(found) => {
+                answer(self.reply(found.map(ReplyBody::Rows)));
+                None
+            }
+            None => Some((request, answer)),
+        }
+    }
+
     fn receiver(&self) -> Result<&Arc<HintReceiver>, Refusal> {
         self.hints.get().ok_or_else(|| Refusal::Unsupported("hints".into()))
     }

@@ -204,6 +204,11 @@ pub trait Engine: Reader + Send + Sync {
     /// engine that is opened after this reports only what it finds anew.
     fn acknowledge_recovery(&self) -> Result<(), EngineError>;
 
+    /// [`Reader::view`] without waiting for a disk. Whether that was possible; if not, nothing was shown.
+    fn view_in_memory(&self, _: Space, _: &[u8], _: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
+        Ok(false)
+    }
+
     /// Bytes of disk that what was written already may still take: buffers to flush, compactions to run.
     fn space_debt_bytes(&self) -> u64;
 }

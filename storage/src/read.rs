@@ -37,6 +37,38 @@ impl Store {
         }
     }
 
+    /// [`Store::get_with_header`] without waiting for a disk; nothing if that is not possible, or the row is damaged.
+    pub fn get_in_memory(&self, table: TableId, key: &RowKey) -> Option<Option<(RecordHeader, Record)>> {
+        self.read_in_memory(table, key, |data_key, bytes| Record::decode_with_header(data_key, bytes).ok())
+    }
+
+    /// [`Store::header`] without waiting for a disk; nothing if that is not possible, or the row is damaged.
+    pub fn header_in_memory(&self, table: TableId, key: &RowKey) -> Option<Option<RecordHeader>> {
+        self.read_in_memory(table, key, |data_key, bytes| RecordHeader::verify(data_key, bytes).ok())
+    }
+
+    fn read_in_memory<T>(
+        &self,
+        table: TableId,
+        key: &RowKey,
+        decode: impl Fn(&[u8], &[u8]) -> Option<T>,
+    ) -> Option<Option<T>> {
+        self.tables.read().get(table).ok()?;
+        self.limits.check_key(key).ok()?;
+        let mut data_key = Vec::with_capacity(KEY_BYTES_TYPICAL);
+        encode_data_key(table, key, &mut data_key);
+        let mut found = None;
+        let was_there = self
+            .engine
+            .view_in_memory(Space::Data, &data_key, &mut |bytes| found = Some(decode(&data_key, bytes)))
+            .unwrap_or(false);
+        match found {
+            // Damage is told, and noted, by the reading that may wait.
+            Some(decoded) => decoded.map(Some),
+            None => was_there.then_some(None),
+        }
+    }
+
     /// Version and checksum of a row's record, without its value: the digest that replicas compare.
     pub fn header(&self, table: TableId, key: &RowKey) -> Result<Option<RecordHeader>, StoreError> {
         self.headers(table, std::slice::from_ref(key)).pop().unwrap_or(Ok(None))

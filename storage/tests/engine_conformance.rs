@@ -443,6 +443,26 @@ mod directory {
     }
 
     #[test]
+    fn a_value_is_told_from_memory_where_it_lies_there_and_only_there() {
+        let disk = RocksDisk::new();
+        let from_memory = |engine: &dyn Engine| {
+            let mut shown = None;
+            let was_there = engine.view_in_memory(Space::Data, b"k", &mut |value| shown = Some(value.to_vec()));
+            was_there.unwrap().then_some(shown)
+        };
+        let engine = disk.engine();
+        assert_eq!(from_memory(engine.as_ref()), Some(None), "nothing was written yet");
+        engine.write(Durability::Synced, &mut |writes| writes.put(Space::Data, b"k", b"v")).unwrap();
+        assert_eq!(from_memory(engine.as_ref()), Some(Some(b"v".to_vec())), "it waits to be flushed");
+        engine.flush().unwrap();
+        drop(engine);
+        let engine = disk.engine();
+        assert_eq!(from_memory(engine.as_ref()), None, "it is on the disk");
+        assert_eq!(engine.get(Space::Data, b"k").unwrap().as_deref(), Some(&b"v"[..]));
+        assert_eq!(from_memory(engine.as_ref()), Some(Some(b"v".to_vec())), "it was read just now");
+    }
+
+    #[test]
     fn the_settings_of_the_log_are_those_that_durability_needs() {
         let disk = RocksDisk::new();
         drop(disk.open().unwrap());

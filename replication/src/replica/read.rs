@@ -48,6 +48,25 @@ impl Replica {
         })
     }
 
+    /// What is held of a single row, or why it is not told; nothing if that may have to wait for a disk.
+    pub(super) fn read_at_once(&self, read: &ReadRows) -> Option<Result<Vec<Result<Found, Refusal>>, Refusal>> {
+        let [(key, claim)] = read.rows.as_slice() else { return None };
+        let placement = self.store.table(read.table).ok()?.placement;
+        let partition = self.partition_of(key.token());
+        let mut has_to_wait = false;
+        let found = self.while_readable(placement, partition, Some(*claim), || {
+            let floor = self.store.range_state(read.table, partition).floor;
+            let held = match read.want {
+                Want::Header => self.store.header_in_memory(read.table, key).map(|header| (header, None)),
+                Want::Record => self.store.get_in_memory(read.table, key).map(Option::unzip),
+            };
+            has_to_wait = held.is_none();
+            let (header, record) = held.unwrap_or_default();
+            Ok(Found { header, record, floor })
+        });
+        (!has_to_wait).then(|| Ok(vec![found]))
+    }
+
     fn read_row(
         &self,
         table: TableId,

@@ -78,10 +78,19 @@ pub(crate) fn unsent(me: NodeId, clock: Hlc, error: &CodecError) -> Reply {
 pub trait Serve: Send + Sync {
     /// Carries a request out and tells the answer once, now or later.
     fn serve(&self, request: Request, answer: OnAnswer);
+
+    /// Carries out what needs not wait for a disk. What may have to comes back, undone.
+    fn serve_at_once(&self, request: Request, answer: OnAnswer) -> Option<(Request, OnAnswer)> {
+        Some((request, answer))
+    }
 }
 
 impl Serve for Replica {
     fn serve(&self, request: Request, answer: OnAnswer) {
         self.handle(request, answer);
+    }
+
+    fn serve_at_once(&self, request: Request, answer: OnAnswer) -> Option<(Request, OnAnswer)> {
+        self.handle_at_once(request, answer)
     }
 }

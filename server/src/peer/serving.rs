@@ -1,8 +1,9 @@
 //! Reads the requests of one lane and has them carried out.
 //!
 //! One task for each connection, none for a request. In the foreground, writes are queued from this task, since a hop to
-//! another thread costs more than that; after a bounded number of requests others get their turn. Reads may wait for the
-//! disk: those of a frame go to the reading threads as few jobs, and the connection goes on. The background is served on
+//! another thread costs more than that; after a bounded number of requests others get their turn. Reads of a row that lies
+//! in memory are answered from this task too. Others may wait for the disk: those of a frame go to the reading threads as
+//! few jobs, and the connection goes on. The background is served on
 //! the blocking pool, a few frames at a time over all peers. A request whose time is over when its turn comes is dropped,
 //! not done.
 
@@ -12,6 +13,7 @@ use std::vec;
 use cube_proto::peer::v1 as wire;
 use cube_replication::codec;
 use cube_replication::messages::{Refusal, Reply, Request, RequestBody};
+use cube_replication::replica::OnAnswer;
 use cube_replication::transport::{Lane, Serve};
 use cube_storage::clock::Clock;
 use cube_storage::model::{Hlc, NodeId};
@@ -19,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tonic::Streaming;
 
-use super::conversation::{Conversation, Ticket};
+use super::conversation::Conversation;
 use super::readers::Readers;
 
 /// Requests taken in a row before other tasks of the thread get their turn: a few microseconds each.
@@ -41,7 +43,7 @@ pub(super) struct Serving {
 /// A request that was let in.
 struct Asked {
     request: Request,
-    ticket: Ticket,
+    answer: OnAnswer,
     received_ms: u64,
 }
 
@@ -121,7 +123,7 @@ impl Serving {
         self.hand_over(conversation, reads);
     }
 
-    /// Serves some of a frame, and keeps its reads for the reading threads.
+    /// Serves some of a frame, and keeps the reads that may wait for the disk for the reading threads.
     fn take_some(self: &Arc<Self>, conversation: &Arc<Conversation>, batch: &mut Batch, reads: &mut Vec<Asked>) {
         for message in batch.messages.by_ref().take(INLINE_MAX) {
             let Some(asked) = self.admit(conversation, &message, batch.received_ms) else { continue };
@@ -131,6 +133,7 @@ impl Serving {
                 | RequestBody::TakeHints(_)
                 | RequestBody::Unknown { .. } => self.serve_one(conversation, asked),
                 RequestBody::Read(_) => {
+                    let Some(asked) = self.serve_at_once(conversation, asked) else { continue };
                     reads.push(asked);
                     if reads.len() >= READS_OF_A_JOB_MAX {
                         self.hand_over(conversation, std::mem::take(reads));
@@ -206,7 +209,11 @@ impl Serving {
             return None;
         };
         match codec::decode::<Request>(&message.body) {
-            Ok(request) => Some(Asked { request: Request { time_left_ms, ..request }, ticket, received_ms }),
+            Ok(request) => Some(Asked {
+                request: Request { time_left_ms, ..request },
+                answer: Box::new(move |reply| ticket.answer(reply)),
+                received_ms,
+            }),
             Err(error) => {
                 ticket.answer(self.refusal(Refusal::Unsupported(error.to_string())));
                 None
@@ -215,13 +222,22 @@ impl Serving {
     }
 
     fn serve_one(&self, conversation: &Conversation, asked: Asked) {
-        let Asked { request, ticket, received_ms } = asked;
+        let Asked { request, answer, received_ms } = asked;
         match self.left_ms(request.time_left_ms, received_ms) {
             0 => conversation.note_late(),
-            time_left_ms => {
-                self.serve.serve(Request { time_left_ms, ..request }, Box::new(move |reply| ticket.answer(reply)));
-            }
+            time_left_ms => self.serve.serve(Request { time_left_ms, ..request }, answer),
         }
+    }
+
+    /// Serves a request that needs no disk. One that may need it comes back.
+    fn serve_at_once(&self, conversation: &Conversation, asked: Asked) -> Option<Asked> {
+        let Asked { request, answer, received_ms } = asked;
+        if self.left_ms(request.time_left_ms, received_ms) == 0 {
+            conversation.note_late();
+            return None;
+        }
+        let (request, answer) = self.serve.serve_at_once(request, answer)?;
+        Some(Asked { request, answer, received_ms })
     }
 
     /// What is left of the time that a request had when it was received.

@@ -82,6 +82,11 @@ impl Engine for Interrupted {
     fn space_debt_bytes(&self) -> u64 {
         self.engine.space_debt_bytes()
     }
+
+    fn view_in_memory(&self, space: Space, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
+        self.interrupt();
+        self.engine.view(space, key, visit).map(|()| true)
+    }
 }
 
 const TABLE: TableId = TableId(1);
@@ -155,4 +160,24 @@ fn a_map_that_is_fenced_while_rows_are_read_is_not_answered() {
     let store = Arc::clone(replica.store());
     *engine.next.lock() = Some(Box::new(move || store.fence(PLACEMENT, partition, Epoch(5)).unwrap()));
     assert_eq!(read(&replica, &keys()[..1], Want::Record), [Err(Refusal::Fenced(Epoch(5)))]);
+}
+
+fn read_at_once(replica: &Replica, keys: &[RowKey], want: Want) -> Option<Vec<Result<Found, Refusal>>> {
+    let rows = keys.iter().map(|key| (key.clone(), Epoch(4))).collect();
+    Some(replica.read_at_once(&ReadRows { table: TABLE, rows, want })?.unwrap())
+}
+
+#[test]
+fn what_is_read_at_once_is_what_is_read_otherwise_and_more_than_a_row_is_not() {
+    for want in [Want::Record, Want::Header] {
+        let (replica, engine, partition) = replica();
+        for rows in [&keys()[..1], &[RowKey::of("k-2")]] {
+            assert_eq!(read_at_once(&replica, rows, want), Some(read(&replica, rows, want)));
+        }
+        assert_eq!(read_at_once(&replica, &keys(), want), None);
+        clear_meanwhile(&replica, &engine, partition);
+        let unsynced = Refusal::Unsynced(UnsyncedCause::Operator);
+        assert_eq!(read_at_once(&replica, &keys()[..1], want), Some(vec![Err(unsynced)]), "{want:?}");
+        assert!(engine.next.lock().is_none(), "it happened");
+    }
 }

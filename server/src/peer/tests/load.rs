@@ -247,6 +247,42 @@ fn a_read_that_waits_for_the_disk_holds_up_neither_the_other_requests_of_its_con
     assert!(stuck.wait().is_ok());
 }
 
+/// Has all rows in memory, and pages on a disk that stands still.
+struct Warm(SlowDisk);
+
+impl Serve for Warm {
+    fn serve(&self, request: Request, answer: OnAnswer) {
+        self.0.serve(request, answer);
+    }
+
+    fn serve_at_once(&self, request: Request, answer: OnAnswer) -> Option<(Request, OnAnswer)> {
+        if matches!(request.body, RequestBody::Scan(_)) {
+            return Some((request, answer));
+        }
+        self.0.serve(request, answer);
+        None
+    }
+}
+
+#[test]
+fn rows_in_memory_are_read_also_while_every_reading_thread_waits_for_the_disk() {
+    let (entered, reading) = mpsc::sync_channel(0);
+    let barrier = Arc::new(Barrier::new(2));
+    let slow = SlowDisk { entered, barrier: Arc::clone(&barrier), echo: Echo::default() };
+    let bounds = PeerSettings { reads_at_once: 1, ..settings() };
+    let process = serving(bounds, Arc::new(SystemClock::new(0)), Arc::new(Warm(slow)));
+    let asker = Asker::new(settings());
+    asker.book.put(TWO, &process.address);
+    let stuck = asker.send(TWO, Lane::Foreground, page(AMPLE_MS));
+    reading.recv().unwrap();
+    for _ in 0..100 {
+        assert!(asker.send(TWO, Lane::Foreground, read_of_a_row(AMPLE_MS)).wait().is_ok());
+    }
+    assert!(!stuck.is_told());
+    barrier.wait();
+    assert!(stuck.wait().is_ok());
+}
+
 /// Answers with a long text.
 struct Verbose;
 

@@ -267,6 +267,10 @@ impl Engine for RocksEngine {
         Ok(())
     }
 
+    fn view_in_memory(&self, space: Space, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
+        self.view_cached(space, key, visit)
+    }
+
     fn space_debt_bytes(&self) -> u64 {
         Space::ALL
             .into_iter()

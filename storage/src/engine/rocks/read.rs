@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use rocksdb::{DB, DBPinnableSlice, DBRawIterator, ReadOptions, SnapshotWithThreadMode};
+use rocksdb::{DB, DBPinnableSlice, DBRawIterator, ReadOptions, ReadTier, SnapshotWithThreadMode};
 
 use super::{Direction, EngineError, GetVisitor, KeyRange, Reader, RocksEngine, ScanVisitor, Space};
 use crate::keyspace::after;
@@ -73,6 +73,19 @@ impl RocksEngine {
                 }
             }
         }
+    }
+
+    /// Shows a value if buffers and cached blocks tell what it is. What else goes wrong is for the reading that may wait.
+    pub(super) fn view_cached(
+        &self,
+        space: Space,
+        key: &[u8],
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, EngineError> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::BlockCache);
+        let found = self.db.get_pinned_cf_opt(self.family(space)?, key, &options);
+        Ok(found.map(|value| value.iter().for_each(|value| visit(value))).is_ok())
     }
 
     pub(super) fn scan_opt(
