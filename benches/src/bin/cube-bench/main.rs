@@ -17,6 +17,7 @@ mod report;
 mod subject;
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::options::{Command, Options};
 
@@ -29,10 +30,26 @@ fn main() -> cube_benches::Result<()> {
     };
     let runtime = builder.worker_threads(options.threads.max(1)).enable_all().build()?;
     runtime.block_on(async {
-        match options.command {
-            Command::Run(run) => marks::one(&run).await,
-            Command::Marks(marks) => marks::all(&marks).await,
-            Command::Peers(peers) => peers::compare(&peers).await,
+        let measure = async {
+            match options.command {
+                Command::Run(run) => marks::one(&run).await,
+                Command::Marks(marks) => marks::all(&marks).await,
+                Command::Peers(peers) => peers::compare(&peers).await,
+            }
+        };
+        // What is dropped half done ends its processes and removes its folders; a process that is killed does not.
+        tokio::select! {
+            done = measure => done,
+            stopped = told_to_stop() => stopped.and(Err("told to stop".into())),
         }
     })
+}
+
+async fn told_to_stop() -> cube_benches::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
