@@ -49,8 +49,8 @@ impl fmt::Debug for Hlc {
 }
 
 /// What orders two records of one row: the greater wins everywhere. Two coordinators never give the same version,
-/// because the node is part of it. Clients that choose the same timestamp do: of two such records the greater one by its
-/// bytes wins, everywhere alike.
+/// because the node is part of it. Clients that choose the same timestamp do: of two such records a deletion wins, or else
+/// the greater value by its bytes, everywhere alike.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version {
     /// When, by the coordinator's hybrid clock.
