@@ -95,6 +95,7 @@
 //! # }
 //! ```
 
+pub mod admin;
 mod batcher;
 mod call;
 mod client;
