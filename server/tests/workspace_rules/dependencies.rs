@@ -34,6 +34,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// What the tests of a member may use on top: those of the node drive it with the client and the shell.
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("cube-server", &["cube-client", "cube-shell"]),
+    // Nodes that say what a test tells them to.
+    ("cube-shell", &["cube-proto"]),
     // Itself, with its simulator turned on.
     ("cube-replication", &["cube-replication"]),
 ];
