@@ -1,0 +1,120 @@
+//! What the program does with its command line: type statements, do those of a script, import, or print about itself.
+
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Arguments, ImportArguments, Task};
+use crate::error::{EXIT_FAILED, EXIT_OK, EXIT_USAGE};
+use crate::render::Form;
+use crate::script::{self, complain};
+use crate::session::{Session, address};
+use crate::{interactive, transfer};
+
+/// Runs the shell.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match &arguments.task {
+        Some(Task::Completions { shell }) => return completions(*shell),
+        Some(Task::Man) => return manual(),
+        _ => {}
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("this machine has no room for the shell: {error}"));
+            return EXIT_FAILED.into();
+        }
+    };
+    let form = form(&arguments);
+    let mut session = Session::new(address(&arguments.host, arguments.port), arguments.timeout);
+    let code = match &arguments.task {
+        Some(Task::Import(import)) => runtime.block_on(run_import(&mut session, import, form)),
+        _ if is_interactive(&arguments) => interactive::shell(&runtime, session, form),
+        _ => code_of(runtime.block_on(statements(&mut session, &arguments, form))),
+    };
+    // Nothing that is still under way is waited for.
+    runtime.shutdown_background();
+    code.into()
+}
+
+fn is_interactive(arguments: &Arguments) -> bool {
+    arguments.execute.is_empty() && arguments.file.is_none() && io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+fn form(arguments: &Arguments) -> Form {
+    if arguments.json {
+        return Form::Json;
+    }
+    if arguments.csv {
+        return Form::Csv;
+    }
+    if !io::stdout().is_terminal() {
+        return Form::People { width: None, colour: false };
+    }
+    let width = ratatui::crossterm::terminal::size().map(|(columns, _)| columns).ok().filter(|columns| *columns > 0);
+    let says = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    Form::People { width: width.or(Some(80)), colour: !says("NO_COLOR") && !is_dumb }
+}
+
+fn code_of(flow: ControlFlow<u8>) -> u8 {
+    flow.break_value().unwrap_or(EXIT_OK)
+}
+
+async fn statements(session: &mut Session, arguments: &Arguments, form: Form) -> ControlFlow<u8> {
+    for text in &arguments.execute {
+        script::text(session, text, 1, form).await?;
+    }
+    if !arguments.execute.is_empty() {
+        return ControlFlow::Continue(());
+    }
+    match &arguments.file {
+        Some(file) if file != Path::new("-") => match std::fs::read_to_string(file) {
+            Ok(text) => script::text(session, &text, 1, form).await,
+            Err(error) => {
+                complain(&format!("{} cannot be read: {error}", file.display()));
+                ControlFlow::Break(EXIT_USAGE)
+            }
+        },
+        _ => script::input(session, io::stdin().lock(), form).await,
+    }
+}
+
+async fn run_import(session: &mut Session, arguments: &ImportArguments, form: Form) -> u8 {
+    match transfer::import(session, arguments, form).await {
+        Ok(outcome) => code_of(script::print(Some(&form.outcome(&outcome)))),
+        Err(error) => {
+            if let ControlFlow::Break(code) = script::print(form.failure("IMPORT", &error).as_deref()) {
+                return code;
+            }
+            complain(&error.to_string());
+            error.exit_code()
+        }
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "cube", &mut text);
+    show(&text)
+}
+
+fn manual() -> ExitCode {
+    let mut text = Vec::new();
+    match clap_mangen::Man::new(Arguments::command()).render(&mut text) {
+        Ok(()) => show(&text),
+        Err(_) => EXIT_FAILED.into(),
+    }
+}
+
+fn show(text: &[u8]) -> ExitCode {
+    match io::stdout().lock().write_all(text) {
+        Ok(()) => EXIT_OK.into(),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_OK.into(),
+        Err(_) => EXIT_FAILED.into(),
+    }
+}

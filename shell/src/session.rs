@@ -1,0 +1,216 @@
+//! What lasts between statements: the cluster and the node that is asked about it, the keyspace, table and level in use.
+//!
+//! Rows are asked of the nodes that hold them; everything else of one node, the *contact*. When that one does not answer,
+//! another one does and becomes the contact, and a notice tells so.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cube_client::admin::{Admin, Keyspace, Member, Told};
+use cube_client::{Client, Error, Level, Options, Table};
+
+use crate::error::ShellError;
+use crate::statement::{TableName, nearest};
+
+/// The port on which nodes serve clients unless told otherwise.
+pub(crate) const DEFAULT_PORT: u16 = 7400;
+/// Notices that wait to be shown. Older ones are dropped.
+const NOTICES_MAX: usize = 16;
+
+/// What lasts between statements.
+#[derive(Debug)]
+pub(crate) struct Session {
+    client: Option<Client>,
+    /// Where to connect when a statement first needs it; none after the last connection was forgotten.
+    target: Option<String>,
+    /// The address of the node that is asked about the cluster.
+    contact: Option<String>,
+    /// The names of the members by their addresses.
+    names: BTreeMap<String, String>,
+    /// Addresses whose connections the shell was told to forget.
+    forgotten: Vec<String>,
+    /// How long a statement may take.
+    pub(crate) timeout: Duration,
+    /// The keyspace in use.
+    pub(crate) keyspace: String,
+    /// The table in use, if one was chosen.
+    pub(crate) table: Option<String>,
+    /// The level of statements that name none.
+    pub(crate) level: Level,
+    notices: Vec<String>,
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(crate) fn address(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// What a first user most probably did when something answers that is no gRPC: took a node's HTTP port.
+fn plainly(reason: &str) -> String {
+    if reason.contains("protocol error") || reason.contains("404 Not Found") {
+        return format!("what answers there speaks no gRPC, as a node's HTTP port would ({reason})");
+    }
+    reason.to_owned()
+}
+
+impl Session {
+    /// A session that connects when it first has to.
+    pub(crate) fn new(target: String, timeout: Duration) -> Self {
+        Self {
+            client: None,
+            target: Some(target),
+            contact: None,
+            names: BTreeMap::new(),
+            forgotten: Vec::new(),
+            timeout,
+            keyspace: "default".to_owned(),
+            table: Some("kv".to_owned()),
+            level: Level::default(),
+            notices: Vec::new(),
+        }
+    }
+
+    /// The cluster, connected to by now.
+    pub(crate) async fn client(&mut self) -> Result<Client, ShellError> {
+        if let Some(client) = &self.client {
+            return Ok(client.clone());
+        }
+        let target = self.target.clone().ok_or(ShellError::NotConnected)?;
+        self.connect(target).await
+    }
+
+    /// Connects to the cluster of which a node has this address. The session stays where it is if that fails.
+    pub(crate) async fn connect(&mut self, target: String) -> Result<Client, ShellError> {
+        let options = Options { timeout: self.timeout, ..Options::default() };
+        let client = Client::connect_with([&target], options).await.map_err(|error| match error {
+            Error::Unreachable { node, reason, .. } => {
+                ShellError::CannotConnect { address: node, reason: plainly(&reason) }
+            }
+            error => ShellError::Client(error),
+        })?;
+        self.client = Some(client.clone());
+        self.contact = Some(target.clone());
+        self.target = Some(target);
+        self.forgotten.clear();
+        self.names.clear();
+        Ok(client)
+    }
+
+    /// A copy for asking without waiting for the session.
+    pub(crate) fn connected(&self) -> Option<Client> {
+        self.client.clone()
+    }
+
+    /// Questions about the cluster, asked of the contact first.
+    pub(crate) async fn admin(&mut self) -> Result<Admin, ShellError> {
+        let admin = self.client().await?.admin().timeout(self.timeout);
+        Ok(match &self.contact {
+            Some(contact) => admin.first(contact),
+            None => admin,
+        })
+    }
+
+    /// The members, as the contact sees them.
+    pub(crate) async fn members(&mut self) -> Result<Told<Vec<Member>>, ShellError> {
+        let told = self.admin().await?.nodes().await?;
+        self.names = told.answer.iter().map(|member| (member.grpc.clone(), member.name.clone())).collect();
+        self.heard(&told.by);
+        Ok(told)
+    }
+
+    /// The schema, as the contact knows it.
+    pub(crate) async fn schema(&mut self) -> Result<Vec<Keyspace>, ShellError> {
+        let told = self.admin().await?.schema().await?;
+        self.heard(&told.by);
+        Ok(told.answer)
+    }
+
+    /// Takes note of who answered.
+    pub(crate) fn heard(&mut self, by: &str) {
+        if let Some(before) = self.contact.replace(by.to_owned())
+            && before != by
+        {
+            let notice = format!("{} does not answer; talking to {} now", self.name_of(&before), self.name_of(by));
+            if self.notices.len() < NOTICES_MAX {
+                self.notices.push(notice);
+            }
+        }
+    }
+
+    /// Notices since they were last taken.
+    pub(crate) fn take_notices(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// A node as people know it.
+    pub(crate) fn name_of(&self, address: &str) -> String {
+        match self.names.get(address) {
+            Some(name) => format!("{name} ({address})"),
+            None => address.to_owned(),
+        }
+    }
+
+    /// Where the contact is.
+    pub(crate) fn contact_address(&self) -> Option<String> {
+        self.contact.clone()
+    }
+
+    /// The name of the contact, or its address.
+    pub(crate) fn contact(&self) -> Option<String> {
+        let contact = self.contact.as_ref()?;
+        Some(self.names.get(contact).unwrap_or(contact).clone())
+    }
+
+    /// Forgets the connection to a node, or all; the name of the one that is talked to instead, if there is one.
+    pub(crate) async fn disconnect(&mut self, node: Option<&str>) -> Result<Option<String>, ShellError> {
+        let Some(node) = node else {
+            self.forget_all();
+            return Ok(None);
+        };
+        let members = self.members().await?.answer;
+        let is_it = |member: &&Member| member.name.eq_ignore_ascii_case(node) || member.grpc == node;
+        let Some(gone) = members.iter().find(is_it) else {
+            let nearest = nearest(node, members.iter().map(|member| member.name.as_str())).map(str::to_owned);
+            return Err(ShellError::NoSuch { what: "node", name: node.to_owned(), nearest });
+        };
+        if !self.forgotten.contains(&gone.grpc) {
+            self.forgotten.push(gone.grpc.clone());
+        }
+        let mut others: Vec<&Member> = members.iter().filter(|member| !self.forgotten.contains(&member.grpc)).collect();
+        others.sort_by_key(|member| !member.alive);
+        let is_contact = self.contact.as_ref() == Some(&gone.grpc);
+        match others.first() {
+            None => self.forget_all(),
+            Some(next) if is_contact => self.contact = Some(next.grpc.clone()),
+            Some(_) => {}
+        }
+        Ok(self.contact())
+    }
+
+    fn forget_all(&mut self) {
+        self.client = None;
+        self.target = None;
+        self.contact = None;
+        self.forgotten.clear();
+    }
+
+    /// A table by its full name: what is not said is that in use.
+    pub(crate) fn full_name(&self, named: Option<&TableName>) -> Result<(String, String), ShellError> {
+        if let Some(name) = named {
+            let keyspace = name.keyspace.clone().unwrap_or_else(|| self.keyspace.clone());
+            return Ok((keyspace, name.table.clone()));
+        }
+        let chosen = self.table.clone().ok_or_else(|| ShellError::NoSuch {
+            what: "table chosen in keyspace",
+            name: self.keyspace.clone(),
+            nearest: Some(format!("USE {}.table", self.keyspace)),
+        })?;
+        Ok((self.keyspace.clone(), chosen))
+    }
+
+    /// A table to ask for rows.
+    pub(crate) async fn rows(&mut self, named: Option<&TableName>) -> Result<Table, ShellError> {
+        let (keyspace, table) = self.full_name(named)?;
+        Ok(self.client().await?.table(keyspace, table))
+    }
+}

@@ -1,0 +1,360 @@
+//! Nodes in this process that keep rows in memory, and refuse or hang when they are told to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use cube_proto::v1::admin_server::{Admin, AdminServer};
+use cube_proto::v1::kv_server::{Kv, KvServer};
+use cube_proto::v1::session_reply::Outcome;
+use cube_proto::v1::session_request::Call;
+use cube_proto::v1::{self, ErrorDetail};
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::{Stream, StreamExt};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Place = (String, Bytes, Bytes);
+
+/// What all nodes share.
+#[derive(Default)]
+struct Shared {
+    rows: Mutex<BTreeMap<Place, Bytes>>,
+    nodes: Mutex<Vec<v1::Node>>,
+    schema: Mutex<Vec<v1::Keyspace>>,
+    hints: Mutex<HashMap<String, u64>>,
+    refusal: Mutex<Option<ErrorDetail>>,
+    hangs: Mutex<bool>,
+    writes: Mutex<u64>,
+    fails_after: Mutex<Option<u64>>,
+}
+
+#[derive(Clone)]
+struct FakeNode(Arc<Shared>);
+
+/// Some nodes on ports of their own.
+pub(crate) struct FakeCluster {
+    shared: Arc<Shared>,
+    ports: Vec<u16>,
+    servers: Vec<JoinHandle<()>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RichStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<AnyMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AnyMessage {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+fn status_of(detail: &ErrorDetail) -> Status {
+    let code = Code::from(i32::try_from(detail.status).unwrap());
+    let any = AnyMessage { type_url: "type.googleapis.com/cube.v1.ErrorDetail".into(), value: detail.encode_to_vec() };
+    let rich = RichStatus { code: code.into(), message: detail.message.clone(), details: vec![any] };
+    Status::with_details(code, detail.message.clone(), rich.encode_to_vec().into())
+}
+
+impl FakeCluster {
+    pub(crate) async fn start(nodes: usize) -> Self {
+        let shared = Arc::new(Shared::default());
+        let table = v1::Table { name: "kv".into(), options: Some(v1::TableOptions::default()) };
+        let simple = v1::Replication { strategy: Some(v1::replication::Strategy::Simple(3)) };
+        shared.schema.lock().unwrap().push(v1::Keyspace {
+            name: "default".into(),
+            options: Some(v1::KeyspaceOptions { replication: Some(simple), durability: None }),
+            tables: vec![table],
+        });
+        let (mut ports, mut servers) = (Vec::new(), Vec::new());
+        for id in 1..=nodes {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            ports.push(address.port());
+            shared.nodes.lock().unwrap().push(v1::Node {
+                id: u32::try_from(id).unwrap(),
+                name: format!("node-{id}"),
+                data_center: "dc1".into(),
+                rack: "r1".into(),
+                addresses: Some(v1::Addresses { grpc: address.to_string(), ..Default::default() }),
+                alive: true,
+                state: "READY".into(),
+                ..Default::default()
+            });
+            let node = FakeNode(Arc::clone(&shared));
+            let kv = KvServer::new(node.clone()).max_decoding_message_size(64 << 20);
+            let server = Server::builder().add_service(kv).add_service(AdminServer::new(node));
+            servers.push(tokio::spawn(async move {
+                server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
+            }));
+        }
+        Self { shared, ports, servers }
+    }
+
+    pub(crate) fn port(&self, node: usize) -> u16 {
+        self.ports[node - 1]
+    }
+
+    /// The node is gone, and its connections with it; the others see that it is.
+    pub(crate) async fn kill(&mut self, node: usize) {
+        self.servers[node - 1].abort();
+        (&mut self.servers[node - 1]).await.unwrap_err();
+        self.shared.nodes.lock().unwrap()[node - 1].alive = false;
+    }
+
+    pub(crate) fn hints(&self, node: &str, count: u64) {
+        self.shared.hints.lock().unwrap().insert(node.to_owned(), count);
+    }
+
+    /// Every request for rows is refused so.
+    pub(crate) fn refuse(&self, detail: ErrorDetail) {
+        *self.shared.refusal.lock().unwrap() = Some(detail);
+    }
+
+    /// Whether nothing is answered any more.
+    pub(crate) fn hang(&self, hangs: bool) {
+        *self.shared.hangs.lock().unwrap() = hangs;
+    }
+
+    /// After so many writes, every further one is refused; none: no more.
+    pub(crate) fn fail_after(&self, writes: Option<u64>) {
+        *self.shared.fails_after.lock().unwrap() = writes;
+    }
+
+    pub(crate) fn writes(&self) -> u64 {
+        *self.shared.writes.lock().unwrap()
+    }
+
+    pub(crate) fn rows(&self) -> BTreeMap<Place, Bytes> {
+        self.shared.rows.lock().unwrap().clone()
+    }
+}
+
+impl FakeNode {
+    async fn judge(&self) -> Result<(), Status> {
+        let hangs = *self.0.hangs.lock().unwrap();
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        match &*self.0.refusal.lock().unwrap() {
+            Some(detail) => Err(status_of(detail)),
+            None => Ok(()),
+        }
+    }
+
+    fn place(&self, keyspace: &str, table: &str, key: Option<v1::RowKey>) -> Result<Place, Box<ErrorDetail>> {
+        let (keyspace, table) =
+            (if keyspace.is_empty() { "default" } else { keyspace }, if table.is_empty() { "kv" } else { table });
+        let schema = self.0.schema.lock().unwrap();
+        let known = schema.iter().find(|known| known.name == keyspace);
+        if !known.is_some_and(|known| known.tables.iter().any(|known| known.name == table)) {
+            let told = format!("there is no table {keyspace}.{table}");
+            return Err(Box::new(detail("unknown_table", Code::NotFound, &told)));
+        }
+        let key = key.unwrap_or_default();
+        Ok((format!("{keyspace}.{table}"), key.partition, key.sort))
+    }
+
+    fn write(&self, request: v1::PutRequest) -> Result<v1::WriteReply, Box<ErrorDetail>> {
+        let place = self.place(&request.keyspace, &request.table, request.key)?;
+        let mut writes = self.0.writes.lock().unwrap();
+        if self.0.fails_after.lock().unwrap().is_some_and(|most| *writes >= most) {
+            return Err(Box::new(detail("value_too_large", Code::InvalidArgument, "told to refuse")));
+        }
+        *writes += 1;
+        let hlc = *writes << 16;
+        self.0.rows.lock().unwrap().insert(place, request.value);
+        let mut reply = v1::WriteReply {
+            version: Some(v1::Version { hlc, node: 1 }),
+            acknowledged_by: vec!["node-2".into(), "node-1".into()],
+            ..Default::default()
+        };
+        reply.set_level(v1::Level::try_from(request.level).unwrap_or_default());
+        Ok(reply)
+    }
+}
+
+pub(crate) fn detail(code: &str, status: Code, message: &str) -> ErrorDetail {
+    ErrorDetail { code: code.into(), status: status as u32, message: message.into(), ..Default::default() }
+}
+
+#[tonic::async_trait]
+impl Kv for FakeNode {
+    async fn put(&self, request: Request<v1::PutRequest>) -> Answer<v1::WriteReply> {
+        self.judge().await?;
+        self.write(request.into_inner()).map(Response::new).map_err(|detail| status_of(&detail))
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::WriteReply> {
+        self.judge().await?;
+        let request = request.into_inner();
+        let place = self.place(&request.keyspace, &request.table, request.key).map_err(|detail| status_of(&detail))?;
+        self.0.rows.lock().unwrap().remove(&place);
+        Ok(Response::new(v1::WriteReply::default()))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Answer<v1::GetReply> {
+        self.judge().await?;
+        let request = request.into_inner();
+        let place = self.place(&request.keyspace, &request.table, request.key).map_err(|detail| status_of(&detail))?;
+        let value = self.0.rows.lock().unwrap().get(&place).cloned();
+        let version = value.as_ref().map(|_| v1::Version { hlc: 1 << 16, node: 1 });
+        let found = value.is_some();
+        Ok(Response::new(v1::GetReply { found, value: value.unwrap_or_default(), version, ..Default::default() }))
+    }
+
+    /// Pages of `limit` rows; the page token is the number of the first row.
+    async fn range(&self, request: Request<v1::RangeRequest>) -> Answer<v1::RangeReply> {
+        self.judge().await?;
+        let request = request.into_inner();
+        let first: usize = String::from_utf8(request.page.to_vec()).unwrap().parse().unwrap_or(0);
+        let bound = |bound: &Option<v1::RangeBound>| bound.clone().map(|bound| (bound.sort, bound.exclusive));
+        let (from, to) = (bound(&request.from), bound(&request.to));
+        let rows = self.0.rows.lock().unwrap();
+        let mut of: Vec<v1::RangeRow> = rows
+            .iter()
+            .filter(|((_, partition, sort), _)| {
+                *partition == request.partition
+                    && from.as_ref().is_none_or(|(low, past)| if *past { sort > low } else { sort >= low })
+                    && to.as_ref().is_none_or(|(high, past)| if *past { sort < high } else { sort <= high })
+            })
+            .map(|((_, partition, sort), value)| v1::RangeRow {
+                key: Some(v1::RowKey { partition: partition.clone(), sort: sort.clone() }),
+                value: value.clone(),
+                ..Default::default()
+            })
+            .collect();
+        if request.backward {
+            of.reverse();
+        }
+        let page: Vec<_> = of.iter().skip(first).take(usize::try_from(request.limit).unwrap()).cloned().collect();
+        let next = first + page.len();
+        let next_page = if next < of.len() { next.to_string().into() } else { Bytes::new() };
+        Ok(Response::new(v1::RangeReply { rows: page, next_page, ..Default::default() }))
+    }
+
+    async fn batch_put(&self, _: Request<v1::BatchPutRequest>) -> Answer<v1::BatchWriteReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn batch_delete(&self, _: Request<v1::BatchDeleteRequest>) -> Answer<v1::BatchWriteReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn batch_get(&self, _: Request<v1::BatchGetRequest>) -> Answer<v1::BatchGetReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionReplies, Status>> + Send>>;
+
+    async fn session(&self, request: Request<Streaming<v1::SessionRequests>>) -> Answer<Self::SessionStream> {
+        let node = self.clone();
+        let replies = request.into_inner().map_while(Result::ok).map(move |message| {
+            let reply = |request: v1::SessionRequest| {
+                let outcome = match request.call {
+                    Some(Call::Put(put)) => match node.write(put) {
+                        Ok(written) => Outcome::Written(written),
+                        Err(detail) => Outcome::Error(*detail),
+                    },
+                    _ => Outcome::Error(detail("unsupported", Code::Unimplemented, "not needed")),
+                };
+                v1::SessionReply { id: request.id, outcome: Some(outcome) }
+            };
+            Ok(v1::SessionReplies { replies: message.requests.into_iter().map(reply).collect() })
+        });
+        Ok(Response::new(Box::pin(replies)))
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for FakeNode {
+    async fn nodes(&self, _: Request<v1::NodesRequest>) -> Answer<v1::NodesReply> {
+        self.judge_admin().await;
+        Ok(Response::new(v1::NodesReply { nodes: self.0.nodes.lock().unwrap().clone() }))
+    }
+
+    async fn topology(&self, _: Request<v1::TopologyRequest>) -> Answer<v1::TopologyReply> {
+        self.judge_admin().await;
+        let nodes = self.0.nodes.lock().unwrap().clone();
+        let partition = v1::Partition { replicas: nodes.iter().map(|node| node.id).collect(), ..Default::default() };
+        let placement = v1::Placement {
+            replication: "simple(3)".into(),
+            keyspaces: vec!["default".into()],
+            partitions: vec![partition.clone(), partition],
+        };
+        let reply = v1::TopologyReply { epoch: 7, partition_bits: 1, nodes, placements: vec![placement] };
+        Ok(Response::new(reply))
+    }
+
+    async fn hints(&self, _: Request<v1::HintsRequest>) -> Answer<v1::HintsReply> {
+        self.judge_admin().await;
+        let node_hints = self.0.hints.lock().unwrap().clone();
+        let total_hints = node_hints.values().sum();
+        Ok(Response::new(v1::HintsReply { total_hints, node_hints, ..Default::default() }))
+    }
+
+    async fn schema(&self, _: Request<v1::SchemaRequest>) -> Answer<v1::SchemaReply> {
+        self.judge_admin().await;
+        Ok(Response::new(v1::SchemaReply { keyspaces: self.0.schema.lock().unwrap().clone() }))
+    }
+
+    async fn create_keyspace(&self, request: Request<v1::CreateKeyspaceRequest>) -> Answer<v1::ChangeReply> {
+        let request = request.into_inner();
+        let mut schema = self.0.schema.lock().unwrap();
+        let changed = !schema.iter().any(|known| known.name == request.keyspace);
+        if changed {
+            schema.push(v1::Keyspace { name: request.keyspace, options: request.options, tables: Vec::new() });
+        }
+        Ok(Response::new(v1::ChangeReply { changed }))
+    }
+
+    async fn alter_keyspace(&self, _: Request<v1::AlterKeyspaceRequest>) -> Answer<v1::ChangeReply> {
+        Err(status_of(&detail("no_majority", Code::Unavailable, "no majority of the nodes can be reached")))
+    }
+
+    async fn drop_keyspace(&self, request: Request<v1::DropKeyspaceRequest>) -> Answer<v1::ChangeReply> {
+        let name = request.into_inner().keyspace;
+        self.0.schema.lock().unwrap().retain(|known| known.name != name);
+        Ok(Response::new(v1::ChangeReply { changed: true }))
+    }
+
+    async fn create_table(&self, request: Request<v1::CreateTableRequest>) -> Answer<v1::ChangeReply> {
+        let request = request.into_inner();
+        let mut schema = self.0.schema.lock().unwrap();
+        let Some(keyspace) = schema.iter_mut().find(|known| known.name == request.keyspace) else {
+            return Err(status_of(&detail("unknown_keyspace", Code::NotFound, "there is no such keyspace")));
+        };
+        keyspace.tables.push(v1::Table { name: request.table, options: request.options });
+        Ok(Response::new(v1::ChangeReply { changed: true }))
+    }
+
+    async fn alter_table(&self, _: Request<v1::AlterTableRequest>) -> Answer<v1::ChangeReply> {
+        Ok(Response::new(v1::ChangeReply { changed: true }))
+    }
+
+    async fn drop_table(&self, _: Request<v1::DropTableRequest>) -> Answer<v1::ChangeReply> {
+        Ok(Response::new(v1::ChangeReply { changed: true }))
+    }
+}
+
+impl FakeNode {
+    async fn judge_admin(&self) {
+        let hangs = *self.0.hangs.lock().unwrap();
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The program `cube` against nodes that say what a test tells them to: results, errors, exit codes, other nodes when one
+//! is gone, and an end in time when none answers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod fake;
+mod importing;
+
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::time::{Instant, timeout};
+use tonic::Code;
+
+use fake::{FakeCluster, detail};
+
+/// Longer than anything here takes on a busy machine: what is still under way then, hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a run of the program gave.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+fn ran(output: Output) -> Ran {
+    Ran {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+pub(crate) async fn cube(port: u16, arguments: &[&str]) -> Ran {
+    with_input(port, arguments, "").await
+}
+
+async fn with_input(port: u16, arguments: &[&str], input: &str) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cube"));
+    command.args(["--port", &port.to_string()]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    // A program that fails does not read its input to the end.
+    tokio::spawn(async move { stdin.write_all(input.as_bytes()).await.unwrap_or_default() });
+    ran(timeout(PATIENCE, child.wait_with_output()).await.expect("it hangs").unwrap())
+}
+
+#[tokio::test]
+async fn the_lines_of_the_manual_do_what_they_say() {
+    let cluster = FakeCluster::start(3).await;
+    cluster.hints("node-3", 15);
+    let script = "// two rows\nPUT user:alice \"Alice Johnson\" CL=QUORUM\nGET user:alice CL=ALL\n\
+                  UPDATE user:alice SET value=\"Alice J.\" CL=QUORUM // again\nGET user:alice\nSTATS\n";
+    let ran = with_input(cluster.port(1), &[], script).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines[0], "OK, written at QUORUM, held durably by node-1, node-2");
+    assert_eq!((lines[1], lines[4]), ("\"Alice Johnson\"", "\"Alice J.\""));
+    // Each of three nodes keeps 15.
+    assert!(lines.contains(&"Pending Hints: 45") && lines.contains(&"Hints for node-3: 45"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn json_is_one_document_for_each_statement_and_nothing_on_stderr() {
+    let cluster = FakeCluster::start(3).await;
+    let statements = "PUT k v; GET k; GET no; DELETE k; SCAN KEY=k; CONSISTENCY ONE; USE default.kv; NODES; RING; RING k; \
+                      STATS; HINTS; HEALTH; DESCRIBE; HELP; HELP PUT; CREATE KEYSPACE app; DROP KEYSPACE app";
+    let ran = cube(cluster.port(1), &["--json", "-e", statements]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let count = statements.split(';').count();
+    assert_eq!(ran.out.lines().count(), count);
+    for (line, statement) in ran.out.lines().zip(statements.split(';')) {
+        let document: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(statement.trim().starts_with(document["statement"].as_str().unwrap()), "{line}");
+    }
+    assert!(ran.out.contains(r#""pendingHints":0"#));
+}
+
+#[tokio::test]
+async fn a_script_stops_at_its_first_error_and_tells_the_line() {
+    let cluster = FakeCluster::start(1).await;
+    for (script, code, told) in [
+        ("PUT a 1\n\nPTU b 2\nPUT c 3\n", 2, "3 | PTU b 2"),
+        ("PUT a 1\n\nGET b IN=no.where\nPUT c 3\n", 1, "line 3: GET: there is no table no.where"),
+        ("PUT a 'x\ny'\n\n\nGET b IN=no.where\nPUT c 3\n", 1, "line 5: GET"),
+    ] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), script).unwrap();
+        let of_input = with_input(cluster.port(1), &["-"], script).await;
+        let of_file = cube(cluster.port(1), &[file.path().to_str().unwrap()]).await;
+        for ran in [of_input, of_file] {
+            assert_eq!(ran.code, code, "{script}: {ran:?}");
+            assert!(ran.err.contains(told), "{script}: {}", ran.err);
+            let keys: Vec<_> = cluster.rows().into_keys().map(|(_, key, _)| key).collect();
+            assert_eq!(keys, ["a"], "what comes before the error is done, what follows is not");
+        }
+    }
+}
+
+#[tokio::test]
+async fn keys_and_values_of_any_bytes_come_back_as_they_were() {
+    let cluster = FakeCluster::start(1).await;
+    let large = "é".repeat(512 << 10);
+    let values = [
+        r#""with \"quotes\" and 'more'""#,
+        "\"line\\nend\"",
+        "\"😀👩‍👩‍👧\"",
+        "\"a\\0b\"",
+        "b64\"/wCA\"",
+        &format!("'{large}'"),
+    ];
+    for (number, value) in values.iter().enumerate() {
+        let statements = format!("PUT \"key {number} \\n\" {value}\nGET \"key {number} \\n\"\n");
+        let ran = with_input(cluster.port(1), &[], &statements).await;
+        let shown = ran.out.lines().nth(1).unwrap();
+        // What is shown can be put as it is.
+        let again = with_input(cluster.port(1), &["--json"], &format!("PUT again {shown}\nGET again")).await;
+        assert_eq!(again.code, 0, "{again:?}");
+        let rows = cluster.rows();
+        let of = |key: String| rows[&("default.kv".to_owned(), key.into(), "".into())].clone();
+        assert_eq!(of(format!("key {number} \n")), of("again".to_owned()), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn rows_of_a_key_are_listed_in_order_and_in_part() {
+    let cluster = FakeCluster::start(1).await;
+    let puts: String = (0..25).map(|number| format!("PUT node:a v{number} SORT=s{number:02}\n")).collect();
+    assert_eq!(with_input(cluster.port(1), &[], &puts).await.code, 0);
+    let sorts = async |statement: &str| {
+        let ran = cube(cluster.port(1), &["--csv", "-e", statement]).await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.out.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(sorts("SCAN KEY=node:a").await.len(), 25);
+    assert_eq!(sorts("SCAN KEY=node:a AFTER=s02 BEFORE=s05").await, ["s03", "s04"]);
+    assert_eq!(sorts("SCAN KEY=node:a BACKWARD LIMIT 2").await, ["s24", "s23"]);
+    let ran = cube(cluster.port(1), &["-e", "SCAN KEY=node:a LIMIT 3"]).await;
+    assert!(ran.out.contains("3 rows; there are more: AFTER=s02 lists them"), "{}", ran.out);
+    let ran = cube(cluster.port(1), &["-e", "SCAN node:"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("SCAN KEY=key lists the rows of one key"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn without_a_quorum_the_error_tells_how_many_live_and_what_can_be_done() {
+    let cluster = FakeCluster::start(3).await;
+    let refusal = cube_proto::v1::ErrorDetail {
+        required: Some(2),
+        alive: Some(1),
+        ..detail("unavailable", Code::Unavailable, "QUORUM needs 2 live replicas, and 1 is alive; nothing was written")
+    };
+    cluster.refuse(refusal);
+    let ran = cube(cluster.port(1), &["--timeout", "1s", "--json", "-e", "PUT a b"]).await;
+    assert_eq!(ran.code, 1);
+    let document: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&document["error"]["code"], &document["error"]["alive"]), (&"unavailable".into(), &1.into()));
+    assert!(ran.err.contains("QUORUM needs 2 live replicas") && ran.err.contains("CL=ONE"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_node_that_dies_is_left_for_the_next_one_and_that_is_told() {
+    let mut cluster = FakeCluster::start(3).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cube"));
+    command.args(["--port", &cluster.port(1).to_string()]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"NODES\nPUT a b\n").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.writes() == 0 {
+        assert!(Instant::now() < deadline, "nothing was written");
+        tokio::task::yield_now().await;
+    }
+    cluster.kill(1).await;
+    stdin.write_all(b"NODES\nGET a\n").await.unwrap();
+    drop(stdin);
+    let ran = ran(timeout(PATIENCE, child.wait_with_output()).await.expect("it hangs").unwrap());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let first = cluster.port(1);
+    assert!(
+        ran.err.contains(&format!("note: node-1 (127.0.0.1:{first}) does not answer; talking to node-")),
+        "{}",
+        ran.err
+    );
+    assert!(ran.out.contains("2 of 3 alive") && ran.out.contains("\"b\""), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn without_any_node_every_command_ends_in_its_time_with_advice() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    for statement in ["GET a", "PUT a b", "NODES", "STATS", "HINTS", "HEALTH", "RING", "DESCRIBE", "CREATE KEYSPACE a"]
+    {
+        let ran = cube(port, &["--timeout", "300ms", "-e", statement]).await;
+        assert_eq!(ran.code, 3, "{statement}: {ran:?}");
+        assert!(ran.err.contains("cannot connect to 127.0.0.1") && ran.err.contains("cubed dev"), "{}", ran.err);
+    }
+    let ran = cube(port, &["-e", "HELP; CONSISTENCY ALL; DISCONNECT; GET a"]).await;
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("not connected: CONNECT host port"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn nodes_that_hang_are_not_waited_for_longer_than_the_timeout() {
+    let cluster = FakeCluster::start(2).await;
+    for statement in ["GET a", "PUT a b", "STATS"] {
+        cluster.hang(false);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cube"));
+        command.args(["--port", &cluster.port(1).to_string(), "--timeout", "500ms"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let before = cluster.writes();
+        stdin.write_all(b"PUT x y\n").await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while cluster.writes() == before {
+            assert!(Instant::now() < deadline, "nothing was written");
+            tokio::task::yield_now().await;
+        }
+        cluster.hang(true);
+        stdin.write_all(format!("{statement}\n").as_bytes()).await.unwrap();
+        drop(stdin);
+        let ran = ran(timeout(PATIENCE, child.wait_with_output()).await.expect("it hangs").unwrap());
+        let code = if statement == "PUT a b" { 4 } else { 1 };
+        assert_eq!(ran.code, code, "{statement}: {ran:?}");
+        assert!(ran.err.contains("no answer in time"), "{statement}: {}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn the_schema_is_changed_described_and_used() {
+    let cluster = FakeCluster::start(1).await;
+    let script = "CREATE KEYSPACE app replication=simple(3)\nCREATE KEYSPACE app replication=simple(3)\n\
+                  CREATE TABLE app.users default_ttl=30m\nUSE app\nPUT a b\nDESCRIBE app\n";
+    let ran = with_input(cluster.port(1), &[], script).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    for told in ["OK, app created", "app was so already", "using app.users", "CREATE TABLE app.users default_ttl=30m;"]
+    {
+        assert!(ran.out.contains(told), "{told}: {}", ran.out);
+    }
+    assert_eq!(cluster.rows().into_keys().next().unwrap().0, "app.users");
+    let ran = cube(cluster.port(1), &["-e", "USE ap"]).await;
+    assert!(ran.err.contains("there is no keyspace \"ap\"; did you mean app?"), "{}", ran.err);
+    let ran = cube(cluster.port(1), &["--timeout", "30s", "-e", "ALTER KEYSPACE app durability=sync"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("the schema changes only while a majority is alive"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn what_this_release_cannot_do_is_refused_with_what_it_can() {
+    let cluster = FakeCluster::start(1).await;
+    for (statement, told) in [
+        ("REPAIR default.kv PLAN", "REPAIR is not served"),
+        ("STATUS", "HEALTH tells"),
+        ("GET a EXPLAIN", "EXPLAIN is not served"),
+    ] {
+        let ran = cube(cluster.port(1), &["-e", statement]).await;
+        assert_eq!(ran.code, 1, "{statement}");
+        assert!(ran.err.contains(told), "{statement}: {}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn health_tells_what_one_more_death_would_break() {
+    let mut cluster = FakeCluster::start(3).await;
+    let ran = cube(cluster.port(1), &["-e", "HEALTH"]).await;
+    assert!(ran.out.contains("all 3 nodes are alive"), "{}", ran.out);
+    cluster.kill(3).await;
+    let ran = cube(cluster.port(1), &["-e", "HEALTH"]).await;
+    assert!(ran.out.contains("if one more node died, QUORUM would be lost for some rows of: default"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn the_command_line_is_checked_and_tells_about_itself() {
+    let ran = cube(1, &["--jsno"]).await;
+    assert_eq!(ran.code, 2);
+    let ran = cube(1, &["no/such/file"]).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("no/such/file cannot be read"));
+    for (arguments, told) in [
+        (&["completions", "bash"][..], "_cube()"),
+        (&["completions", "fish"], "complete -c cube"),
+        (&["man"], ".TH cube 1"),
+        (&["--help"], "Exit codes:"),
+    ] {
+        let ran = cube(1, arguments).await;
+        assert_eq!(ran.code, 0);
+        assert!(ran.out.contains(told), "{arguments:?}: {}", ran.out);
+    }
+}
