@@ -1,0 +1,180 @@
+//! The shell through a real terminal with real nodes: typed at, read from the screen, with nodes that die.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod pty;
+
+include!("../../../client/tests/nodes/real_nodes.rs");
+
+use std::time::Duration;
+
+use pty::{CTRL_C, CTRL_D, TAB, Terminal, UP};
+
+/// The end of a prompt behind which nothing is typed yet: the place of the cursor is kept and taken again at once.
+const PROMPT: &str = "> \x1b7\x1b8";
+/// Longer than a busy machine needs to see that a node is dead.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A key is pressed again when nothing has come of it for so long.
+const PRESS_AGAIN: Duration = Duration::from_millis(500);
+/// How often a key is pressed at the most.
+const PRESSES_MAX: usize = 120;
+
+struct Desk {
+    terminal: Terminal,
+    nodes: RealNodes,
+    history: tempfile::TempDir,
+}
+
+impl Desk {
+    async fn with(nodes: u8) -> Self {
+        let nodes = RealNodes::start(nodes);
+        let history = tempfile::tempdir().unwrap();
+        let (host, port) = host_and_port(&nodes, 1);
+        let arguments = format!("--host {host} --port {port} --timeout 60s");
+        let mut terminal = Terminal::start(&arguments, &history.path().join("history"));
+        terminal.expect("connected to node-1").await;
+        terminal.expect(PROMPT).await;
+        Self { terminal, nodes, history }
+    }
+
+    /// Types a statement and waits for this of its result and for the prompt.
+    async fn ask(&mut self, statement: &str, result: &str) -> String {
+        self.terminal.enter(statement).await;
+        let seen = self.terminal.expect(result).await;
+        self.terminal.expect(PROMPT).await;
+        seen
+    }
+
+    /// Asks again until the answer is so.
+    async fn until(&mut self, statement: &str, result: &str, is_so: impl Fn(&str) -> bool) -> String {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let told = self.ask(statement, result).await;
+            if is_so(&told) {
+                return told;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{statement} keeps telling: {told}");
+        }
+    }
+
+    async fn leave(mut self) {
+        self.terminal.type_in(CTRL_D).await;
+        assert_eq!(self.terminal.end().await, 0);
+    }
+}
+
+fn host_and_port(nodes: &RealNodes, node: usize) -> (String, String) {
+    let (host, port) =
+        nodes.addresses()[node - 1].rsplit_once(':').map(|(host, port)| (host.into(), port.into())).unwrap();
+    (host, port)
+}
+
+#[tokio::test]
+async fn a_developer_looks_around_writes_and_reads() {
+    let mut desk = Desk::with(1).await;
+    desk.ask("PUT user:alice \"Alice Johnson\" CL=ONE", "OK, written at ONE, held durably by node-1").await;
+    desk.ask("GET user:alice CL=ALL // with a comment", "\"Alice Johnson\"\r\n").await;
+    desk.ask("UPDATE user:alice SET value=\"Alice J.\" CL=QUORUM", "OK, written").await;
+    desk.ask("get user:alice", "\"Alice J.\"\r\n").await;
+    // A quote that is open asks for more lines.
+    desk.terminal.enter("PUT note \"first line").await;
+    desk.terminal.expect("... ").await;
+    desk.ask("second line\"", "OK, written").await;
+    desk.ask("GET note", "\"first line\\nsecond line\"\r\n").await;
+    // What is wrong is pointed at.
+    let seen = desk.ask("GTE user:alice", "^^^").await;
+    assert!(seen.contains("there is no command \"GTE\"; did you mean GET?"), "{seen}");
+    // Tab completes; the arrow brings back what was typed before.
+    desk.terminal.type_in(&format!("CONSIS{TAB}")).await;
+    desk.terminal.expect("CONSISTENCY").await;
+    desk.ask("ONE", "the level is now ONE").await;
+    desk.terminal.type_in(UP).await;
+    desk.ask("", "the level is now ONE").await;
+    // Ctrl-C leaves the line, not the shell.
+    desk.terminal.type_in(&format!("PUT never written{CTRL_C}")).await;
+    desk.terminal.expect(PROMPT).await;
+    desk.ask("GET never", "(never does not exist)").await;
+    for (statement, result) in [
+        ("NODES", "1 of 1 alive"),
+        ("STATS", "Pending Hints: 0"),
+        ("HINTS", "Pending Hints: 0"),
+        ("HEALTH", "all 1 nodes are alive"),
+        ("RING user:alice", "held by node-1"),
+        ("DESCRIBE", "CREATE TABLE default.kv"),
+        ("HELP SCAN", "for example: SCAN KEY="),
+        ("CREATE KEYSPACE app replication=simple(1)", "OK, app created"),
+        ("CREATE TABLE app.users", "OK, app.users created"),
+    ] {
+        desk.ask(statement, result).await;
+    }
+    let history = std::fs::read_to_string(desk.history.path().join("history")).unwrap();
+    assert!(history.contains("GET user:alice CL=ALL"), "{history}");
+    desk.leave().await;
+}
+
+#[tokio::test]
+async fn any_bytes_survive_the_terminal() {
+    let mut desk = Desk::with(1).await;
+    let values = ["with spaces", "\\\"quotes\\\" 'both'", "line\\nend", "😀 👩‍👩‍👧", "nul\\0byte", "\\xff\\x80"];
+    for (number, value) in values.iter().enumerate() {
+        let key = format!("\"key {number} {value}\"");
+        desk.ask(&format!("PUT {key} \"{value}\""), "OK, written").await;
+        desk.ask(&format!("GET {key}"), &format!("\"{value}\"\r\n")).await;
+        desk.ask(&format!("PUT all \"{value}\" SORT=\"{value}\""), "OK, written").await;
+    }
+    desk.ask("SCAN KEY=all", "6 rows").await;
+    // Nobody types a mebibyte: it comes from a file, and is read on the screen.
+    let large = format!("{} 😀", "0123456789abcdef".repeat(64 << 10));
+    let script = desk.history.path().join("large.cube");
+    std::fs::write(&script, format!("PUT large \"{large}\"\n")).unwrap();
+    let (host, port) = host_and_port(&desk.nodes, 1);
+    let arguments = format!("--host {host} --port {port} --timeout 60s {}", script.display());
+    let mut terminal = Terminal::start(&arguments, &desk.history.path().join("none"));
+    terminal.expect("OK, written").await;
+    assert_eq!(terminal.end().await, 0);
+    desk.ask("GET large", &format!("\"{large}\"\r\n")).await;
+    desk.leave().await;
+}
+
+#[tokio::test]
+async fn a_node_dies_and_the_shell_lives_on_with_the_next() {
+    let mut desk = Desk::with(3).await;
+    // Nodes that serve may still be taking over what they are to hold.
+    desk.until("RING", "partitions, state", |told| told.matches("100%").count() == 3).await;
+    desk.ask("PUT before \"it dies\" CL=ALL", "OK, written at ALL").await;
+    desk.nodes.kill(1);
+    desk.ask("GET before CL=QUORUM", "\"it dies\"\r\n").await;
+    // Told with the statement before or with this one: the shell also looks between statements.
+    desk.ask("NODES", "as node-").await;
+    let told = desk.until("NODES", "alive, as node-", |told| told.contains("2 of 3")).await;
+    assert!(told.contains("DOWN"), "{told}");
+    desk.ask("PUT after \"it died\"", "OK, written at QUORUM").await;
+    desk.ask("HEALTH", "if one more node died, QUORUM would be lost").await;
+    desk.ask("STATS", "Not counted, because they do not answer: node-1").await;
+    desk.leave().await;
+}
+
+#[tokio::test]
+async fn ctrl_c_cancels_the_statement_and_not_the_shell() {
+    let mut desk = Desk::with(1).await;
+    let pid = desk.nodes.processes[0].as_ref().unwrap().id().to_string();
+    let signal = async |signal: &str| {
+        assert!(tokio::process::Command::new("kill").args([signal, &pid]).status().await.unwrap().success());
+    };
+    signal("-STOP").await;
+    desk.terminal.enter("PUT a b").await;
+    // Until the statement is under way, the key only leaves the line.
+    let mut cancelled = None;
+    for _ in 0..PRESSES_MAX {
+        desk.terminal.type_in(CTRL_C).await;
+        cancelled = desk.terminal.expect_within("cancelled; it may have taken effect", PRESS_AGAIN).await;
+        if cancelled.is_some() {
+            break;
+        }
+    }
+    assert!(cancelled.is_some(), "nothing was cancelled");
+    signal("-CONT").await;
+    desk.terminal.expect(PROMPT).await;
+    desk.ask("PUT c d", "OK, written").await;
+    desk.leave().await;
+}
