@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+pub mod anti_entropy;
 #[cfg(test)]
 #[path = "../../storage/tests/common/cases.rs"]
 mod cases;

@@ -14,6 +14,7 @@ use cube_storage::{DamagedRange, StoreError, UnsyncedCause};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::anti_entropy::questions::{Answer, Question};
 use crate::handoff::pace::{Coming, Grant};
 
 /// The version of these messages that this build speaks.
@@ -58,6 +59,8 @@ pub enum RequestBody {
     TakeHints(TakeHints),
     /// Tell a page of a table's rows by key prefix, over many partitions.
     ScanTable(ScanTable),
+    /// Answer what anti-entropy asks.
+    AntiEntropy(Box<Question>),
     /// Something of a later release, of which only the number is known here. Never sent.
     #[serde(skip)]
     Unknown {
@@ -68,7 +71,7 @@ pub enum RequestBody {
 
 impl RequestBody {
     /// How many kinds of requests this build can carry out.
-    pub const KINDS: u32 = 6;
+    pub const KINDS: u32 = 7;
 }
 
 /// Rows to keep.
@@ -191,6 +194,8 @@ pub enum ReplyBody {
     TookHints,
     /// A page of a table.
     TablePage(TablePage),
+    /// What anti-entropy asked.
+    AntiEntropy(Box<Answer>),
 }
 
 /// A page of a table to tell: of the rows whose partition keys begin so, in the order of keys, those in these partitions.

@@ -17,6 +17,7 @@ use cube_storage::clock::ClockError;
 use cube_storage::model::{Batch, Mutation, NodeId, Origin, Outcome, PartitionId, Token};
 use cube_storage::{Store, TimeLimit};
 
+use crate::anti_entropy::answer::{Attendant, answer as answer_question};
 use crate::clock::NodeClock;
 use crate::handoff::HintReceiver;
 use crate::messages::{PROTOCOL, Refusal, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
@@ -31,12 +32,13 @@ pub struct Replica {
     clock: Arc<NodeClock>,
     /// Who answers for the pace of hints; without it nobody may send any.
     hints: OnceLock<Arc<HintReceiver>>,
+    attendant: OnceLock<Arc<dyn Attendant>>,
 }
 
 impl Replica {
     /// The replica that `store` is.
     pub fn new(me: NodeId, store: Arc<Store>, clock: Arc<NodeClock>) -> Self {
-        Self { me, store, clock, hints: OnceLock::new() }
+        Self { me, store, clock, hints: OnceLock::new(), attendant: OnceLock::new() }
     }
 
     /// From now on hints are let in, at the pace that `hints` grants.
@@ -70,6 +72,11 @@ impl Replica {
                 Err(refusal) => answer(self.reply(Err(refusal))),
             },
             RequestBody::ScanTable(scan) => answer(self.reply(self.scan_table(scan).map(ReplyBody::TablePage))),
+            RequestBody::AntiEntropy(question) => {
+                let attendant = self.attendant.get().map(AsRef::as_ref);
+                let told = answer_question(&self.store, attendant, request.from, &question);
+                answer(self.reply(told.map(|told| ReplyBody::AntiEntropy(Box::new(told)))));
+            }
             RequestBody::Unknown { kind } => {
                 let known = RequestBody::KINDS;
                 let what = format!("requests of kind {kind}, only the first {known} kinds");
@@ -98,6 +105,12 @@ impl Replica {
 
     fn receiver(&self) -> Result<&Arc<HintReceiver>, Refusal> {
         self.hints.get().ok_or_else(|| Refusal::Unsupported("hints".into()))
+    }
+
+    /// Asks this attendant from now on what the store does not know of anti-entropy.
+    pub fn attend(&self, attendant: Arc<dyn Attendant>) {
+        // The first one stays: a node has one.
+        let _is_first = self.attendant.set(attendant);
     }
 
     fn reply(&self, body: Result<ReplyBody, Refusal>) -> Reply {

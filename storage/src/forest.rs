@@ -9,13 +9,15 @@ use std::ops::ControlFlow;
 use crate::engine::{Direction, EngineError, Reader, Space};
 use crate::error::{DamagedRange, StoreError};
 use crate::keyspace::{KeyRange, token_range};
-use crate::merkle::{LeafId, LeafSum, NodeIndex, Tree, decode_leaf_key, leaf_range};
-use crate::model::{PartitionBits, PartitionId, TableId};
+use crate::merkle::{LeafId, LeafSum, NodeIndex, Tree, Young, YoungChange, decode_leaf_key, leaf_range};
+use crate::model::{Hlc, PartitionBits, PartitionId, TableId};
 use crate::store::Store;
 
 #[derive(Default)]
 pub(crate) struct Forest {
     trees: BTreeMap<(TableId, PartitionId), Tree>,
+    /// Changes that the trees hold already and comparisons leave out.
+    young: Young,
 }
 
 impl Forest {
@@ -26,16 +28,35 @@ impl Forest {
         }
     }
 
+    /// Notes one committed change of a row apart, where anybody compares.
+    pub(crate) fn note_young(&mut self, change: YoungChange) {
+        if self.trees.contains_key(&(change.table, change.leaf.partition())) {
+            self.young.add(change);
+        }
+    }
+
+    /// What changes above a horizon added to each leaf.
+    pub(crate) fn young_above(&mut self, horizon: Hlc) -> BTreeMap<(TableId, LeafId), LeafSum> {
+        self.young.above(horizon)
+    }
+
+    /// A tree that is here.
+    pub(crate) fn tree(&self, table: TableId, partition: PartitionId) -> Option<&Tree> {
+        self.trees.get(&(table, partition))
+    }
+
     pub(crate) fn forget(&mut self, table: TableId, partition: PartitionId) {
         self.trees.remove(&(table, partition));
+        self.young.forget(|of, leaf| of == table && leaf.partition() == partition);
     }
 
     pub(crate) fn clear(&mut self) {
-        self.trees.clear();
+        *self = Self::default();
     }
 
     pub(crate) fn forget_table(&mut self, table: TableId) {
         self.trees.retain(|&(of, _), _| of != table);
+        self.young.forget(|of, _| of == table);
     }
 }
 
@@ -90,7 +111,7 @@ impl Store {
     }
 
     /// Leaves that cannot be read are damage of the rows they sum up: what these should be is not known any more.
-    fn leaf_error(&self, table: TableId, from: LeafId, to: LeafId, error: EngineError) -> StoreError {
+    pub(crate) fn leaf_error(&self, table: TableId, from: LeafId, to: LeafId, error: EngineError) -> StoreError {
         match error {
             EngineError::Corruption { detail } => {
                 self.damaged(DamagedRange::of_rows(table, leaf_rows(table, from, to, self.bits), detail))

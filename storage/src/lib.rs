@@ -25,6 +25,7 @@ mod front;
 pub mod hints;
 pub mod keyspace;
 pub mod merkle;
+mod merkle_view;
 mod meta;
 pub mod model;
 mod panics;
@@ -41,6 +42,7 @@ mod table;
 
 pub use apply::{ApplyWorker, Done, TimeLimit};
 pub use error::{DamagedRange, StoreError};
+pub use merkle_view::{Children, HeaderPage, LeafSpan, Piece, RowDigest, TreeNodes};
 pub use panics::caught;
 pub use partition::{MarkGeneration, PartitionState, RangeState, SyncState, UnsyncedCause};
 pub use removal::{RemovalCursor, Removed};

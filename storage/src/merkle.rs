@@ -9,6 +9,7 @@
 //! Invariant: a leaf is the sum over exactly the records in its token range, tombstones and expired rows included.
 
 mod tree;
+mod young;
 
 use std::fmt;
 use std::hash::Hasher;
@@ -18,11 +19,14 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 pub use self::tree::Tree;
+pub(crate) use self::young::{Young, YoungChange};
 use crate::keyspace::KeyRange;
 use crate::model::{PartitionBits, PartitionId, TableId, Token, Version};
 
 /// Children of an inner node, as a power of two.
 const FAN_OUT_BITS: u8 = 4;
+/// Children of an inner node.
+pub const FAN_OUT: u16 = 1 << FAN_OUT_BITS;
 /// Levels below the root.
 pub const DEPTH: u8 = 3;
 /// Leaves of one tree, as a power of two.
@@ -62,6 +66,16 @@ impl LeafId {
         let shift = 64 - bits.bits() - LEAF_BITS;
         let first = (self.0 as u64) << shift;
         (Token(first), Token(first | ((1 << shift) - 1)))
+    }
+
+    /// Its place among the leaves of its partition.
+    pub const fn in_partition(self) -> u16 {
+        (self.0 % LEAVES_PER_PARTITION) as u16
+    }
+
+    /// The leaf at a place among those of a partition.
+    pub const fn at(partition: PartitionId, place: u16) -> Self {
+        Self(((partition.0 as u32) << LEAF_BITS) | (place as u32 % LEAVES_PER_PARTITION))
     }
 
     /// Its parent's place among the inner nodes right above the leaves.

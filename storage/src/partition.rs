@@ -4,8 +4,8 @@
 //! table and partition: the purge floor, and the horizon up to which the replica was proven equal with the others.
 //! All of it is durable before it counts, and loaded whole at start.
 //!
-//! Invariants: an epoch and a floor never go back; a floor never rises above the proof; a partition that nobody has
-//! declared in sync is not.
+//! Invariants: an epoch and a floor never go back; a floor rises above the proof only where another replica has it already
+//! (`purge.rs`), and then purges nothing; a partition that nobody has declared in sync is not.
 
 use std::collections::BTreeMap;
 

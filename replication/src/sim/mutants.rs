@@ -174,7 +174,10 @@ fn forget_claims(body: &mut RequestBody) {
         RequestBody::Read(read) => read.rows.iter_mut().for_each(|(_, claim)| *claim = Epoch(u64::MAX)),
         RequestBody::Scan(scan) => scan.claim = None,
         RequestBody::ScanTable(scan) => scan.partitions.iter_mut().for_each(|run| run.epoch = Epoch(u64::MAX)),
-        RequestBody::HintCredits(_) | RequestBody::TakeHints(_) | RequestBody::Unknown { .. } => {}
+        RequestBody::HintCredits(_)
+        | RequestBody::TakeHints(_)
+        | RequestBody::AntiEntropy(_)
+        | RequestBody::Unknown { .. } => {}
     }
 }
 

@@ -11,7 +11,7 @@ use super::resolve::{Held, judge};
 use crate::engine::{Durability, Engine, EngineError, Space, Writes};
 use crate::error::{DamagedRange, StoreError};
 use crate::keyspace::encode_data_key;
-use crate::merkle::{Fingerprint, LeafId, LeafSum, MerkleKey, leaf_key};
+use crate::merkle::{Fingerprint, LeafId, LeafSum, MerkleKey, YoungChange, leaf_key};
 use crate::model::{Batch, Mutation, Outcome, PartitionId, Record, RecordHeader, TableId};
 use crate::partition::{PartitionState, Partitions, SyncState, UnsyncedCause};
 use crate::store::Store;
@@ -63,6 +63,8 @@ pub(super) struct Group<'a> {
     changes: Vec<Change<'a>>,
     /// What the changes add to their leaves; known once they are written.
     leaf_deltas: Vec<(TableId, LeafId, LeafSum)>,
+    /// The same for each row, with the version that was written.
+    young: Vec<YoungChange>,
     /// What the changed rows hold once they are written.
     written: Vec<(Fingerprint, RecordHeader)>,
     notes: Vec<(Vec<u8>, Vec<u8>)>,
@@ -83,6 +85,7 @@ impl<'a> Group<'a> {
             rows: Vec::with_capacity(rows),
             changes: Vec::with_capacity(rows),
             leaf_deltas: Vec::with_capacity(rows),
+            young: Vec::with_capacity(rows),
             written: Vec::with_capacity(rows),
             notes: Vec::new(),
             damage: Vec::new(),
@@ -253,6 +256,7 @@ impl<'a> Group<'a> {
     pub(super) fn fill(&mut self, writes: &mut dyn Writes) {
         let (mut value, mut index_key) = (Vec::new(), Vec::new());
         self.leaf_deltas.clear();
+        self.young.clear();
         self.written.clear();
         for change in &self.changes {
             let Some(key) = self.keys.get(change.key.clone()) else { continue };
@@ -270,6 +274,8 @@ impl<'a> Group<'a> {
             let delta = change.leaf_delta(&self.store.merkle_key, key, checksum);
             // Rows come in token order, so those of a leaf come together.
             let place = (change.mutation.table, change.leaf);
+            let version = change.mutation.record.version.hlc;
+            self.young.push(YoungChange { table: place.0, leaf: place.1, version, delta });
             match self.leaf_deltas.last_mut() {
                 Some((table, leaf, sum)) if (*table, *leaf) == place => *sum = sum.plus(delta),
                 _ => self.leaf_deltas.push((place.0, place.1, delta)),
@@ -305,6 +311,10 @@ impl<'a> Group<'a> {
 
     pub(super) fn leaf_deltas(&self) -> &[(TableId, LeafId, LeafSum)] {
         &self.leaf_deltas
+    }
+
+    pub(super) fn young(&self) -> &[YoungChange] {
+        &self.young
     }
 
     pub(super) fn damage(&self) -> &[DamagedRange] {

@@ -151,6 +151,7 @@ impl Store {
         for &(table, leaf, delta) in group.leaf_deltas() {
             forest.add(table, leaf, delta);
         }
+        group.young().iter().for_each(|change| forest.note_young(*change));
         drop(forest);
         for damaged in group.damage() {
             self.damage.report(damaged.clone());

@@ -3,14 +3,18 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
-use cube_storage::UnsyncedCause;
+use cube_storage::merkle::{LeafId, LeafSum};
 use cube_storage::model::{
     Body, Epoch, Expiry, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, Record, RecordHeader, RowKey, TableId,
     Version,
 };
 use cube_storage::scan::{PageToken, Row, ScanRequest, Scope};
+use cube_storage::{HeaderPage, Piece, RowDigest, TreeNodes, UnsyncedCause};
 use proptest::prelude::*;
 
+use crate::anti_entropy::questions::{
+    Answer, ChildSums, HeldRow, LeafRows, NotCompared, Proof, Question, RootDigest, Top,
+};
 use crate::handoff::pace::{Coming, Grant};
 use crate::messages::{
     Condition, Features, Found, HandedHint, PROTOCOL, PartitionRun, ReadRows, Refusal, Reply, ReplyBody, Request,
@@ -154,6 +158,7 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
         coming().prop_map(RequestBody::HintCredits),
         take_hints().prop_map(RequestBody::TakeHints),
         scan_table().prop_map(RequestBody::ScanTable),
+        question().prop_map(|question| RequestBody::AntiEntropy(Box::new(question))),
     ];
     (any::<u16>(), any::<u64>(), any::<u16>(), hlc(), any::<u32>(), any::<bool>(), body).prop_map(
         |(protocol, features, from, clock, time_left_ms, explain, body)| Request {
@@ -227,9 +232,86 @@ pub(super) fn reply() -> impl Strategy<Value = Reply> {
         grant().prop_map(ReplyBody::HintCredits),
         Just(ReplyBody::TookHints),
         table_page().prop_map(ReplyBody::TablePage),
+        told().prop_map(|told| ReplyBody::AntiEntropy(Box::new(told))),
     ];
     let body = prop_oneof![3 => body.prop_map(Ok), 1 => refusal().prop_map(Err)];
     (any::<u16>(), hlc(), body).prop_map(|(from, clock, body)| Reply { from: NodeId(from), clock, body })
+}
+
+fn floors() -> impl Strategy<Value = Vec<(TableId, PartitionId, Hlc)>> {
+    let floor = (any::<u32>(), any::<u16>(), hlc());
+    prop::collection::vec(floor.prop_map(|(table, at, floor)| (TableId(table), PartitionId(at), floor)), 0..4)
+}
+
+fn digests() -> impl Strategy<Value = Vec<RowDigest>> {
+    prop::collection::vec((key(), header()).prop_map(|(key, header)| RowDigest { key, header }), 0..4)
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    let root = (any::<u16>(), any::<[u8; 16]>()).prop_map(|(at, digest)| (PartitionId(at), RootDigest(digest)));
+    let tables = prop::collection::vec((any::<u32>().prop_map(TableId), prop::collection::vec(root, 0..4)), 0..3);
+    let nodes = (any::<u32>(), any::<u16>(), 0u8..3, prop::collection::vec(any::<u16>(), 0..5)).prop_map(
+        |(table, at, level, nodes)| TreeNodes { table: TableId(table), partition: PartitionId(at), level, nodes },
+    );
+    let trees = prop::collection::vec(nodes, 0..4);
+    prop_oneof![
+        (hlc(), tables).prop_map(|(horizon, tables)| Question::Roots { horizon, tables }),
+        (hlc(), floors(), trees).prop_map(|(horizon, floors, trees)| Question::Nodes { horizon, floors, trees }),
+        (any::<u32>(), any::<[u32; 3]>()).prop_map(|(table, leaves)| {
+            Question::Leaves { table: TableId(table), leaves: leaves.map(LeafId).to_vec() }
+        }),
+        (any::<[u32; 2]>(), prop::option::of(key())).prop_map(|([table, leaf], after)| {
+            Question::Pieces { table: TableId(table), leaf: LeafId(leaf), after }
+        }),
+        (any::<[u32; 2]>(), prop::option::of(key()), prop::option::of(key())).prop_map(
+            |([table, leaf], after, upto)| {
+                Question::Span { table: TableId(table), leaf: LeafId(leaf), after, upto }
+            }
+        ),
+        (any::<u32>(), prop::collection::vec(key(), 0..4))
+            .prop_map(|(table, keys)| Question::Rows { table: TableId(table), keys }),
+        (any::<u32>(), any::<u16>())
+            .prop_map(|(table, at)| Question::Proofs { trees: vec![(TableId(table), PartitionId(at))] }),
+        Just(Question::Watermark),
+        floors().prop_map(|floors| Question::Fence { floors }),
+        floors().prop_map(|floors| Question::Purge { floors }),
+    ]
+}
+
+fn told() -> impl Strategy<Value = Answer> {
+    let sums = (any::<u16>(), prop::collection::vec(any::<[u8; 8]>(), 0..5))
+        .prop_map(|(present, sums)| ChildSums { present, sums });
+    let top = (hlc(), sums.clone()).prop_map(|(floor, children)| Top { floor, children });
+    let cause = prop_oneof![
+        Just(NotCompared::UnknownTable),
+        Just(NotCompared::Unsynced(UnsyncedCause::New)),
+        Just(NotCompared::Damaged),
+    ];
+    let top = prop_oneof![top.prop_map(Ok), cause.clone().prop_map(Err)];
+    let top = (any::<u32>(), any::<u16>(), top).prop_map(|(table, at, top)| (TableId(table), PartitionId(at), top));
+    let leaf = prop_oneof![
+        digests().prop_map(|rows| Ok(LeafRows::All(rows))),
+        Just(Ok(LeafRows::Hot)),
+        cause.clone().prop_map(Err),
+    ];
+    let piece =
+        (key(), any::<u128>(), any::<i64>()).prop_map(|(last, sum, rows)| Piece { last, sum: LeafSum { sum, rows } });
+    let held = (prop::option::of(record()), hlc()).prop_map(|(record, floor)| HeldRow { record, floor });
+    let proof =
+        (hlc(), hlc(), epoch()).prop_map(|(floor, synced_through, epoch)| Proof { floor, synced_through, epoch });
+    let nodes = prop_oneof![prop::collection::vec(sums, 0..3).prop_map(Ok), cause.prop_map(Err)];
+    prop_oneof![
+        prop::collection::vec(top, 0..4).prop_map(Answer::Roots),
+        prop::collection::vec(nodes, 0..3).prop_map(Answer::Nodes),
+        prop::collection::vec(leaf, 0..3).prop_map(Answer::Leaves),
+        (prop::collection::vec(piece, 0..3), any::<bool>()).prop_map(|(pieces, more)| Answer::Pieces { pieces, more }),
+        (digests(), any::<bool>()).prop_map(|(rows, more)| Answer::Span(HeaderPage { rows, more })),
+        prop::collection::vec(held, 0..3).prop_map(Answer::Rows),
+        prop::collection::vec(prop::option::of(proof), 0..3).prop_map(Answer::Proofs),
+        hlc().prop_map(Answer::Watermark),
+        prop::collection::vec(any::<bool>(), 0..4).prop_map(Answer::Fenced),
+        (any::<u64>(), any::<usize>()).prop_map(|(rows, trees)| Answer::Purged { rows, trees }),
+    ]
 }
 
 pub(super) fn empty() -> Reply {

@@ -1,0 +1,7 @@
+//! Anti-entropy: two replicas become equal at the cost of what differs, whatever differs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod comparing;
+mod cost;
+mod pair;
