@@ -29,7 +29,9 @@ const PURGE_STEP_ROWS: usize = 1_000;
 /// Bytes that wait to be written above which a node has no time for comparisons.
 const BUSY_QUEUE_BYTES: usize = 16 << 20;
 /// After which a node that refused is asked again.
-pub(super) const BUSY_RETRY_MS: u32 = 500;
+const BUSY_RETRY_MS: u32 = 500;
+/// After which a node that compares with the asker already is asked again.
+const TAKEN_RETRY_MS: u32 = 100;
 
 /// Whether a tree of this node may be compared.
 pub fn comparable(store: &Store, (table, partition): Tree) -> Result<(), NotCompared> {
@@ -72,8 +74,11 @@ pub fn answer(
     question: &Question,
 ) -> Result<Answer, Refusal> {
     let begins = matches!(question, Question::Roots { .. });
-    if is_busy(store) || (begins && attendant.is_some_and(|attendant| attendant.compares_with(from))) {
+    if is_busy(store) {
         return Err(Refusal::Overloaded { retry_after_ms: BUSY_RETRY_MS });
+    }
+    if begins && attendant.is_some_and(|attendant| attendant.compares_with(from)) {
+        return Err(Refusal::Overloaded { retry_after_ms: TAKEN_RETRY_MS });
     }
     match question {
         Question::Roots { horizon, tables } => roots(store, *horizon, tables),

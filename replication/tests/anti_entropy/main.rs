@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod cluster;
 mod comparing;
 mod cost;
 mod pair;
+mod scrubbing;
+mod working;

@@ -1,0 +1,228 @@
+//! What the node, its doors and its worker share of anti-entropy: settings, what was found, what was asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cube_storage::Store;
+use cube_storage::dirty::DirtyMarks;
+use cube_storage::model::{Hlc, NodeId, TableId};
+use parking_lot::Mutex;
+
+use super::answer::Attendant;
+use super::board::Board;
+use super::compare::Tally;
+use super::questions::Tree;
+use super::schedule::{Pace, Shared};
+use crate::catalog::{Catalog, ClusterState};
+use crate::clock::NodeClock;
+use crate::membership::Membership;
+use crate::topology::{MemberState, Step};
+use crate::transport::PeerTransport;
+
+/// What an operator chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether anything is compared. Off, nothing is repaired and nothing purged, and the status says so.
+    pub enabled: bool,
+    /// How often everything is compared.
+    pub pace: Pace,
+    /// The age below which a difference may still be on its way. At least the time of a write.
+    pub horizon_ms: u64,
+    /// Bytes of rows exchanged a second, over time.
+    pub bytes_per_s: u64,
+    /// Rows exchanged a second, over time.
+    pub rows_per_s: u64,
+    /// The time of one question: generous, because a slow answer is better than none.
+    pub question_timeout_ms: u32,
+    /// How often proofs are made durable. They count at once; after a restart the last durable one stands.
+    pub keep_proofs_ms: u64,
+    /// How often it is looked for what can be purged.
+    pub purge_interval_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            pace: Pace { interval_ms: 5_000, again_ms: 200 },
+            horizon_ms: 10_000,
+            bytes_per_s: 64 << 20,
+            rows_per_s: 50_000,
+            question_timeout_ms: 10_000,
+            keep_proofs_ms: 60_000,
+            purge_interval_ms: 600_000,
+        }
+    }
+}
+
+/// Tells dirty marks by target.
+pub type MarksOf = Box<dyn Fn() -> Vec<Arc<DirtyMarks>> + Send + Sync>;
+/// Tells below which version nothing is in flight; nothing while that is not known.
+pub type WatermarkOf = Box<dyn Fn() -> Option<Hlc> + Send + Sync>;
+
+/// What anti-entropy works with.
+pub struct Parts {
+    /// This node.
+    pub me: NodeId,
+    /// Its store.
+    pub store: Arc<Store>,
+    /// Its clocks.
+    pub clock: Arc<NodeClock>,
+    /// Who holds what.
+    pub catalog: Arc<Catalog>,
+    /// Who is alive.
+    pub membership: Arc<dyn Membership>,
+    /// The way to peers.
+    pub transport: Arc<dyn PeerTransport>,
+    /// The dirty marks that this node keeps.
+    pub marks: MarksOf,
+    /// The watermark of this node.
+    pub watermark: WatermarkOf,
+    /// Called when something came in that the worker waits for.
+    pub wake: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What anti-entropy did and knows, as an operator sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Whether it is switched on.
+    pub enabled: bool,
+    /// Passes over everything that ended.
+    pub passes: u64,
+    /// Comparisons that ended.
+    pub comparisons: u64,
+    /// Comparisons that failed or were refused.
+    pub failed: u64,
+    /// What was exchanged.
+    pub tally: Tally,
+    /// Dirty marks that were cleared.
+    pub marks_cleared: u64,
+    /// Rounds of purging that ended.
+    pub purge_rounds: u64,
+    /// Rows purged by them, on all replicas.
+    pub purged_rows: u64,
+    /// Who keeps which trees from being purged.
+    pub purge_blocked: BTreeMap<Tree, BTreeSet<NodeId>>,
+    /// With whom replicas are compared at the moment.
+    pub comparing: Option<NodeId>,
+    /// What was wrong the last time something was.
+    pub last_error: Option<String>,
+}
+
+/// Anti-entropy of one node, apart from its worker.
+pub struct AntiEntropy {
+    pub(super) parts: Parts,
+    pub(super) settings: Settings,
+    pub(super) status: Mutex<Status>,
+    pub(super) board: Mutex<Board>,
+    /// With whom a comparison is under way, and whether the peer has answered it.
+    pub(super) comparing: Mutex<Option<(NodeId, bool)>>,
+}
+
+impl AntiEntropy {
+    /// Anti-entropy that works with these parts.
+    pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
+        let status = Status { enabled: settings.enabled, ..Status::default() };
+        Arc::new(Self {
+            parts,
+            settings,
+            status: Mutex::new(status),
+            board: Mutex::default(),
+            comparing: Mutex::default(),
+        })
+    }
+
+    /// What it did.
+    pub fn status(&self) -> Status {
+        let comparing = self.comparing.lock().map(|(peer, _)| peer);
+        Status { comparing, ..self.status.lock().clone() }
+    }
+
+    /// In sync as of: the oldest of each table.
+    pub fn in_sync_by_table(&self) -> BTreeMap<TableId, Hlc> {
+        self.board.lock().tables()
+    }
+
+    /// In sync as of: the oldest of all trees of this node; nothing while it holds none with another replica.
+    pub fn in_sync(&self) -> Option<Hlc> {
+        self.board.lock().oldest()
+    }
+
+    /// In sync as of: each tree and peer.
+    pub fn in_sync_pairs(&self) -> Vec<(Tree, NodeId, Hlc)> {
+        self.board.lock().pairs().collect()
+    }
+
+    /// The latest version that is to be equal everywhere by now.
+    pub(super) fn horizon(&self) -> Hlc {
+        Hlc::new(self.parts.clock.peek().millis().saturating_sub(self.settings.horizon_ms), 0)
+    }
+
+    /// What this node holds, and with whom.
+    pub(super) fn shared(&self, state: &ClusterState) -> Shared {
+        let me = self.parts.me;
+        let mut shared = Shared::default();
+        for keyspace in state.schema.keyspaces.values() {
+            let Some(placement) = state.topology.placement(keyspace.placement) else { continue };
+            for (partition, map) in placement.partitions() {
+                let replicas: BTreeSet<NodeId> = map.write_sets().nodes().collect();
+                if !replicas.contains(&me) {
+                    continue;
+                }
+                for table in keyspace.tables.values() {
+                    let peers = replicas.iter().copied().filter(|node| *node != me).collect();
+                    shared.trees.insert((table.id, partition), (map.epoch(), peers));
+                }
+            }
+        }
+        let marked = (self.parts.marks)().into_iter().filter(|marks| marks.totals().marks > 0);
+        let members = marked.filter_map(|marks| state.topology.member_named(marks.target()).map(|member| member.id));
+        shared.lacking = members.collect();
+        shared
+    }
+
+    /// The trees whose purging is this node's to see to: it is the first of their replicas, and no change of them is under
+    /// way.
+    pub(super) fn to_purge(&self, state: &ClusterState) -> BTreeMap<Tree, super::purge::RoundTree> {
+        let mut trees = BTreeMap::new();
+        for keyspace in state.schema.keyspaces.values() {
+            let Some(placement) = state.topology.placement(keyspace.placement) else { continue };
+            for (partition, map) in placement.partitions() {
+                let Step::Stable { replicas } = map.step() else { continue };
+                if replicas.nodes().first() != Some(&self.parts.me) {
+                    continue;
+                }
+                for table in keyspace.tables.values() {
+                    let (epoch, replicas) = (map.epoch(), replicas.nodes().to_vec());
+                    let tree = super::purge::RoundTree { epoch, replicas, grace_ms: table.settings.grace_ms };
+                    trees.insert((table.id, partition), tree);
+                }
+            }
+        }
+        trees
+    }
+
+    /// Every member that has not left.
+    pub(super) fn members(state: &ClusterState) -> Vec<NodeId> {
+        let members = state.topology.members().values();
+        members.filter(|member| member.state != MemberState::Left).map(|member| member.id).collect()
+    }
+
+    pub(super) fn note_error(&self, error: &dyn std::fmt::Display) {
+        let mut status = self.status.lock();
+        status.failed += 1;
+        status.last_error = Some(error.to_string());
+    }
+}
+
+impl Attendant for AntiEntropy {
+    fn watermark(&self) -> Option<Hlc> {
+        (self.parts.watermark)()
+    }
+
+    fn compares_with(&self, peer: NodeId) -> bool {
+        // Of two that begin at the same time the lower one goes on.
+        let comparing = *self.comparing.lock();
+        comparing.is_some_and(|(with, is_answered)| with == peer && (is_answered || self.parts.me < peer))
+    }
+}

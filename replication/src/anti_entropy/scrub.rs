@@ -1,0 +1,147 @@
+//! The scrub: every row of this node is read and verified against its checksum and its Merkle leaf, over and over, a little
+//! at a time.
+//!
+//! What does not add up is damage. The store marks its partition before it tells, so that it is not counted, never sent,
+//! and healed like a joiner from the other replicas (`lifecycle/`); the scrub only finds it and counts it. It goes at the
+//! pace of one full cycle in the time that is set, or, when an operator asks, as fast as it can without being in the way.
+
+use std::sync::Arc;
+
+use cube_storage::merkle::{LEAVES_PER_PARTITION, LeafId};
+use cube_storage::model::{Invalid, TableId};
+use cube_storage::{Store, StoreError};
+use parking_lot::Mutex;
+
+use super::answer::is_busy;
+use crate::worker::{Step, StepError, Worker};
+
+/// What the worker is called in the status.
+pub const NAME: &str = "scrub";
+/// Rows verified in one step.
+const ROWS_PER_STEP: usize = 1_000;
+/// How long a node that has enough to do is left alone.
+const BUSY_MS: u64 = 200;
+/// From one step to the next when an operator waits for it.
+const HURRY_MS: u64 = 1;
+/// How long a node without tables rests.
+const EMPTY_MS: u64 = 10_000;
+
+/// A full cycle in a week.
+pub const CYCLE_MS: u64 = 7 * 24 * 3_600 * 1_000;
+
+/// How far the scrub has come, as an operator sees it. Kept over a restart, it goes on where it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ScrubStatus {
+    /// The table that is scrubbed, and the leaf that is next.
+    pub at: Option<(TableId, LeafId)>,
+    /// Full cycles since the start.
+    pub cycles: u64,
+    /// Rows verified since the start.
+    pub rows: u64,
+    /// Damaged places found since the start.
+    pub damaged: u64,
+    /// Whether it hurries, because an operator asked.
+    pub hurries: bool,
+}
+
+/// What the doors and the worker of the scrub share.
+#[derive(Debug, Default)]
+pub struct Scrub {
+    status: Mutex<ScrubStatus>,
+}
+
+impl Scrub {
+    /// A scrub that goes on where an earlier one was, if that is known.
+    pub fn resumed(at: Option<(TableId, LeafId)>) -> Arc<Self> {
+        Arc::new(Self { status: Mutex::new(ScrubStatus { at, ..ScrubStatus::default() }) })
+    }
+
+    /// Asks for a full cycle now, from the beginning. Wake the worker afterwards.
+    pub fn hurry(&self) {
+        let mut status = self.status.lock();
+        (status.at, status.hurries) = (None, true);
+    }
+
+    /// How far it has come.
+    pub fn status(&self) -> ScrubStatus {
+        *self.status.lock()
+    }
+}
+
+/// The worker.
+pub struct ScrubWorker {
+    store: Arc<Store>,
+    shared: Arc<Scrub>,
+    cycle_ms: u64,
+    /// When the place it began with would have been due, had the cycle begun at its beginning.
+    began_ms: Option<u64>,
+}
+
+impl ScrubWorker {
+    /// A worker that verifies everything once in `cycle_ms`.
+    pub fn new(store: Arc<Store>, shared: Arc<Scrub>, cycle_ms: u64) -> Self {
+        Self { store, shared, cycle_ms: cycle_ms.max(1), began_ms: None }
+    }
+
+    /// How much of a cycle lies before a place, in the cycle's time.
+    fn due_after_ms(&self, tables: &[TableId], at: (TableId, LeafId)) -> u64 {
+        let before = tables.iter().filter(|table| **table < at.0).count() as u64;
+        let leaves = u64::from(self.store.bits().partitions()) * u64::from(LEAVES_PER_PARTITION);
+        let done = u128::from(before * leaves + u64::from(at.1.0).min(leaves));
+        let all = u128::from((tables.len() as u64 * leaves).max(1));
+        u64::try_from(u128::from(self.cycle_ms) * done / all).unwrap_or(self.cycle_ms)
+    }
+
+    /// The place behind one, in the order of tables and leaves.
+    fn behind(tables: &[TableId], table: TableId, next: Option<LeafId>) -> Option<(TableId, LeafId)> {
+        let next_table = || tables.iter().find(|other| **other > table).map(|table| (*table, LeafId(0)));
+        next.map(|leaf| (table, leaf)).or_else(next_table)
+    }
+}
+
+impl Worker for ScrubWorker {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn step(&mut self, now_ms: u64) -> Result<Step, StepError> {
+        let mut tables: Vec<TableId> = self.store.tables().into_iter().map(|(table, _)| table).collect();
+        tables.sort_unstable();
+        let Some(first) = tables.first() else {
+            return Ok(Step::Idle { until_ms: now_ms.saturating_add(EMPTY_MS) });
+        };
+        if is_busy(&self.store) {
+            return Ok(Step::Throttled { until_ms: now_ms.saturating_add(BUSY_MS) });
+        }
+        let before = self.shared.status();
+        // A table that is gone is passed over.
+        let at = before.at.filter(|(table, _)| tables.contains(table)).unwrap_or((*first, LeafId(0)));
+        let due_after_ms = self.due_after_ms(&tables, at);
+        let began_ms = *self.began_ms.get_or_insert(now_ms.saturating_sub(due_after_ms));
+        let due_ms = began_ms.saturating_add(due_after_ms);
+        if due_ms > now_ms && !before.hurries {
+            return Ok(Step::Idle { until_ms: due_ms });
+        }
+        let (rows, damaged, next) = match self.store.scrub_step(at.0, at.1, ROWS_PER_STEP) {
+            Ok(step) => (step.rows, step.damaged.len(), step.next),
+            // Dropped meanwhile.
+            Err(StoreError::Invalid(Invalid::UnknownTable { .. })) => (0, 0, None),
+            Err(error) => return Err(error.into()),
+        };
+        let next = Self::behind(&tables, at.0, next);
+        let mut status = self.shared.status.lock();
+        status.rows += rows as u64;
+        status.damaged += damaged as u64;
+        if status.at == before.at {
+            status.at = next;
+            if next.is_none() {
+                (status.cycles, status.hurries) = (status.cycles + 1, false);
+                self.began_ms = Some(began_ms.saturating_add(self.cycle_ms).max(now_ms));
+            }
+        }
+        match status.hurries {
+            true => Ok(Step::Throttled { until_ms: now_ms.saturating_add(HURRY_MS) }),
+            false => Ok(Step::Busy),
+        }
+    }
+}

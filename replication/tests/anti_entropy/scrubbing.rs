@@ -1,0 +1,78 @@
+//! The scrub finds what is damaged, at its pace or at once, and what it finds is counted by nobody any more.
+
+use std::sync::Arc;
+
+use cube_replication::anti_entropy::scrub::{Scrub, ScrubWorker};
+use cube_replication::worker::{Step, Worker};
+use cube_storage::engine::{Durability, Engine, MemoryEngine, Space};
+use cube_storage::model::{PartitionBits, PlacementId, Record, RowKey};
+use cube_storage::{Store, SyncState, UnsyncedCause};
+
+use super::pair::{TABLE, plant, store, version};
+
+const CYCLE_MS: u64 = 1_000_000;
+
+fn some_rows() -> (Arc<Store>, MemoryEngine) {
+    let (store, engine) = store(PartitionBits::new(2).unwrap());
+    plant(&store, (0..5_000u32).map(|n| (RowKey::of(n.to_be_bytes().to_vec()), Record::value(version(5), "v"))));
+    (store, engine)
+}
+
+/// Steps whenever a step is due; until when.
+fn run(worker: &mut ScrubWorker, mut now_ms: u64, mut goes_on: impl FnMut() -> bool) -> u64 {
+    while goes_on() {
+        match worker.step(now_ms).unwrap() {
+            Step::Idle { until_ms } | Step::Throttled { until_ms } => now_ms = until_ms,
+            Step::Busy | Step::Done => {}
+        }
+    }
+    now_ms
+}
+
+fn damage(store: &Store, engine: &MemoryEngine, key: &RowKey) {
+    let data_key = cube_storage::keyspace::data_key(TABLE, key);
+    let mut bytes = store.get(TABLE, key).unwrap().unwrap().encode(&data_key).to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    engine.write(Durability::Synced, &mut |writes| writes.put(Space::Data, &data_key, &bytes)).unwrap();
+}
+
+#[test]
+fn a_cycle_takes_the_time_that_is_set_and_verifies_every_row_once() {
+    let (store, _) = some_rows();
+    let scrub = Scrub::resumed(None);
+    let mut worker = ScrubWorker::new(store, scrub.clone(), CYCLE_MS);
+    let end_ms = run(&mut worker, 0, || scrub.status().cycles < 1);
+    assert_eq!(scrub.status().rows, 5_000);
+    assert!((CYCLE_MS / 2..=CYCLE_MS).contains(&end_ms), "{end_ms} ms");
+    let end_ms = run(&mut worker, end_ms, || scrub.status().cycles < 3);
+    assert!((2 * CYCLE_MS..=3 * CYCLE_MS).contains(&end_ms), "{end_ms} ms");
+    assert_eq!((scrub.status().rows, scrub.status().damaged), (15_000, 0));
+}
+
+#[test]
+fn a_flipped_bit_is_found_on_demand_and_its_partition_is_not_counted_any_more() {
+    let (store, engine) = some_rows();
+    let key = RowKey::of(77u32.to_be_bytes().to_vec());
+    damage(&store, &engine, &key);
+    let scrub = Scrub::resumed(None);
+    let mut worker = ScrubWorker::new(store.clone(), scrub.clone(), CYCLE_MS);
+    scrub.hurry();
+    let end_ms = run(&mut worker, 0, || scrub.status().hurries);
+    assert!(end_ms < 1_000, "{end_ms} ms");
+    assert_eq!((scrub.status().cycles, scrub.status().damaged), (1, 1));
+    let partition = store.bits().partition_of(key.token());
+    assert_eq!(store.partition(PlacementId(0), partition).sync, SyncState::Unsynced(UnsyncedCause::DamagedData));
+}
+
+#[test]
+fn a_scrub_goes_on_where_it_was_before_a_restart() {
+    let (store, _) = some_rows();
+    let scrub = Scrub::resumed(None);
+    let mut worker = ScrubWorker::new(store.clone(), scrub.clone(), CYCLE_MS);
+    run(&mut worker, 0, || scrub.status().rows < 2_500);
+    let before = scrub.status();
+    let resumed = Scrub::resumed(before.at);
+    let mut worker = ScrubWorker::new(store, resumed.clone(), CYCLE_MS);
+    run(&mut worker, 0, || resumed.status().cycles < 1);
+    assert_eq!(before.rows + resumed.status().rows, 5_000);
+}

@@ -1,0 +1,157 @@
+//! What the workers do when nobody does anything.
+
+use cube_replication::anti_entropy::Settings;
+use cube_storage::dirty::Cause;
+use cube_storage::merkle::LeafId;
+use cube_storage::model::{Expiry, PartitionBits, PartitionId, Record, RowKey};
+
+use super::cluster::{Cluster, GRACE_MS, HORIZON_MS, settings};
+use super::pair::TABLE;
+
+fn scattered(cluster: &Cluster) {
+    for n in 0..300u16 {
+        let record = Record::value(cluster.now(), format!("value {n}"));
+        cluster.plant(&[n % 3], &format!("key {n}"), record.clone());
+        cluster.plant(&[(n / 3) % 3], &format!("key {n}"), record);
+    }
+}
+
+#[test]
+fn replicas_become_equal_by_themselves_and_the_in_sync_time_tells_it() {
+    let mut cluster = Cluster::of(3, settings());
+    scattered(&cluster);
+    assert!(!cluster.all_hold_the_same());
+    cluster.pass_ms(HORIZON_MS + 8_000);
+    assert!(cluster.all_hold_the_same());
+    for node in 0..3 {
+        assert!(cluster.age_ms(node) <= HORIZON_MS + 2_500, "node {node}: {} ms", cluster.age_ms(node));
+        let state = cluster.nodes[usize::from(node)].store.range_state(TABLE, PartitionId(1));
+        assert!(state.synced_through > cluster.nodes[0].shared.in_sync().unwrap().min(state.floor));
+    }
+    let listed: u64 = cluster.nodes.iter().map(|node| node.shared.status().tally.listed).sum();
+    cluster.pass_ms(10_000);
+    let later: u64 = cluster.nodes.iter().map(|node| node.shared.status().tally.listed).sum();
+    assert_eq!(listed, later, "equal replicas list no key, however often they are compared");
+}
+
+#[test]
+fn the_in_sync_time_stands_still_while_a_replica_is_away_and_goes_on_at_once_when_it_is_back() {
+    let mut cluster = Cluster::of(3, settings());
+    cluster.pass_ms(5_000);
+    cluster.kill(2);
+    let before = cluster.nodes[0].shared.in_sync();
+    for n in 0..500u16 {
+        cluster.plant(&[0, 1], &format!("missed {n}"), Record::value(cluster.now(), vec![3; 100]));
+    }
+    cluster.pass_ms(20_000);
+    assert_eq!(cluster.nodes[0].shared.in_sync(), before);
+    assert!(cluster.age_ms(0) > 20_000);
+    cluster.revive(2);
+    cluster.pass_ms(4_000);
+    assert!(cluster.all_hold_the_same());
+    assert!(cluster.age_ms(0) < HORIZON_MS + 2_500, "{} ms", cluster.age_ms(0));
+}
+
+#[test]
+fn what_was_missed_is_sent_once_though_both_sides_look_for_it() {
+    let mut cluster = Cluster::of(2, settings());
+    for n in 0..1_000u16 {
+        cluster.plant(&[0], &format!("key {n}"), Record::value(cluster.now(), vec![3; 100]));
+    }
+    cluster.pass_ms(HORIZON_MS + 5_000);
+    assert!(cluster.all_hold_the_same());
+    let moved = |node: usize| {
+        let tally = cluster.nodes[node].shared.status().tally;
+        tally.rows_sent + tally.rows_fetched
+    };
+    assert!(moved(0) + moved(1) <= 1_100, "{} and {} rows", moved(0), moved(1));
+}
+
+#[test]
+fn nothing_is_compared_while_it_is_switched_off_and_the_status_says_so() {
+    let mut cluster = Cluster::of(3, Settings { enabled: false, ..settings() });
+    scattered(&cluster);
+    cluster.pass_ms(10_000);
+    assert!(!cluster.all_hold_the_same());
+    assert!(!cluster.nodes[0].shared.status().enabled);
+}
+
+#[test]
+fn a_dirty_mark_goes_only_after_its_target_was_compared_with_all_others() {
+    let mut cluster = Cluster::of(3, settings());
+    cluster.pass_ms(5_000);
+    cluster.kill(2);
+    let (key, version) = (RowKey::of("missed"), cluster.now());
+    cluster.plant(&[0, 1], "missed", Record::value(version, "v"));
+    let marks = cluster.nodes[0].marks.target("node-2").unwrap();
+    marks.mark(TABLE, LeafId::of(key.token(), PartitionBits::new(2).unwrap()), version, Cause::Cap);
+    marks.sync().unwrap();
+    cluster.pass_ms(10_000);
+    assert_eq!(marks.totals().marks, 1);
+    cluster.kill(1);
+    cluster.revive(2);
+    cluster.pass_ms(10_000);
+    assert!(cluster.held(2, "missed").is_some());
+    assert_eq!(marks.totals().marks, 1, "node 1 may hold more that node 2 has missed");
+    cluster.revive(1);
+    cluster.pass_ms(10_000);
+    assert_eq!(marks.totals().marks, 0);
+    assert_eq!(cluster.nodes[0].shared.status().marks_cleared, 1);
+}
+
+#[test]
+fn the_dead_are_purged_everywhere_once_they_are_past_the_grace_and_never_before() {
+    let mut cluster = Cluster::of(3, settings());
+    let (version, ends_ms) = (cluster.now(), cluster.now().hlc.millis() + 10_000);
+    for n in 0..60u16 {
+        cluster.plant(&[0, 1, 2], &format!("live {n}"), Record::value(version, "v"));
+        cluster.plant(&[0, 1, 2], &format!("dead {n}"), Record::tombstone(version));
+        cluster.plant(&[n % 3], &format!("ended {n}"), Record::expiring(version, "v", Expiry(ends_ms)));
+    }
+    cluster.pass_ms(GRACE_MS - 5_000);
+    assert_eq!(cluster.held(1, "dead 7"), Some(Record::tombstone(version)), "not before the grace is over");
+    cluster.pass_ms(40_000);
+    for node in 0..3 {
+        let left = super::pair::rows(&cluster.nodes[node].store);
+        assert_eq!(left.len(), 60, "node {node}: {:?}", left.keys().next());
+    }
+    let purged: u64 = cluster.nodes.iter().map(|node| node.shared.status().purged_rows).sum();
+    assert_eq!(purged, 3 * 120);
+}
+
+#[test]
+fn a_replica_that_is_away_blocks_the_purge_visibly_and_brings_nothing_back() {
+    let mut cluster = Cluster::of(3, settings());
+    let version = cluster.now();
+    cluster.plant(&[0, 1, 2], "key", Record::value(version, "v"));
+    cluster.pass_ms(5_000);
+    cluster.kill(2);
+    let deleted = cluster.now();
+    cluster.plant(&[0, 1], "key", Record::tombstone(deleted));
+    cluster.pass_ms(2 * GRACE_MS);
+    assert_eq!(cluster.held(0, "key"), Some(Record::tombstone(deleted)), "node 2 has not seen the deletion");
+    let blocked = cluster.nodes[0].shared.status().purge_blocked;
+    assert!(blocked.values().all(|by| by.contains(&cube_storage::model::NodeId(2))) && !blocked.is_empty());
+    cluster.revive(2);
+    cluster.pass_ms(3_000);
+    assert!((0..3).all(|node| cluster.held(node, "key").is_none_or(|record| record.is_tombstone())));
+    cluster.pass_ms(30_000);
+    assert!((0..3).all(|node| cluster.held(node, "key").is_none()), "then all of them purge it");
+    assert!(cluster.nodes[0].shared.status().purge_blocked.is_empty());
+}
+
+#[test]
+fn an_old_version_takes_the_proof_back_until_the_replicas_are_equal_again() {
+    let mut cluster = Cluster::of(3, settings());
+    let old = cluster.now();
+    cluster.pass_ms(10_000);
+    let partition = PartitionBits::new(2).unwrap().partition_of(RowKey::of("late").token());
+    let through =
+        |cluster: &Cluster, node: usize| cluster.nodes[node].store.range_state(TABLE, partition).synced_through;
+    assert!(through(&cluster, 1) > old.hlc);
+    cluster.plant(&[1], "late", Record::value(old, "v"));
+    assert!(through(&cluster, 1) < old.hlc);
+    cluster.pass_ms(6_000);
+    assert!(cluster.held(0, "late").is_some() && cluster.held(2, "late").is_some());
+    assert!((0..3).all(|node| through(&cluster, node) > old.hlc));
+}
