@@ -107,8 +107,10 @@ impl Store {
     ) -> Result<Vec<Children>, StoreError> {
         let TreeNodes { table, partition, level, ref nodes } = *asked;
         let (first, next) = LeafId::of_partition(partition);
-        let mut sums: BTreeMap<u16, LeafSum> = if level + 1 < DEPTH {
-            let children = self.nodes(table, partition, level + 1)?;
+        // Whatever a peer asks for.
+        let below = level.saturating_add(1);
+        let mut sums: BTreeMap<u16, LeafSum> = if below < DEPTH {
+            let children = self.nodes(table, partition, below)?;
             children.into_iter().map(|(NodeIndex { index, .. }, sum)| (index, sum)).collect()
         } else {
             let mut leaves = BTreeMap::new();
@@ -120,7 +122,7 @@ impl Store {
             }
             leaves
         };
-        let leaves_of_child = u32::from(FAN_OUT).pow(u32::from(DEPTH.saturating_sub(level + 1)));
+        let leaves_of_child = u32::from(FAN_OUT).pow(u32::from(DEPTH.saturating_sub(below)));
         for (&(_, leaf), delta) in young.range((table, first)..(table, next)) {
             let child = (u32::from(leaf.in_partition()) / leaves_of_child) as u16;
             let sum = sums.entry(child).or_default();

@@ -169,8 +169,10 @@ fn nodes(
     floors: &[(TableId, PartitionId, Hlc)],
     trees: &[TreeNodes],
 ) -> Result<Answer, Refusal> {
-    let synced = |floor: &&(TableId, PartitionId, Hlc)| comparable(store, (floor.0, floor.1)).is_ok();
-    let floors: Vec<_> = floors.iter().filter(synced).copied().collect();
+    // A floor is never above what was compared: one that is would keep every write out.
+    let sound =
+        |floor: &&(TableId, PartitionId, Hlc)| floor.2 <= horizon && comparable(store, (floor.0, floor.1)).is_ok();
+    let floors: Vec<_> = floors.iter().filter(sound).copied().collect();
     store.take_floors(&floors)?;
     let mut told = Vec::with_capacity(trees.len());
     for (tree, children) in trees.iter().zip(store.children_as_of(horizon, trees)) {

@@ -1,6 +1,6 @@
 //! What the node, its doors and its worker share of anti-entropy: settings, what was found, what was asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cube_storage::Store;
@@ -117,7 +117,12 @@ pub struct AntiEntropy {
     pub(super) board: Mutex<Board>,
     /// With whom a comparison is under way, and whether the peer has answered it.
     pub(super) comparing: Mutex<Option<(NodeId, bool)>>,
+    /// What the hybrid clock read at some of the last moments, oldest first.
+    readings: Mutex<VecDeque<(u64, Hlc)>>,
 }
+
+/// Readings within the time of the horizon, which is how finely it moves.
+const READINGS_PER_HORIZON: u64 = 10;
 
 impl AntiEntropy {
     /// Anti-entropy that works with these parts.
@@ -129,6 +134,7 @@ impl AntiEntropy {
             status: Mutex::new(status),
             board: Mutex::default(),
             comparing: Mutex::default(),
+            readings: Mutex::default(),
         })
     }
 
@@ -153,9 +159,23 @@ impl AntiEntropy {
         self.board.lock().pairs().collect()
     }
 
-    /// The latest version that is to be equal everywhere by now.
+    /// The latest version that is to be equal everywhere by now: what the hybrid clock read so long ago. Time alone would
+    /// not do: after a node whose clock was ahead, all versions are ahead of the time until it has caught up with them.
     pub(super) fn horizon(&self) -> Hlc {
-        Hlc::new(self.parts.clock.peek().millis().saturating_sub(self.settings.horizon_ms), 0)
+        let (now_ms, now, horizon_ms) =
+            (self.parts.clock.monotonic_ms(), self.parts.clock.peek(), self.settings.horizon_ms);
+        let mut readings = self.readings.lock();
+        let step_ms = (horizon_ms / READINGS_PER_HORIZON).max(1);
+        if readings.back().is_none_or(|(last_ms, _)| now_ms.saturating_sub(*last_ms) >= step_ms) {
+            readings.push_back((now_ms, now));
+        }
+        let is_past = |(read_ms, _): &(u64, Hlc)| now_ms.saturating_sub(*read_ms) >= horizon_ms;
+        while readings.get(1).is_some_and(is_past) {
+            readings.pop_front();
+        }
+        let past = readings.front().copied().filter(is_past);
+        // Not long after the start nothing is known of so long ago: then the time is the more cautious answer.
+        past.map_or_else(|| Hlc::new(now.millis().saturating_sub(horizon_ms), 0), |(_, reading)| reading)
     }
 
     /// What this node holds, and with whom.

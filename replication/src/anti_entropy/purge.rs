@@ -117,7 +117,7 @@ impl Round {
     }
 
     /// What is to be done next.
-    pub fn next(&mut self) -> RoundNext {
+    pub fn next_step(&mut self) -> RoundNext {
         loop {
             if self.phase == Phase::Choose {
                 return RoundNext::Choose;
@@ -283,7 +283,7 @@ mod tests {
         let mut round = Round::new(NOW, replicas, known, [(TREE, tree)]);
         let (mut fenced, mut purged) = (Vec::new(), Vec::new());
         loop {
-            let (node, question) = match round.next() {
+            let (node, question) = match round.next_step() {
                 RoundNext::Done => return (round, fenced, purged),
                 RoundNext::Choose => {
                     round.choose(|_, _| true);

@@ -302,7 +302,9 @@ impl Session {
             }
         }
         let asked: Vec<TreeNodes> = tops.iter().map(|(tree, _)| root_node(*tree)).collect();
-        let floors: Vec<_> = tops.iter().map(|(tree, top)| (tree.0, tree.1, top.floor)).collect();
+        // A floor is never above what was compared: one that is would keep every write out.
+        let sound = tops.iter().filter(|(_, top)| top.floor <= self.horizon);
+        let floors: Vec<_> = sound.map(|(tree, top)| (tree.0, tree.1, top.floor)).collect();
         self.level_floors(store, &floors)?;
         let mut below = Vec::new();
         for ((tree, top), mine) in tops.into_iter().zip(store.children_as_of(self.horizon, &asked)) {

@@ -96,7 +96,7 @@ impl AntiEntropyWorker {
 
     pub(super) fn purge(&mut self, now_ms: u64) -> Result<Act, StepError> {
         let Activity::Purging(round) = &mut self.activity else { return Ok(Act::GoOn) };
-        match round.next() {
+        match round.next_step() {
             RoundNext::Ask(node, question) => self.ask(node, question, now_ms),
             RoundNext::Choose => {
                 let (store, unpurged) = (&self.shared.parts.store, &self.unpurged);

@@ -226,6 +226,8 @@ impl Worker for AntiEntropyWorker {
         if !self.shared.settings.enabled {
             return Ok(Step::Idle { until_ms: now_ms.saturating_add(OFF_MS) });
         }
+        // Asked for often, so that it knows what the clock read at any time.
+        let _horizon = self.shared.horizon();
         for _ in 0..ACTS_PER_STEP_MAX {
             if self.waiting.is_none() && is_busy(&self.shared.parts.store) {
                 return Ok(Step::Throttled { until_ms: now_ms.saturating_add(BUSY_MS) });
