@@ -213,9 +213,9 @@ impl Admin {
             if failure.is_loss_of_node() {
                 node.avoid();
             }
-            let wait = match retry::next(kind, false, attempt, options.attempts_max, &failure) {
+            let wait = match retry::next(kind, attempt, options.attempts_max, &failure) {
                 Next::GiveUp => return Err(error(asked(), node, attempt, kind, failure)),
-                Next::Elsewhere(wait) | Next::Same(wait) => wait,
+                Next::Elsewhere(wait) => wait,
             };
             let resume = Instant::now() + wait;
             if resume >= deadline {

@@ -137,9 +137,9 @@ impl Scan {
             if failure.tells_of_change() {
                 inner.stale.notify_one();
             }
-            let wait = match retry::next(Kind::Read, false, attempt, inner.options.attempts_max, &failure) {
+            let wait = match retry::next(Kind::Read, attempt, inner.options.attempts_max, &failure) {
                 Next::GiveUp => return Err(self.error(&node, attempt, failure)),
-                Next::Elsewhere(wait) | Next::Same(wait) => inner.clock.jittered(wait),
+                Next::Elsewhere(wait) => inner.clock.jittered(wait),
             };
             tried.push(Arc::clone(&node));
             if Instant::now() + wait >= deadline {

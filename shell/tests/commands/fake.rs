@@ -258,6 +258,12 @@ impl Kv for FakeNode {
         Err(Status::unimplemented("not needed"))
     }
 
+    type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanPage, Status>> + Send>>;
+
+    async fn scan(&self, _: Request<v1::ScanRequest>) -> Answer<Self::ScanStream> {
+        Err(Status::unimplemented("not needed"))
+    }
+
     type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionReplies, Status>> + Send>>;
 
     async fn session(&self, request: Request<Streaming<v1::SessionRequests>>) -> Answer<Self::SessionStream> {

@@ -157,7 +157,7 @@ async fn without_a_quorum_the_error_tells_how_many_live_and_what_can_be_done() {
         ..detail("unavailable", Code::Unavailable, "QUORUM needs 2 live replicas, and 1 is alive; nothing was written")
     };
     cluster.refuse(refusal);
-    let ran = cube(cluster.port(1), &["--timeout", "1s", "--json", "-e", "PUT a b"]).await;
+    let ran = cube(cluster.port(1), &["--timeout", "30s", "--json", "-e", "PUT a b"]).await;
     assert_eq!(ran.code, 1);
     let document: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((&document["error"]["code"], &document["error"]["alive"]), (&"unavailable".into(), &1.into()));

@@ -171,7 +171,10 @@ impl Kv for FakeNode {
             };
             v1::PartitionResult { partition, outcome: Some(outcome) }
         };
-        Ok(Response::new(v1::BatchWriteReply { results: request.into_inner().rows.into_iter().map(of).collect() }))
+        Ok(Response::new(v1::BatchWriteReply {
+            results: request.into_inner().rows.into_iter().map(of).collect(),
+            ..Default::default()
+        }))
     }
 
     async fn batch_delete(&self, _: Request<v1::BatchDeleteRequest>) -> Answer<v1::BatchWriteReply> {
@@ -180,7 +183,10 @@ impl Kv for FakeNode {
 
     async fn batch_get(&self, request: Request<v1::BatchGetRequest>) -> Answer<v1::BatchGetReply> {
         let of = |key| v1::RowResult { outcome: Some(row_result::Outcome::Row(self.found(Some(key)))) };
-        Ok(Response::new(v1::BatchGetReply { rows: request.into_inner().keys.into_iter().map(of).collect() }))
+        Ok(Response::new(v1::BatchGetReply {
+            rows: request.into_inner().keys.into_iter().map(of).collect(),
+            ..Default::default()
+        }))
     }
 
     type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionReplies, Status>> + Send>>;
