@@ -339,6 +339,27 @@ pub(super) fn example_request() -> Request {
     }
 }
 
+/// A body of every kind, in the order of their places.
+pub(super) fn one_of_each() -> Vec<RequestBody> {
+    let scan_table = ScanTable {
+        table: TableId(1),
+        prefix: Bytes::new(),
+        backward: false,
+        rows_max: 1,
+        bytes_max: 1,
+        position: None,
+        partitions: Vec::new(),
+    };
+    vec![
+        RequestBody::Write(rows(0)),
+        example_read(),
+        example_scan(),
+        RequestBody::HintCredits(Coming { records: 0, bytes: 0, sent_records: 0, sent_bytes: 0 }),
+        RequestBody::TakeHints(TakeHints { target: NodeId(1), hints: Vec::new() }),
+        RequestBody::ScanTable(scan_table),
+    ]
+}
+
 pub(super) fn example_read() -> RequestBody {
     RequestBody::Read(ReadRows { table: TableId(1), rows: Vec::new(), want: Want::Record })
 }
