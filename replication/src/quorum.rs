@@ -168,6 +168,32 @@ impl Tracker {
         missing
     }
 
+    /// How many more replicas it takes at the least, for a person to read: one that is in both sets helps in both.
+    pub fn short(&self) -> usize {
+        if self.state() == State::Met {
+            return 0;
+        }
+        let lacks = |answers: &Answers, term: &Term<'_>| term.needed.saturating_sub(term.counted(answers.acknowledged));
+        let first = &self.first;
+        let terms = first.terms(self.level, &self.local);
+        let Some(second) = &self.second else { return terms.map(|term| lacks(first, &term)).sum() };
+        let mut left: Vec<Term<'_>> = second.terms(self.level, &self.local).collect();
+        let mut short = 0;
+        for term in terms {
+            let place = left.iter().position(|other| other.data_center == term.data_center);
+            let (here, there, helpful) = match place.map(|place| left.swap_remove(place)) {
+                None => (lacks(first, &term), 0, 0),
+                Some(other) => {
+                    let is_there = |node: &NodeId| other.slots.and(second.set.slot_of(*node)).count() > 0;
+                    let silent = first.set.nodes_of(term.slots.without(first.acknowledged));
+                    (lacks(first, &term), lacks(second, &other), silent.filter(is_there).count())
+                }
+            };
+            short += here + there - here.min(there).min(helpful);
+        }
+        short + left.iter().map(|term| lacks(second, term)).sum::<usize>()
+    }
+
     fn answers(&self) -> impl Iterator<Item = &Answers> {
         std::iter::once(&self.first).chain(&self.second)
     }

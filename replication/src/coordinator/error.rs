@@ -98,7 +98,7 @@ pub struct Incomplete {
     pub level: Level,
     /// Replicas that did what was asked, durably.
     pub acknowledged_by: Vec<NodeId>,
-    /// How many more the level needed.
+    /// How many more replicas the level needed, each counted once, be it in two replica sets.
     pub missing: usize,
     /// Whether its time was over, rather than every hope lost.
     pub timed_out: bool,

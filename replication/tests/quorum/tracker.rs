@@ -54,6 +54,23 @@ proptest! {
     }
 
     #[test]
+    fn how_short_it_is_are_the_fewest_replicas_that_would_do(
+        level in level(), sets in replica_sets(), acks in prop::collection::vec(0..9u16, 0..4),
+    ) {
+        let mut tracker = Tracker::new(level, &sets, a());
+        acks.iter().for_each(|node| tracker.ack(NodeId(*node)));
+        let would_do = |nodes: &u32| {
+            let mut with = tracker.clone();
+            (0..9).filter(|node| nodes & (1 << node) != 0).for_each(|node| with.ack(NodeId(node)));
+            with.state() == State::Met
+        };
+        // A level may ask for more than there are.
+        if let Some(fewest) = (0..1u32 << 9).filter(would_do).map(u32::count_ones).min() {
+            prop_assert_eq!(tracker.short(), fewest as usize);
+        }
+    }
+
+    #[test]
     fn impossible_is_overturned_by_an_acknowledgement_alone(level in level(), sets in replica_sets(), answers in answers()) {
         let mut tracker = Tracker::new(level, &sets, a());
         for answer in answers {

@@ -285,7 +285,7 @@ impl Row {
     pub(super) fn give_up(&mut self, timed_out: bool) -> Step {
         let tracker = self.winner.as_ref().map_or(&self.tracker, |winner| winner.confirmation.tracker());
         let acknowledged_by = tracker.acknowledged().collect();
-        let missing = tracker.missing().iter().map(|missing| missing.replicas).sum();
+        let missing = tracker.short();
         self.refuse(RequestError::ReadIncomplete(Box::new(Incomplete {
             write: false,
             level: self.level,

@@ -406,7 +406,7 @@ impl Group {
             write: true,
             level: self.level,
             acknowledged_by: self.acknowledged(),
-            missing: self.tracker.missing().iter().map(|missing| missing.replicas).sum(),
+            missing: self.tracker.short(),
             timed_out: timed_out || Incomplete::any_timed_out(&self.failures),
             failures: self.failures.clone(),
         }))
