@@ -1,10 +1,10 @@
-//! A page of the rows of one partition key on its way: pages from as many replicas as the level needs, merged row by
-//! row (`merge.rs`), and stale replicas brought up to date before the answer, as for single rows.
+//! A page of the rows of one partition key on its way: what `page.rs` decides is carried out here, through messages,
+//! deadlines and maps that change, as for single rows.
 
 mod merge;
+mod page;
 mod slow;
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -13,27 +13,21 @@ use cube_storage::model::{Epoch, Hlc, Invalid, Mutation, NodeId, Origin, Outcome
 use cube_storage::scan::{Row, ScanRequest, Scope};
 use parking_lot::Mutex;
 
-use self::merge::{Merged, len_bytes, merge, nodes};
+use self::merge::len_bytes;
+use self::page::{Bounds, Page, Step};
 use self::slow::Waiting;
 use super::admission::Admitted;
 use super::answers::{failure_of, is_behind, outcomes_of};
-use super::confirm::{Confirmation, Next};
 use super::deadlines::Deadline;
-use super::error::{Failure, Incomplete, RequestError};
+use super::error::{Failure, RequestError};
 use super::explain::{Account, Kind, Ledger};
 use super::figures::{Counters, RepairCause, RepairOutcome};
 use super::read::has_not_heard_of_table;
 use super::request::RangeRequest;
 use super::{Coordinator, Timed};
 use crate::catalog::Target;
-use crate::consistency::Level;
 use crate::messages::{Reply, ReplyBody, RequestBody, ScanRows, Stamp, WriteRows};
-use crate::quorum::{State as Count, Tracker, ask};
-use crate::topology::{DataCenter, PartitionMap, ReplicaSets};
 use crate::transport::PeerError;
-
-/// How often a range read follows a changed map before it gives up.
-const REROUTES_MAX: u32 = 8;
 
 /// One page of the rows of a partition key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +50,6 @@ struct RangeOperation {
     target: Target,
     request: RangeRequest,
     partition: PartitionId,
-    local: DataCenter,
     counters: Arc<Counters>,
     ledger: Option<Arc<Ledger>>,
     deadline: Deadline,
@@ -64,19 +57,8 @@ struct RangeOperation {
 }
 
 struct State {
-    claim: Epoch,
-    read_sets: ReplicaSets,
-    write_sets: ReplicaSets,
-    candidates: Vec<NodeId>,
-    asked: Vec<NodeId>,
+    page: Page,
     waiting: Vec<Waiting>,
-    replies: Vec<merge::Reply>,
-    floor: Hlc,
-    tracker: Tracker,
-    merged: Option<(Merged, Confirmation)>,
-    failures: Vec<(NodeId, Failure)>,
-    fenced: Option<Epoch>,
-    reroutes: u32,
     as_of: Hlc,
     done: Option<OnRange>,
     admitted: Option<Admitted>,
@@ -100,7 +82,7 @@ impl Coordinator {
                 let operation = Arc::new(operation);
                 let timed: Arc<dyn Timed> = operation.clone();
                 operation.deadline.watch(Arc::downgrade(&timed));
-                operation.change(|state| operation.ask_more(state));
+                operation.change(|state| operation.begin(state));
             }
         }
     }
@@ -121,79 +103,25 @@ impl Coordinator {
         let alive = |node| self.is_alive(node);
         level.check_alive(&route.map.read_sets(), &local, alive).map_err(RequestError::Unavailable)?;
         let timeout_ms = request.terms.timeout_ms.unwrap_or(self.settings.read_timeout_ms);
+        let bounds =
+            Bounds { backward: request.backward, rows_max: request.rows_max, bytes_max: self.limits.page_bytes_max };
         let state = State {
-            admitted: Some(admitted),
+            page: Page::new(route.map, level, &local, bounds),
+            waiting: Vec::new(),
             as_of: self.parts.clock.peek(),
-            ..State::new(self, route.map, level, &local)
+            done: None,
+            admitted: Some(admitted),
         };
         Ok(RangeOperation {
             coordinator: Arc::clone(self),
             target,
             partition: route.partition,
-            local,
             counters: self.figures.of(target.table.id),
             ledger: self.ledger((Kind::Range, target.table.id), &request.terms, &cluster),
             deadline: self.deadlines.at(self.parts.clock.monotonic_ms() + u64::from(timeout_ms)),
             request,
             state: Mutex::new(state),
         })
-    }
-}
-
-impl State {
-    fn new(coordinator: &Coordinator, map: &PartitionMap, level: Level, local: &DataCenter) -> Self {
-        let read_sets = map.read_sets();
-        let replicas: Vec<NodeId> = read_sets.nodes().collect();
-        Self {
-            claim: map.epoch(),
-            write_sets: map.write_sets(),
-            candidates: coordinator.candidates(&replicas),
-            asked: Vec::new(),
-            waiting: Vec::new(),
-            replies: Vec::new(),
-            floor: Hlc::default(),
-            tracker: Tracker::new(level, &read_sets, local.clone()),
-            read_sets,
-            merged: None,
-            failures: Vec::new(),
-            fenced: None,
-            reroutes: 0,
-            as_of: Hlc::default(),
-            done: None,
-            admitted: None,
-        }
-    }
-
-    fn fail(&mut self, node: NodeId, failure: Failure) {
-        if let Failure::Fenced(epoch) = failure {
-            self.fenced = self.fenced.max(Some(epoch));
-        }
-        self.candidates.retain(|candidate| *candidate != node);
-        self.tracker.fail(node);
-        self.failures.push((node, failure));
-    }
-
-    fn tell(&mut self, result: Result<RangePage, RequestError>) -> Vec<Action> {
-        self.admitted = None;
-        self.replies.clear();
-        self.done.take().map(|done| Action::Tell(done, result)).into_iter().collect()
-    }
-
-    fn finish(&mut self, Merged { rows, more, .. }: Merged) -> Vec<Action> {
-        let page = RangePage { rows, more, as_of: self.as_of, account: None };
-        self.tell(Ok(page))
-    }
-
-    fn give_up(&mut self, timed_out: bool) -> Vec<Action> {
-        let incomplete = Incomplete {
-            write: false,
-            level: self.tracker.level(),
-            acknowledged_by: self.tracker.acknowledged().collect(),
-            missing: self.tracker.missing().iter().map(|missing| missing.replicas).sum(),
-            timed_out: timed_out || Incomplete::any_timed_out(&self.failures),
-            failures: self.failures.clone(),
-        };
-        self.tell(Err(RequestError::ReadIncomplete(Box::new(incomplete))))
     }
 }
 
@@ -218,19 +146,40 @@ impl RangeOperation {
         }
     }
 
-    fn level(&self) -> Level {
-        self.request.terms.level
+    /// Asks as many as the level needs, the best liked first.
+    fn begin(&self, state: &mut State) -> Vec<Action> {
+        let (page, here) = (&mut state.page, (self.target.placement, self.partition));
+        let candidates = self.coordinator.preferred(page.replicas(), here, |node| page.is_near(node));
+        let newcomers = self.coordinator.candidates(&page.newcomers());
+        let step = page.begin(candidates, newcomers);
+        self.take(state, step)
     }
 
-    fn ask_more(&self, state: &mut State) -> Vec<Action> {
-        match ask(self.level(), &state.read_sets, &self.local, &state.candidates) {
-            Ok(chosen) => {
-                let fresh: Vec<NodeId> = chosen.into_iter().filter(|node| !state.asked.contains(node)).collect();
-                state.asked.extend(&fresh);
-                self.wait_for(state, &fresh);
-                fresh.into_iter().map(|node| Action::Ask(node, state.claim)).collect()
+    /// Carries a decision out.
+    fn take(&self, state: &mut State, step: Step) -> Vec<Action> {
+        state.page.take_mismatches().into_iter().for_each(|stale| self.counters.mismatch(stale));
+        match step {
+            Step::Nothing => Vec::new(),
+            Step::Ask(nodes) => {
+                self.wait_for(state, &nodes);
+                nodes.into_iter().map(|node| Action::Ask(node, state.page.claim)).collect()
             }
-            Err(_) => self.reroute_or_give_up(state),
+            Step::Repair { floor, targets } => {
+                let claim = state.page.claim;
+                let table = self.target.table.id;
+                let mutation = |Row { key, record }| Mutation { table, key, record, claim: Some(claim) };
+                let repair = |(node, rows): (NodeId, Vec<Row>)| {
+                    Action::Repair(node, claim, rows.into_iter().map(mutation).collect(), floor)
+                };
+                targets.into_iter().map(repair).collect()
+            }
+            Step::Reroute(at_least) => self.reroute(state, at_least),
+            Step::Done(result) => {
+                state.admitted = None;
+                let as_of = state.as_of;
+                let told = result.map(|(rows, more)| RangePage { rows, more, as_of, account: None });
+                state.done.take().map(|done| Action::Tell(done, told)).into_iter().collect()
+            }
         }
     }
 
@@ -252,7 +201,7 @@ impl RangeOperation {
         self.coordinator.send(node, body, self.deadline.ms(), self.ledger.as_ref(), move |reply| {
             let (coordinator, deadline_ms) = (&operation.coordinator, operation.deadline.ms());
             match coordinator.resend_at(resends, deadline_ms).filter(|_| has_not_heard_of_table(&reply)) {
-                None => operation.change(|state| match state.claim == claim {
+                None => operation.change(|state| match state.page.claim == claim {
                     true => operation.on_page(state, node, reply),
                     false => Vec::new(),
                 }),
@@ -272,7 +221,7 @@ impl RangeOperation {
     /// Whether the client still waits, and by this map.
     fn is_waited_for(&self, claim: Epoch) -> bool {
         let state = self.state.lock();
-        state.done.is_some() && state.claim == claim
+        state.done.is_some() && state.page.claim == claim
     }
 
     fn on_page(&self, state: &mut State, node: NodeId, reply: Result<Reply, PeerError>) -> Vec<Action> {
@@ -280,79 +229,17 @@ impl RangeOperation {
         if let Ok(reply) = &reply {
             state.as_of = self.coordinator.later(state.as_of, reply.clock);
         }
-        match reply.map_err(Failure::from).and_then(|reply| reply.body.map_err(failure_of)) {
+        let step = match reply.map_err(Failure::from).and_then(|reply| reply.body.map_err(failure_of)) {
             Ok(ReplyBody::Page { rows, next, floor }) => {
-                if let Some(admitted) = &mut state.admitted {
+                if let Some(admitted) = state.admitted.as_mut().filter(|_| state.page.is_asking()) {
                     admitted.hold(rows.iter().map(len_bytes).sum());
                 }
-                state.replies.push(merge::Reply { node, rows, more: next.is_some() });
-                // The records may come from any of them: the lowest floor promises least.
-                state.floor = if state.replies.len() == 1 { floor } else { state.floor.min(floor) };
-                state.tracker.ack(node);
-                self.compare(state)
+                state.page.on_page(node, (rows, next.is_some()), floor)
             }
-            Ok(_) => self.on_page_failed(state, node, Failure::Nonsense),
-            Err(failure) => self.on_page_failed(state, node, failure),
-        }
-    }
-
-    /// A replica told no page. Once the others' pages are merged nobody waits for it any more.
-    fn on_page_failed(&self, state: &mut State, node: NodeId, failure: Failure) -> Vec<Action> {
-        if state.merged.is_some() {
-            return Vec::new();
-        }
-        state.fail(node, failure);
-        self.ask_more(state)
-    }
-
-    /// A replica was brought what it lacks, or could not be.
-    fn on_repaired(&self, state: &mut State, node: NodeId, repaired: Result<(), Failure>) -> Vec<Action> {
-        let Some((_, confirmation)) = &mut state.merged else { return Vec::new() };
-        let next = match repaired {
-            Ok(()) => confirmation.on_held(node),
-            Err(failure) => {
-                let next = confirmation.on_failed(node);
-                state.fail(node, failure);
-                next
-            }
+            Ok(_) => state.page.on_failure(node, Failure::Nonsense),
+            Err(failure) => state.page.on_failure(node, failure),
         };
-        self.confirm(state, next)
-    }
-
-    /// Once the level has answered: merges, and brings up to date who is behind.
-    fn compare(&self, state: &mut State) -> Vec<Action> {
-        if state.merged.is_some() || state.tracker.state() != Count::Met {
-            return Vec::new();
-        }
-        let bytes_max = self.coordinator.limits.page_bytes_max;
-        let merged = merge(&state.replies, self.request.backward, self.request.rows_max, bytes_max);
-        let mut stale: BTreeMap<usize, usize> = BTreeMap::new();
-        merged.stale.values().flatten().for_each(|place| *stale.entry(*place).or_default() += 1);
-        stale.into_values().for_each(|stale| self.counters.mismatch(stale));
-        if matches!(self.level(), Level::One | Level::LocalOne) {
-            return state.finish(merged);
-        }
-        let asked = nodes(&state.replies);
-        let (behind, holders): (Vec<NodeId>, Vec<NodeId>) =
-            asked.into_iter().partition(|node| merged.stale.contains_key(node));
-        let sets = (&state.read_sets, &state.write_sets);
-        let newcomers: Vec<NodeId> = state.write_sets.nodes().filter(|node| !state.read_sets.contains(*node)).collect();
-        let newcomers = self.coordinator.candidates(&newcomers);
-        let (confirmation, next) =
-            Confirmation::begin(self.level(), sets, &self.local, (&holders, &behind), (&state.candidates, &newcomers));
-        state.merged = Some((merged, confirmation));
-        self.confirm(state, next)
-    }
-
-    /// What brings a node up to date: the rows it was seen to lack, or all of them where it was not asked.
-    fn repair_of(&self, state: &State, merged: &Merged, node: NodeId) -> Action {
-        let all = || (0..merged.rows.len()).collect();
-        let places: Vec<usize> = merged.stale.get(&node).cloned().unwrap_or_else(all);
-        let mutation = |place: usize| {
-            let Row { key, record } = merged.rows.get(place)?.clone();
-            Some(Mutation { table: self.target.table.id, key, record, claim: Some(state.claim) })
-        };
-        Action::Repair(node, state.claim, places.into_iter().filter_map(mutation).collect(), state.floor)
+        self.take(state, step)
     }
 
     fn repair(self: &Arc<Self>, node: NodeId, claim: Epoch, mutations: Vec<Mutation>, floor: Hlc, resends: u32) {
@@ -372,8 +259,11 @@ impl RangeOperation {
                 None => {
                     let counted = outcomes.iter().map(RepairOutcome::of);
                     counted.for_each(|outcome| operation.counters.repair(RepairCause::Blocking, outcome));
-                    operation.change(|state| match state.claim == claim {
-                        true => operation.on_repaired(state, node, repaired),
+                    operation.change(|state| match state.page.claim == claim {
+                        true => {
+                            let step = state.page.on_repaired(node, repaired);
+                            operation.take(state, step)
+                        }
                         false => Vec::new(),
                     });
                 }
@@ -390,48 +280,31 @@ impl RangeOperation {
         });
     }
 
-    fn confirm(&self, state: &mut State, next: Next) -> Vec<Action> {
-        match (next, state.merged.take()) {
-            (Next::Confirmed, Some((merged, _))) => state.finish(merged),
-            (Next::Impossible, _) => self.reroute_or_give_up(state),
-            (Next::Bring(targets), Some((merged, confirmation))) => {
-                let repairs = targets.into_iter().map(|node| self.repair_of(state, &merged, node)).collect();
-                state.merged = Some((merged, confirmation));
-                repairs
-            }
-            (Next::Wait, merged) => {
-                state.merged = merged;
-                Vec::new()
-            }
-            (Next::Confirmed | Next::Bring(_), None) => Vec::new(),
-        }
-    }
-
     /// Begins again by the partition's newest map, or waits for it until the time is over.
-    fn reroute_or_give_up(&self, state: &mut State) -> Vec<Action> {
-        let Some(at_least) = state.fenced else { return state.give_up(false) };
+    fn reroute(&self, state: &mut State, at_least: Epoch) -> Vec<Action> {
         let cluster = self.coordinator.parts.catalog.current();
         let map = cluster.topology.placement(self.target.placement).and_then(|p| p.partition(self.partition));
-        match map.filter(|map| map.epoch() >= at_least) {
-            None => vec![Action::AwaitState { seen: cluster.topology.epoch() }],
-            Some(_) if state.reroutes >= REROUTES_MAX => state.give_up(false),
-            Some(map) => {
-                let fresh = State::new(&self.coordinator, map, self.level(), &self.local);
-                let old = std::mem::replace(state, fresh);
-                state.reroutes = old.reroutes + 1;
-                (state.as_of, state.done, state.admitted) = (old.as_of, old.done, old.admitted);
-                if let Some(admitted) = &mut state.admitted {
-                    admitted.release(admitted.bytes());
-                }
-                self.ask_more(state)
-            }
+        let Some(map) = map.filter(|map| map.epoch() >= at_least) else {
+            return vec![Action::AwaitState { seen: cluster.topology.epoch() }];
+        };
+        if !state.page.reroute(map) {
+            let step = state.page.give_up(false);
+            return self.take(state, step);
         }
+        state.waiting.clear();
+        if let Some(admitted) = &mut state.admitted {
+            admitted.release(admitted.bytes());
+        }
+        self.begin(state)
     }
 }
 
 impl Timed for RangeOperation {
     fn on_deadline(self: Arc<Self>) {
-        self.change(|state| state.give_up(true));
+        self.change(|state| {
+            let step = state.page.give_up(true);
+            self.take(state, step)
+        });
         self.coordinator.stop_waiting(&*self);
     }
 
@@ -440,7 +313,10 @@ impl Timed for RangeOperation {
     }
 
     fn on_state(self: Arc<Self>) {
-        self.change(|state| if state.fenced.is_some() { self.reroute_or_give_up(state) } else { Vec::new() });
+        self.change(|state| match state.page.fenced() {
+            Some(at_least) => self.reroute(state, at_least),
+            None => Vec::new(),
+        });
     }
 
     fn deadline(&self) -> &Deadline {

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use cube_storage::model::NodeId;
 
-use super::{Action, RangeOperation, State};
-use crate::quorum::ask;
+use super::{RangeOperation, State, Step};
 
 /// A replica that was asked and has not answered.
 pub(super) struct Waiting {
@@ -38,31 +37,21 @@ impl RangeOperation {
     /// Asks another replica for the page where one is late.
     pub(super) fn look_at_the_time(self: &Arc<Self>, now_ms: u64) {
         self.change(|state| {
-            let mut is_any_late = false;
+            let mut late = Vec::new();
             for waiting in state.waiting.iter_mut().filter(|waiting| !waiting.is_late) {
                 if self.late_ms(waiting).is_some_and(|late_ms| late_ms <= now_ms) {
-                    (waiting.is_late, is_any_late) = (true, true);
+                    waiting.is_late = true;
+                    late.push(waiting.node);
                     self.coordinator.peers.hold_back(waiting.node, now_ms);
                 }
             }
             self.look_again(state);
-            if !is_any_late || state.merged.is_some() {
-                return Vec::new();
+            let step = state.page.on_slow(&late);
+            if let Step::Ask(more) = &step {
+                self.counters.hedge_sent();
+                self.ledger.iter().for_each(|ledger| more.iter().for_each(|node| ledger.hedged(*node)));
             }
-            // Those that are late may still answer: they are only liked least.
-            let is_late = |node: &NodeId| state.waiting.iter().any(|waiting| waiting.is_late && waiting.node == *node);
-            let mut liked = state.candidates.clone();
-            liked.sort_by_key(is_late);
-            let chosen = ask(self.level(), &state.read_sets, &self.local, &liked).unwrap_or_default();
-            let more: Vec<NodeId> = chosen.into_iter().filter(|node| !state.asked.contains(node)).collect();
-            if more.is_empty() {
-                return Vec::new();
-            }
-            self.counters.hedge_sent();
-            self.ledger.iter().for_each(|ledger| more.iter().for_each(|node| ledger.hedged(*node)));
-            state.asked.extend(&more);
-            self.wait_for(state, &more);
-            more.into_iter().map(|node| Action::Ask(node, state.claim)).collect()
+            self.take(state, step)
         });
     }
 }
