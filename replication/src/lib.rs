@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 pub mod anti_entropy;
+mod bursts;
 #[cfg(test)]
 #[path = "../../storage/tests/common/cases.rs"]
 mod cases;

@@ -3,7 +3,8 @@
 //! What it owes: it moves past the sender's clock; it refuses what is too late (also when it became so in the store's
 //! queue), too far ahead or not understood; it
 //! answers reads only from what counts (`replica/read.rs`). It takes no write that is counted by a map it has not adopted:
-//! it might be about to clear what an earlier time left behind. Rows of a message that it cannot take keep it from none of
+//! it might be about to clear what an earlier time left behind; and none that no map counts where it holds nothing: what a
+//! former replica takes is lost to everybody. Rows of a message that it cannot take keep it from none of
 //! the others. Older maps are fenced by `storage/apply` itself, in the same step that makes a write durable; only adopting
 //! a map raises a fence.
 
@@ -15,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use cube_storage::clock::ClockError;
 use cube_storage::model::{Batch, Mutation, NodeId, Origin, Outcome, PartitionId, Token};
-use cube_storage::{Store, TimeLimit};
+use cube_storage::{Store, SyncState, TimeLimit, UnsyncedCause};
 
 use crate::anti_entropy::answer::{Attendant, answer as answer_question};
 use crate::clock::NodeClock;
@@ -171,12 +172,14 @@ impl Replica {
     }
 
     fn check_row(&self, write: &WriteRows, mutation: &Mutation) -> Result<(), Refusal> {
-        if let Some(claim) = mutation.claim {
-            let placement = self.store.table(mutation.table)?.placement;
-            let adopted = self.store.partition(placement, self.partition_of(mutation.key.token())).epoch;
-            if claim > adopted {
-                return Err(Refusal::MapBehind(adopted));
-            }
+        let placement = self.store.table(mutation.table)?.placement;
+        let held = self.store.partition(placement, self.partition_of(mutation.key.token()));
+        const NEW: SyncState = SyncState::Unsynced(UnsyncedCause::New);
+        match mutation.claim {
+            Some(claim) if claim > held.epoch => return Err(Refusal::MapBehind(held.epoch)),
+            // It may be one that is about to be cleared, or that nobody will clear any more.
+            None if held.sync == NEW => return Err(Refusal::Unsynced(UnsyncedCause::New)),
+            _ => {}
         }
         if write.stamp == Stamp::New && write.origin == Origin::Client {
             self.clock.check(mutation.record.version.hlc).map_err(refuse_clock)?;

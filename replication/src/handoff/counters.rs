@@ -96,34 +96,9 @@ impl HandoffCounters {
     }
 }
 
-/// A burst ends when nothing has happened for so long; what comes after is another one.
-const BURST_GAP_MS: u64 = 60_000;
-
-/// Which causes were told lately: each is told once per target and burst, however many rows it costs.
-#[derive(Debug, Default)]
-pub(super) struct Bursts(BTreeMap<(String, Cause), u64>);
-
-impl Bursts {
-    /// Whether this begins a burst.
-    pub(super) fn begins(&mut self, target: &str, cause: Cause, now_ms: u64) -> bool {
-        let last = self.0.insert((target.to_owned(), cause), now_ms);
-        last.is_none_or(|last_ms| now_ms.saturating_sub(last_ms) >= BURST_GAP_MS)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_burst_is_told_once_and_the_next_one_again() {
-        let mut bursts = Bursts::default();
-        assert!(bursts.begins("a", Cause::Cap, 0));
-        // A long burst is one burst for as long as it goes on.
-        assert!((1..100).all(|n| !bursts.begins("a", Cause::Cap, n * (BURST_GAP_MS - 1))));
-        assert!(bursts.begins("a", Cause::Disk, 10) && bursts.begins("b", Cause::Cap, 10));
-        assert!(bursts.begins("a", Cause::Cap, 200 * BURST_GAP_MS));
-    }
 
     #[test]
     fn every_cause_has_a_counter_of_its_own() {

@@ -19,8 +19,8 @@ use cube_storage::merkle::LeafId;
 use cube_storage::model::{Mutation, NodeId, PartitionBits, TableId, Version};
 use parking_lot::Mutex;
 
-use super::counters::Bursts;
 use super::{HandoffCounters, HandoffSettings, HintKeeper, Kept, Missed, NotKept, OnKept};
+use crate::bursts::Bursts;
 use crate::catalog::Catalog;
 use crate::clock::NodeClock;
 use crate::topology::MemberState;
@@ -37,7 +37,7 @@ pub struct HintedHandoff {
     clock: Arc<NodeClock>,
     settings: ArcSwap<HandoffSettings>,
     counters: HandoffCounters,
-    bursts: Mutex<Bursts>,
+    bursts: Mutex<Bursts<(String, Cause)>>,
     /// Since when targets are away, by this node's clock for deadlines.
     away_since_ms: Mutex<BTreeMap<NodeId, u64>>,
     waiting: Mutex<Waiting>,
@@ -377,7 +377,7 @@ impl HintedHandoff {
 
     fn tell(&self, target: &str, cause: Cause, count: u64, detail: &str) {
         self.counters.add_marked(cause, count);
-        if count > 0 && self.bursts.lock().begins(target, cause, self.clock.monotonic_ms()) {
+        if count > 0 && self.bursts.lock().begins((target.to_owned(), cause), self.clock.monotonic_ms()) {
             let cause = cause.as_str();
             tracing::warn!(target, cause, detail, "what a node missed is marked dirty instead of hinted");
         }

@@ -21,6 +21,7 @@ use cube_storage::scan::{PageToken, Row, ScanRequest, Scope};
 use cube_storage::{Store, StoreError};
 use parking_lot::Mutex;
 
+use crate::bursts::Bursts;
 use crate::clock::NodeClock;
 use crate::messages::{Features, PROTOCOL, Reply, ReplyBody, Request, RequestBody, ScanRows};
 use crate::quorum::{State as Count, Tracker};
@@ -46,7 +47,13 @@ pub struct BackfillParts {
     pub clock: Arc<NodeClock>,
     /// The way to the sources.
     pub transport: Arc<dyn PeerTransport>,
+    /// Which sources were told of lately. Shared by all copies of the node: a source that is down fails all of them.
+    pub given_up: GivenUp,
 }
+
+/// Sources that were given up lately, each of which is told of once.
+#[derive(Clone, Default)]
+pub struct GivenUp(Arc<Mutex<Bursts<NodeId>>>);
 
 /// Told once whether the copy is complete.
 pub type OnBackfilled = Box<dyn FnOnce(bool) + Send>;
@@ -169,8 +176,13 @@ impl Backfill {
         };
         let (backfill, told) = (Arc::clone(self), rows.len() as u64);
         let applied = move |result: Result<Vec<Outcome>, StoreError>| {
-            if let Err(error) = result {
-                return backfill.on_failure(source, position, &error);
+            match result {
+                Err(error) => return backfill.on_failure(source, position, &error),
+                // The map was superseded meanwhile: what comes now may be nothing that this node is to hold.
+                Ok(outcomes) if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Fenced(_))) => {
+                    return backfill.count(source, false);
+                }
+                Ok(_) => {}
             }
             let mut state = backfill.state.lock();
             state.failures.remove(&source);
@@ -179,7 +191,7 @@ impl Backfill {
             let place = if next.is_some() { position.place } else { position.place + 1 };
             backfill.ask(source, Position { place, resume: next });
         };
-        self.parts.store.submit(batch(table, rows, floor), Box::new(applied));
+        self.parts.store.submit(batch((table, self.map), rows, floor), Box::new(applied));
     }
 
     /// The source is asked again for the page, or given up.
@@ -195,7 +207,12 @@ impl Backfill {
         }
         drop(state);
         if !is_over {
-            tracing::info!(%cause, %source, partition = %self.partition, "a partition is not copied from this source");
+            let partition = self.partition;
+            if self.parts.given_up.0.lock().begins(source, self.parts.clock.monotonic_ms()) {
+                tracing::info!(%cause, %source, %partition, "partitions are not copied from this source, this one first");
+            } else {
+                tracing::debug!(%cause, %source, %partition, "a partition is not copied from this source");
+            }
             self.count(source, false);
         }
     }
@@ -222,7 +239,7 @@ impl Backfill {
     }
 }
 
-fn batch(table: TableId, rows: Vec<Row>, floor: Hlc) -> Batch {
-    let mutation = |Row { key, record }| Mutation { table, key, record, claim: None };
+fn batch((table, map): (TableId, Epoch), rows: Vec<Row>, floor: Hlc) -> Batch {
+    let mutation = |Row { key, record }| Mutation { table, key, record, claim: Some(map) };
     Batch { origin: Origin::Replica { floor }, mutations: rows.into_iter().map(mutation).collect() }
 }

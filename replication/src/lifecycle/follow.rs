@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adopt::{AdoptStep, adopt_step};
 use super::leftovers::Leftovers;
-use super::{Backfill, BackfillParts};
+use super::{Backfill, BackfillParts, GivenUp};
 use crate::catalog::{Catalog, ClusterState};
 use crate::clock::NodeClock;
 use crate::consistency::Level;
@@ -114,6 +114,7 @@ pub struct Follower {
     copies: Arc<Mutex<Copies>>,
     under_way: BTreeMap<CopyKey, Arc<Backfill>>,
     leftovers: Leftovers,
+    given_up: GivenUp,
     /// Something of the newest state is still to be adopted.
     is_behind: bool,
     reported: BTreeSet<MoveReport>,
@@ -140,6 +141,7 @@ impl Follower {
             copies: Arc::default(),
             under_way: BTreeMap::new(),
             leftovers: Leftovers::default(),
+            given_up: GivenUp::default(),
             is_behind: false,
             reported: BTreeSet::new(),
             report_all_ms: 0,
@@ -288,6 +290,7 @@ impl Follower {
             store: Arc::clone(&self.parts.store),
             clock: Arc::clone(&self.parts.clock),
             transport: Arc::clone(&self.parts.transport),
+            given_up: self.given_up.clone(),
         };
         let done = Box::new(move |complete| ended.tell(complete));
         let backfill = Backfill::start(parts, (partition, map), tables, sources, done);

@@ -11,5 +11,5 @@ mod leftovers;
 
 pub use crate::topology::{MoveDone, MoveReport};
 pub use adopt::{Adopted, adopt};
-pub use backfill::{Backfill, BackfillParts, CopyCounts, OnBackfilled, TRIES_MAX};
+pub use backfill::{Backfill, BackfillParts, CopyCounts, GivenUp, OnBackfilled, TRIES_MAX};
 pub use follow::{COPIES_AT_ONCE, CopyProgress, FOLLOWER, FollowParts, Follower, FollowerProgress, Newest};

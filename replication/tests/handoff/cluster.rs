@@ -174,6 +174,11 @@ impl Cluster {
         self.nodes.insert(n(id), node);
     }
 
+    /// A node's replica works by a state from now on.
+    pub(crate) fn adopt(&self, node: u16, state: &ClusterState) {
+        adopt(&self.node(node).store, NodeId(node), state).unwrap();
+    }
+
     pub(crate) fn node(&self, id: u16) -> &Node {
         &self.nodes[&n(id)]
     }

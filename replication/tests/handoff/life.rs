@@ -11,8 +11,12 @@ fn hints_of_a_node_that_left_are_dropped_and_counted_and_its_only_copies_go_to_a
     for (key, only_copy) in [("a", false), ("only", true), ("b", false)] {
         assert_eq!(cluster.keep(3, 2, vec![value(key, 1)], only_copy), Ok(Kept::Hint));
     }
-    cluster.node(3).catalog.advance(state(&[0, 1], &[2]));
+    let left = state(&[0, 1], &[2]);
+    cluster.node(3).catalog.advance(left.clone());
     (0..3).for_each(|_| cluster.pass_ms(10_000));
+    assert_eq!(cluster.hints(3, 2), 1, "nobody takes a row by a map that it has not adopted");
+    [0, 1].into_iter().for_each(|node| cluster.adopt(node, &left));
+    (0..5).for_each(|_| cluster.pass_ms(10_000));
     assert!(cluster.held(0, "only").is_some() || cluster.held(1, "only").is_some());
     let counts = cluster.counts(3);
     assert_eq!((counts.dropped_target_left, counts.rerouted, cluster.hints(3, 2)), (2, 1, 0));

@@ -195,27 +195,32 @@ impl HintReplay {
             (load.to, load.kind) = (holder, Kind::HandedOver);
         }
         for Stored { hint, after } in batch.hints {
-            let route = destination(&cluster, target, hint.table, hint.key.token());
-            match route {
-                Destination::Target if !has_left => {}
+            let route = destination(&cluster, target, (hint.table, hint.key.token()), hint.only_copy);
+            let claim = match route {
+                Destination::Target(map) if !has_left => map,
                 Destination::NoTable => {
                     HandoffCounters::add(&counters.dropped_table, 1);
                     load.through = after;
                     continue;
                 }
-                Destination::Target | Destination::Elsewhere(_) if !hint.only_copy => {
+                Destination::Undecided if !load.rows.is_empty() => return Ok(load),
+                Destination::Undecided => {
+                    return Err("a write's only copy waits until its replicas have changed".into());
+                }
+                Destination::Target(_) | Destination::Elsewhere(..) if !hint.only_copy => {
                     let counter = if has_left { &counters.dropped_target_left } else { &counters.dropped_not_replica };
                     HandoffCounters::add(counter, 1);
                     load.through = after;
                     continue;
                 }
-                Destination::Target | Destination::Elsewhere(_) if !load.rows.is_empty() => return Ok(load),
-                Destination::Target => return Err("a write's only copy is for a node that has left".into()),
-                Destination::Elsewhere(replicas) => {
+                Destination::Target(_) | Destination::Elsewhere(..) if !load.rows.is_empty() => return Ok(load),
+                Destination::Target(_) => return Err("a write's only copy is for a node that has left".into()),
+                Destination::Elsewhere(replicas, map) => {
                     (load.to, load.kind) = (self.alive_of(&replicas)?, Kind::Rerouted);
+                    map
                 }
-            }
-            let mutation = Mutation { table: hint.table, key: hint.key, record: hint.record, claim: None };
+            };
+            let mutation = Mutation { table: hint.table, key: hint.key, record: hint.record, claim: Some(claim) };
             let leaf = self.parts.handoff.leaf_of(&mutation);
             load.rows.push(Row { after, leaf, bytes: bytes_of(&mutation), only_copy: hint.only_copy });
             load.created_ms.push(hint.created_ms);
