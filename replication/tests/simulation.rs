@@ -94,5 +94,14 @@ checker_catches! {
     a_coordinator_that_forgets_the_time_never_tells: NeverTold of DeadlineForgotten;
     a_scan_that_leaves_a_partition_out_is_a_stale_read: StaleQuorumRead of ScanLeavesOut;
     a_scan_that_begins_again_lists_rows_twice: ScannedTwice of ScanBeginsAgain;
+    a_replica_that_is_counted_twice_is_a_stale_read: StaleQuorumRead of ReplicaCountedTwice;
+    a_scan_that_leaves_out_deletions_is_a_stale_read: StaleQuorumRead of ScanRevives;
+    an_expiry_that_each_node_judges_by_itself_takes_values_back: CameBack of ClocksOfRepliesIgnored;
+    a_dropped_table_that_is_kept_is_left_behind: DroppedKept of DroppedTableKept;
+    a_dropped_table_that_nobody_hears_of_is_still_served: DroppedServed of SchemaNotLearned;
+    damage_that_is_not_seen_is_returned: Invented of DamageUnseen;
+    a_replica_on_a_node_that_has_not_arrived_is_placed_too_early: PlacedTooEarly of PlacedTooEarly;
+    a_node_that_never_arrives_does_not_become_ready: NotAlive of ArrivalForgotten;
+    a_hint_that_anyone_takes_is_taken_by_a_former_replica: TakenByFormer of HintsTakenByAnyone;
     a_suspicion_that_stays_keeps_the_cluster_from_recovering: NotAlive of SuspicionKept;
 }

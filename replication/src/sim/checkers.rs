@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use cube_storage::merkle::LeafId;
-use cube_storage::model::{Body, NodeId, PartitionBits, RowKey, Version};
+use cube_storage::model::{Body, NodeId, PartitionBits, RowKey, TableId, Version};
 use cube_storage::scan::{ScanRequest, Scope};
 use cube_storage::{StoreError, SyncState};
 
@@ -13,6 +13,7 @@ use super::control::{PLACEMENT, TABLE_ID, member_name, written_to};
 use super::history::{History, RowRead, RowWritten};
 use super::node::{BITS, SimNode};
 use crate::catalog::ClusterState;
+use crate::topology::MemberState;
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,16 @@ pub enum Violation {
     NeverTold(String),
     /// A node still holds rows of a partition that it left.
     LeftBehind(String),
+    /// A value that had ended was seen again.
+    CameBack(String),
+    /// A write to a table that is gone was not refused.
+    DroppedServed(String),
+    /// A node still holds rows of a table that is gone.
+    DroppedKept(String),
+    /// A replica was placed on a node that had not arrived.
+    PlacedTooEarly(String),
+    /// A node that is no replica of a row took a hint of it.
+    TakenByFormer(String),
     /// After the heal, requests did not succeed, or a change did not complete.
     NotAlive(String),
 }
@@ -57,6 +68,11 @@ impl fmt::Display for Violation {
             Self::MissedUnnoted(detail) => ("what a replica missed is noted nowhere", detail),
             Self::NeverTold(detail) => ("a client was never told", detail),
             Self::LeftBehind(detail) => ("a former replica kept rows", detail),
+            Self::CameBack(detail) => ("a value that had ended came back", detail),
+            Self::DroppedServed(detail) => ("a write to a dropped table was not refused", detail),
+            Self::DroppedKept(detail) => ("rows of a dropped table are left", detail),
+            Self::PlacedTooEarly(detail) => ("a replica was placed on a node that had not arrived", detail),
+            Self::TakenByFormer(detail) => ("a node took a hint of a row that it is no replica of", detail),
             Self::NotAlive(detail) => ("the cluster did not recover after the heal", detail),
         };
         write!(f, "{what}: {detail}")
@@ -85,10 +101,10 @@ fn version_read(read: &RowRead) -> Option<Version> {
 
 /// Every replica that acknowledged a write holds it or something newer, as long as it is counted. One that was cleared to
 /// become a replica again copied from a quorum, which holds what was acknowledged by quorum.
-pub(super) fn acknowledged_is_held(history: &History, node: &SimNode) -> Vec<Violation> {
+pub(super) fn acknowledged_is_held(history: &History, node: &SimNode, state: &ClusterState) -> Vec<Violation> {
     let Some(process) = &node.process else { return Vec::new() };
     let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
-    let mut held: BTreeMap<&RowKey, Result<Option<Version>, StoreError>> = BTreeMap::new();
+    let mut held: BTreeMap<(TableId, &RowKey), Result<Option<Version>, StoreError>> = BTreeMap::new();
     let mut violations = Vec::new();
     for write in acknowledged(history).filter(|write| write.by.contains(&node.id)) {
         let key = &write.row.key;
@@ -97,12 +113,14 @@ pub(super) fn acknowledged_is_held(history: &History, node: &SimNode) -> Vec<Vio
         let still_holds = epoch_written.is_some_and(|map| map.serving().contains(node.id))
             && process.store.partition(PLACEMENT, partition).sync == SyncState::Synced;
         let copied = node.cleared_us.get(&partition).is_some_and(|cleared_us| *cleared_us >= write.row.begun_us);
-        if !still_holds || (copied && !write.row.reach.is_quorum()) {
+        let table = write.row.table;
+        if !still_holds || (copied && !write.row.reach.is_quorum()) || !is_present(state, table) {
             continue;
         }
-        let read = || process.store.header(TABLE_ID, key).map(|header| header.map(|header| header.version));
-        match held.entry(key).or_insert_with(read) {
+        let read = || process.store.header(table, key).map(|header| header.map(|header| header.version));
+        match held.entry((table, key)).or_insert_with(read) {
             Ok(Some(version)) if *version >= write.version => {}
+            Err(StoreError::Corrupt(_)) if node.flipped.contains(key) => {}
             found => violations.push(Violation::AcknowledgedLost(format!(
                 "{} acknowledged write {} of {key} ({}) at {} us and holds {found:?}",
                 node.id, write.row.write, write.version, write.at_us
@@ -117,7 +135,10 @@ pub(super) fn acknowledged_is_held(history: &History, node: &SimNode) -> Vec<Vio
 pub(super) fn quorum_reads(history: &History) -> Vec<Violation> {
     let mut violations = Vec::new();
     for read in &history.reads {
-        let is_met = |row: &RowWritten| row.key == read.key && row.reach.is_met_by(&read.reach);
+        if !history.is_there(read.table, read.ended_us) {
+            continue;
+        }
+        let is_met = |row: &RowWritten| row.is_of(read.table, &read.key) && row.reach.is_met_by(&read.reach);
         let before = acknowledged(history).filter(|write| write.at_us < read.begun_us && is_met(write.row));
         let Some(newest) = before.max_by_key(|write| write.version) else { continue };
         if version_read(read) < Some(newest.version) {
@@ -141,7 +162,12 @@ pub(super) fn quorum_reads(history: &History) -> Vec<Violation> {
 pub(super) fn monotonic_reads(history: &History) -> Vec<Violation> {
     let mut violations = Vec::new();
     for read in &history.reads {
-        let is_met = |other: &&RowRead| other.key == read.key && other.reach.is_met_by(&read.reach);
+        if !history.is_there(read.table, read.ended_us) {
+            continue;
+        }
+        let is_met = |other: &&RowRead| {
+            (other.table, &other.key) == (read.table, &read.key) && other.reach.is_met_by(&read.reach)
+        };
         let earlier = history.reads.iter().filter(|other| other.ended_us < read.begun_us).filter(is_met);
         let Some(newest) = earlier.max_by_key(|other| version_read(other)) else { continue };
         if version_read(read) < version_read(newest) {
@@ -159,8 +185,11 @@ pub(super) fn monotonic_reads(history: &History) -> Vec<Violation> {
 pub(super) fn writes_win_in_order(history: &History) -> Vec<Violation> {
     let mut violations = Vec::new();
     let all: Vec<Acknowledged<'_>> = acknowledged(history).collect();
-    for later in all.iter().filter(|later| !later.row.client_timestamp) {
-        let is_met = |row: &RowWritten| row.key == later.row.key && row.reach.is_met_by(&later.row.reach);
+    let counts =
+        |write: &&Acknowledged<'_>| !write.row.client_timestamp && history.is_there(write.row.table, write.at_us);
+    for later in all.iter().filter(counts) {
+        let is_met =
+            |row: &RowWritten| row.is_of(later.row.table, &later.row.key) && row.reach.is_met_by(&later.row.reach);
         let before = all.iter().filter(|other| other.at_us < later.row.begun_us && is_met(other.row));
         let Some(newest) = before.max_by_key(|other| other.version) else { continue };
         if later.version <= newest.version {
@@ -189,10 +218,10 @@ pub(super) fn scanned_once(history: &History) -> Vec<Violation> {
 /// record.
 pub(super) fn nothing_invented(history: &History) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let mut records: BTreeMap<(&RowKey, Version), &RowRead> = BTreeMap::new();
+    let mut records: BTreeMap<(TableId, &RowKey, Version), &RowRead> = BTreeMap::new();
     for read in &history.reads {
         let Some(record) = &read.record else { continue };
-        let first = records.entry((&read.key, record.version)).or_insert(read);
+        let first = records.entry((read.table, &read.key, record.version)).or_insert(read);
         if first.record != read.record {
             violations.push(Violation::Invented(format!("{} has two records of {}", read.key, record.version)));
         }
@@ -219,7 +248,7 @@ pub(super) fn nothing_invented(history: &History) -> Vec<Violation> {
 
 fn may_be_read(row: &RowWritten, read: &RowRead) -> bool {
     let refused = row.ended.as_ref().is_some_and(|ended| ended.refused);
-    row.key == read.key && row.begun_us <= read.ended_us && !refused
+    row.is_of(read.table, &read.key) && row.begun_us <= read.ended_us && !refused
 }
 
 /// Every replica of an acknowledged write holds it or something newer, or its coordinator noted that it does not; unless
@@ -233,19 +262,19 @@ pub(super) fn missed_is_noted(
     let (mut violations, mut by_death) = (Vec::new(), 0);
     let hints: BTreeMap<NodeId, _> =
         nodes.iter().filter_map(|(id, node)| Some((*id, node.process.as_ref()?.hints.newest()))).collect();
-    for write in acknowledged(history) {
-        let key = &write.row.key;
+    for write in acknowledged(history).filter(|write| is_present(state, write.row.table)) {
+        let (table, key) = (write.row.table, &write.row.key);
         let Some(coordinator) = nodes.get(&write.row.coordinator) else { continue };
         for replica in written_to(state, bits.partition_of(key.token())) {
             let Some(process) = nodes.get(&replica).and_then(|node| node.process.as_ref()) else { continue };
-            let held = process.store.header(TABLE_ID, key).ok().flatten().map(|header| header.version);
-            let row = (member_name(replica), TABLE_ID, key.clone());
+            let held = process.store.header(table, key).ok().flatten().map(|header| header.version);
+            let row = (member_name(replica), table, key.clone());
             let hinted = hints.get(&write.row.coordinator).and_then(|hints| hints.get(&row)).copied();
             let leaf = LeafId::of(key.token(), bits);
             let is_marked = coordinator
                 .process
                 .as_ref()
-                .is_some_and(|process| process.hints.is_marked(replica, TABLE_ID, leaf, write.version));
+                .is_some_and(|process| process.hints.is_marked(replica, table, leaf, write.version));
             if held.max(hinted) >= Some(write.version) || is_marked {
                 continue;
             }
@@ -282,14 +311,75 @@ pub(super) fn nothing_is_left(nodes: &BTreeMap<NodeId, SimNode>, state: &Cluster
         let Some(process) = &node.process else { continue };
         for (partition, _) in maps.iter().filter(|(_, map)| !map.write_sets().contains(*id)) {
             let (first, last) = process.store.bits().tokens_of(*partition);
-            let page = ScanRequest::all(TABLE_ID, Scope::Tokens(first, last), process.store.limits());
-            let rows = process.store.scan(&page).map(|page| page.rows.len());
-            if rows != Ok(0) {
-                violations.push(Violation::LeftBehind(format!("{id} holds {rows:?} rows of {partition}")));
+            for (table, _) in process.store.tables() {
+                let page = ScanRequest::all(table, Scope::Tokens(first, last), process.store.limits());
+                let rows = process.store.scan(&page).map(|page| page.rows.len());
+                if rows != Ok(0) {
+                    let detail = format!("{id} holds {rows:?} rows of {partition} of {table}");
+                    violations.push(Violation::LeftBehind(detail));
+                }
             }
         }
     }
     violations
+}
+
+/// A value that one read saw to have ended is not seen by a later one that must meet it, whatever the clocks say.
+pub(super) fn expired_stays(history: &History) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let expired: Vec<&RowRead> = history.reads.iter().filter(|read| read.is_expired()).collect();
+    let expires = |read: &&RowRead| read.record.as_ref().is_some_and(|record| record.expiry().is_some());
+    for read in history.reads.iter().filter(expires).filter(|read| !read.is_expired()) {
+        let is_earlier = |other: &&&RowRead| {
+            (other.table, &other.key, version_read(other)) == (read.table, &read.key, version_read(read))
+                && other.ended_us < read.begun_us
+                && other.reach.is_met_by(&read.reach)
+        };
+        if let Some(earlier) = expired.iter().find(is_earlier) {
+            violations.push(Violation::CameBack(format!(
+                "{} had ended at {} us by {}, and {:?} was told at {} us by {}",
+                read.key, earlier.ended_us, earlier.as_of, read.record, read.ended_us, read.as_of
+            )));
+        }
+    }
+    violations
+}
+
+/// Who knows that a table is gone refuses to write to it; after the heal everybody does.
+pub(super) fn dropped_is_refused(history: &History) -> Vec<Violation> {
+    history.served_dropped.iter().cloned().map(Violation::DroppedServed).collect()
+}
+
+/// After the heal, nobody holds rows of a table that was dropped.
+pub(super) fn dropped_is_gone(
+    nodes: &BTreeMap<NodeId, SimNode>,
+    dropped: impl Iterator<Item = TableId>,
+) -> Vec<Violation> {
+    let dropped: Vec<TableId> = dropped.collect();
+    let places = nodes.values().flat_map(|node| dropped.iter().map(move |table| (node, *table, node.rows_of(*table))));
+    let left = places.filter(|(_, _, rows)| *rows > 0);
+    left.map(|(node, table, rows)| Violation::DroppedKept(format!("{} holds {rows} rows of {table}", node.id)))
+        .collect()
+}
+
+/// After the heal, whoever joined serves all it is wanted for.
+pub(super) fn joined_is_ready(state: &ClusterState) -> Vec<Violation> {
+    let members = state.topology.members().values();
+    let early = members.filter(|member| matches!(member.state, MemberState::Joining | MemberState::Warming));
+    early.map(|member| Violation::NotAlive(format!("{} is still {}", member.id, member.state))).collect()
+}
+
+/// Nothing is placed on a node before it has arrived: it would be waited for by every write.
+pub(super) fn placed_on_arrived(state: &ClusterState) -> Vec<Violation> {
+    let maps = || state.topology.placement(PLACEMENT).into_iter().flat_map(|placement| placement.partitions());
+    let joining = state.topology.members().values().filter(|member| member.state == MemberState::Joining);
+    let placed = joining.filter(|member| maps().any(|(_, map)| map.write_sets().contains(member.id)));
+    placed.map(|member| Violation::PlacedTooEarly(format!("{} holds replicas", member.id))).collect()
+}
+
+/// Whether a table is there by the newest schema.
+pub(super) fn is_present(state: &ClusterState, table: TableId) -> bool {
+    state.schema.table_options().any(|(present, _)| present == table)
 }
 
 /// After the heal, every replica is in sync, whatever it had lost.
@@ -307,8 +397,9 @@ pub(super) fn all_in_sync(nodes: &BTreeMap<NodeId, SimNode>, state: &ClusterStat
 /// After the heal, every row was written and read through every node, and no change of replicas is under way.
 pub(super) fn liveness(history: &History, from_us: u64, nodes: usize, moves_under_way: usize) -> Vec<Violation> {
     let expected = super::client::all_keys().len() * nodes;
-    let written = acknowledged(history).filter(|write| write.row.begun_us >= from_us).count();
-    let read = history.reads.iter().filter(|read| read.begun_us >= from_us).count();
+    let is_late = |write: &Acknowledged<'_>| write.row.begun_us >= from_us && write.row.table == TABLE_ID;
+    let written = acknowledged(history).filter(is_late).count();
+    let read = history.reads.iter().filter(|read| read.begun_us >= from_us && read.table == TABLE_ID).count();
     let mut violations = Vec::new();
     for (done, what) in [(written, "written"), (read, "read")] {
         if done < expected {

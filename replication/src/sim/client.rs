@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cube_storage::clock::Clock;
 use cube_storage::keyspace::encode_index_key;
-use cube_storage::model::{Hlc, PartitionBits, RowKey};
+use cube_storage::model::{Hlc, PartitionBits, Record, RowKey, TableId};
 use parking_lot::Mutex;
 
-use super::control::{KEYSPACE, TABLE, TABLE_ID, written_to};
+use super::control::{GUEST_KEYSPACE, GUEST_TABLE, KEYSPACE, TABLE, TABLE_ID, written_to};
 use super::history::{Cursor, Ended, History, Reach, RowRead, RowWritten};
 use super::mutants::Mutant;
 use super::node::{BITS, Process, SimNode};
@@ -22,6 +22,10 @@ use crate::coordinator::{
 
 /// Partition keys that clients work on.
 const PARTITION_KEYS: u64 = 4;
+/// So many of a hundred operations are on the table that comes and goes.
+const GUESTS_PERCENT: u64 = 10;
+/// So many of a hundred values end some time.
+const ENDING_PERCENT: u64 = 15;
 /// Sort keys within one of them.
 const SORT_KEYS: u64 = 3;
 
@@ -33,11 +37,14 @@ pub(super) enum Told {
         keys: Vec<Bytes>,
     },
     Read {
+        table: TableId,
         key: RowKey,
         reach: Reach,
         begun_us: u64,
-        result: Result<Option<cube_storage::model::Record>, RequestError>,
+        result: Result<(Option<Record>, Hlc), RequestError>,
     },
+    /// What came of a write to a table that its coordinator knew to be gone.
+    Gone(Result<(), RequestError>),
     /// A page of a scan, with what it was asked behind.
     Page {
         reach: Reach,
@@ -66,8 +73,14 @@ fn row_key(partition: u64, sort: u64) -> RowKey {
     }
 }
 
-fn table() -> TableName {
+/// The table that is always there.
+fn resident() -> TableName {
     TableName { keyspace: KEYSPACE.to_owned(), table: TABLE.to_owned() }
+}
+
+/// The one that comes and goes.
+fn guest() -> TableName {
+    TableName { keyspace: GUEST_KEYSPACE.to_owned(), table: GUEST_TABLE.to_owned() }
 }
 
 /// Has `client` begin an operation through `node`.
@@ -80,7 +93,14 @@ pub(super) fn begin(
     mutant: Option<Mutant>,
 ) {
     let Some(process) = &node.process else { return };
-    let operation = Operation { client, node, life: process.life, schedule, mailbox, mutant };
+    let mut operation = Operation::of(client, (node, process), schedule, mailbox, mutant);
+    if schedule.chance(GUESTS_PERCENT) {
+        let found = process.catalog.current().schema.find(GUEST_KEYSPACE, GUEST_TABLE);
+        match found {
+            Ok(target) => operation.table = (guest(), target.table.id),
+            Err(_) => return operation.write_to_dropped(&process.coordinator),
+        }
+    }
     let key = row_key(schedule.pick(0, PARTITION_KEYS - 1), schedule.pick(0, SORT_KEYS - 1));
     match schedule.pick(0, 99) {
         0..45 => operation.write(&process.coordinator, history, vec![key], write_level(schedule), None),
@@ -101,21 +121,32 @@ pub(super) fn begin(
             operation.read(&process.coordinator, keys, read_level(schedule));
         }
         92..96 => operation.range(&process.coordinator, key.partition, read_level(schedule)),
+        _ if operation.table.1 != TABLE_ID => operation.read(&process.coordinator, vec![key], read_level(schedule)),
         _ => operation.scan(process, history, read_level(schedule)),
     }
 }
 
-/// Has `client` write every row through `node`.
-pub(super) fn write_all(client: usize, node: &SimNode, schedule: &Schedule, history: &mut History, mailbox: &Mailbox) {
+/// Has `client` write every row through `node`, and to the guest table where that is gone.
+pub(super) fn write_all(
+    client: usize,
+    node: &SimNode,
+    schedule: &Schedule,
+    history: &mut History,
+    mailbox: &Mailbox,
+    is_gone: bool,
+) {
     let Some(process) = &node.process else { return };
-    let operation = Operation { client, node, life: process.life, schedule, mailbox, mutant: None };
+    let operation = Operation::of(client, (node, process), schedule, mailbox, None);
+    if process.catalog.current().schema.find(GUEST_KEYSPACE, GUEST_TABLE).is_err() || is_gone {
+        operation.write_to_dropped(&process.coordinator);
+    }
     operation.write(&process.coordinator, history, all_keys(), Level::EachQuorum, None);
 }
 
 /// Has `client` read every row by quorum through `node`.
 pub(super) fn read_all(client: usize, node: &SimNode, schedule: &Schedule, mailbox: &Mailbox) {
     let Some(process) = &node.process else { return };
-    let operation = Operation { client, node, life: process.life, schedule, mailbox, mutant: None };
+    let operation = Operation::of(client, (node, process), schedule, mailbox, None);
     operation.read(&process.coordinator, all_keys(), Level::Quorum);
 }
 
@@ -152,9 +183,44 @@ struct Operation<'a> {
     schedule: &'a Schedule,
     mailbox: &'a Mailbox,
     mutant: Option<Mutant>,
+    table: (TableName, TableId),
+}
+
+impl<'a> Operation<'a> {
+    fn of(
+        client: usize,
+        (node, process): (&'a SimNode, &Process),
+        schedule: &'a Schedule,
+        mailbox: &'a Mailbox,
+        mutant: Option<Mutant>,
+    ) -> Self {
+        Self { client, node, life: process.life, schedule, mailbox, mutant, table: (resident(), TABLE_ID) }
+    }
 }
 
 impl Operation<'_> {
+    /// A write that must be refused.
+    fn write_to_dropped(&self, coordinator: &Arc<Coordinator>) {
+        let rows = vec![(row_key(0, 0), Change::Delete)];
+        let terms = self.terms(Level::Any);
+        let request = WriteRequest { table: guest(), rows, terms, timestamp: None, seen: None, condition: None };
+        let (client, mailbox) = (self.client, Arc::clone(self.mailbox));
+        let done = move |results: Result<Vec<Result<Written, RequestError>>, RequestError>| {
+            let result = results.and_then(|results| results.into_iter().collect::<Result<Vec<_>, _>>());
+            mailbox.lock().push((client, Told::Gone(result.map(drop))));
+        };
+        coordinator.write(request, Box::new(done));
+    }
+
+    /// Every so many-th value ends some time, within the time of a run or as late as clocks are off.
+    fn ttl_ms(&self) -> Option<i64> {
+        if !self.schedule.chance(ENDING_PERCENT) {
+            return None;
+        }
+        let most_ms = self.schedule.one_of(&[3_000, 600_000]).unwrap_or(3_000);
+        i64::try_from(self.schedule.pick(20, most_ms)).ok()
+    }
+
     fn terms(&self, level: Level) -> Terms {
         Terms::at(Mutant::level(self.mutant, level))
     }
@@ -181,10 +247,14 @@ impl Operation<'_> {
             let write = history.writes.len() as u64;
             let is_delete = self.schedule.chance(20);
             let value = Bytes::copy_from_slice(&write.to_be_bytes());
-            rows.push((key.clone(), if is_delete { Change::Delete } else { Change::Put { value, ttl_ms: None } }));
+            rows.push((
+                key.clone(),
+                if is_delete { Change::Delete } else { Change::Put { value, ttl_ms: self.ttl_ms() } },
+            ));
             writes.push(write);
             history.writes.push(RowWritten {
                 write,
+                table: self.table.1,
                 key: key.clone(),
                 is_delete,
                 reach: self.reach(level),
@@ -196,8 +266,14 @@ impl Operation<'_> {
                 ended: None,
             });
         }
-        let request =
-            WriteRequest { table: table(), rows, terms: self.terms(level), timestamp, seen: None, condition: None };
+        let request = WriteRequest {
+            table: self.table.0.clone(),
+            rows,
+            terms: self.terms(level),
+            timestamp,
+            seen: None,
+            condition: None,
+        };
         let mut partitions: Vec<Bytes> = Vec::new();
         for key in keys {
             if !partitions.contains(&key.partition) {
@@ -212,9 +288,9 @@ impl Operation<'_> {
     }
 
     fn read(&self, coordinator: &Arc<Coordinator>, keys: Vec<RowKey>, level: Level) {
-        let request = ReadRequest { table: table(), keys: keys.clone(), terms: self.terms(level) };
+        let request = ReadRequest { table: self.table.0.clone(), keys: keys.clone(), terms: self.terms(level) };
         let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
-        let reach = self.reach(level);
+        let (reach, table) = (self.reach(level), self.table.1);
         let done =
             Box::new(move |results: Result<Vec<Result<crate::coordinator::ReadRow, RequestError>>, RequestError>| {
                 let mut mailbox = mailbox.lock();
@@ -222,9 +298,9 @@ impl Operation<'_> {
                     Err(error) => mailbox.push((client, Told::Refused(name(&error)))),
                     Ok(rows) => {
                         for (key, row) in keys.into_iter().zip(rows) {
-                            let result = row.map(|row| row.record);
+                            let result = row.map(|row| (row.record, row.as_of));
                             let reach = reach.clone();
-                            mailbox.push((client, Told::Read { key, reach, begun_us, result }));
+                            mailbox.push((client, Told::Read { table, key, reach, begun_us, result }));
                         }
                     }
                 }
@@ -234,7 +310,7 @@ impl Operation<'_> {
 
     fn range(&self, coordinator: &Arc<Coordinator>, partition: Bytes, level: Level) {
         let request = RangeRequest {
-            table: table(),
+            table: self.table.0.clone(),
             partition: partition.clone(),
             from: Bound::Unbounded,
             to: Bound::Unbounded,
@@ -243,7 +319,7 @@ impl Operation<'_> {
             terms: self.terms(level),
         };
         let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
-        let reach = self.reach(level);
+        let (reach, table) = (self.reach(level), self.table.1);
         let done = Box::new(move |result: Result<crate::coordinator::RangePage, RequestError>| {
             let mut mailbox = mailbox.lock();
             match result {
@@ -257,7 +333,8 @@ impl Operation<'_> {
                     listed.extend(absent.into_iter().map(|key| (key, None)));
                     for (key, record) in listed {
                         let reach = reach.clone();
-                        mailbox.push((client, Told::Read { key, reach, begun_us, result: Ok(record) }));
+                        let result = Ok((record, page.as_of));
+                        mailbox.push((client, Told::Read { table, key, reach, begun_us, result }));
                     }
                 }
             }
@@ -272,7 +349,7 @@ impl Operation<'_> {
         let cursor = history.scans.get(&self.client);
         let backward = cursor.map_or_else(|| self.schedule.chance(50), |cursor| cursor.backward);
         let request = PrefixRequest {
-            table: table(),
+            table: resident(),
             prefix: Bytes::from_static(b"key-"),
             backward,
             rows_max: usize::try_from(self.schedule.pick(1, 4)).unwrap_or(1),
@@ -326,7 +403,8 @@ fn note_page(history: &mut History, now_us: u64, client: usize, told: (Reach, u6
             continue;
         }
         let record = page.rows.iter().find(|row| row.key == key).map(|row| row.record.clone());
-        history.reads.push(RowRead { key, reach: reach.clone(), begun_us, ended_us: now_us, record });
+        let (reach, as_of) = (reach.clone(), page.as_of);
+        history.reads.push(RowRead { table: TABLE_ID, key, reach, begun_us, ended_us: now_us, record, as_of });
     }
     history.count(if page.partial.is_empty() { "page" } else { "partial page" });
     if let Some(resume) = page.next {
@@ -341,14 +419,21 @@ pub(super) fn note(history: &mut History, now_us: u64, client: usize, told: Told
             note_page(history, now_us, client, (reach, begun_us, backward, page));
         }
         Told::Refused(name) => history.count(name),
-        Told::Read { key, reach, begun_us, result } => match result {
+        Told::Gone(Err(RequestError::UnknownName(_))) => history.count("unknown table"),
+        Told::Gone(result) => {
+            history.count("dropped table served");
+            history
+                .served_dropped
+                .push(format!("a write to a table that is gone ended at {now_us} us with {result:?}"));
+        }
+        Told::Read { table, key, reach, begun_us, result } => match result {
             Err(error) => {
                 history.count(name(&error));
                 history.remember(&error);
             }
-            Ok(record) => {
+            Ok((record, as_of)) => {
                 history.count("read");
-                history.reads.push(RowRead { key, reach, begun_us, ended_us: now_us, record });
+                history.reads.push(RowRead { table, key, reach, begun_us, ended_us: now_us, record, as_of });
             }
         },
         Told::Wrote { writes, results, keys } => {
@@ -385,6 +470,7 @@ fn name(error: &RequestError) -> &'static str {
         RequestError::ReadIncomplete(_) => "incomplete read",
         RequestError::Overloaded { .. } => "overloaded",
         RequestError::Clock(_) => "clock",
+        RequestError::UnknownName(_) => "unknown table",
         _ => "other error",
     }
 }

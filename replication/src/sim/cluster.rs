@@ -7,13 +7,13 @@ use cube_storage::Store;
 use cube_storage::model::NodeId;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::checkers::Violation;
+use super::checkers::{self, Violation};
 use super::client::{self, Mailbox};
-use super::control::{Control, News};
+use super::control::{Control, News, written_to};
 use super::event::Event;
 use super::faults::{self, FaultKind};
 use super::history::History;
-use super::mutants::Mutant;
+use super::mutants::{Mutant, TakesAnything};
 use super::network::{RequestId, SimNetwork};
 use super::node::SimNode;
 use super::noted::Cases;
@@ -21,7 +21,7 @@ use super::report::{Messages, Options, Report};
 use super::strike::FLAP_MS;
 use super::time::{Schedule, SimClock};
 use crate::codec::CodecError;
-use crate::transport::PeerError;
+use crate::transport::{PeerError, Serve};
 
 /// A request's time, and the longest that a node stands still, several times over.
 const OVERDUE_MS: u64 = 15_000;
@@ -113,6 +113,9 @@ impl Run {
             run.nodes.insert(id, SimNode::new(id, clock, run.control.news()));
             run.start(id);
         }
+        if run.options.mutant == Some(Mutant::PlacedTooEarly) {
+            run.control.place_too_early();
+        }
         (0..CLIENTS).for_each(|client| run.schedule.after_ms(1, Event::Client(client)));
         run.schedule.after_ms(run.schedule.pick(5, 100), Event::NextFault);
         Ok(run)
@@ -179,11 +182,15 @@ impl Run {
             Event::Learn { node, news } => self.learn(node, news),
             Event::Follow { node, life } => self.follow(node, life),
             Event::Report(reports) => self.control.on_reports(&self.schedule, &reports),
-            Event::Drive => self.control.drive(&self.schedule),
+            Event::Drive => {
+                self.control.drive(&self.schedule);
+                self.violations.extend(checkers::placed_on_arrived(&self.control.state));
+            }
             Event::Client(client) => self.client(client),
             Event::Overdue { client, operation } => self.check_told(client, operation),
             Event::NextFault => self.next_fault(),
             Event::Restart(node) => self.start(node),
+            Event::Arrive(node) => self.arrive(node),
             Event::Die(node) => {
                 if !self.healed {
                     self.crash(node, FLAP_MS);
@@ -222,6 +229,7 @@ impl Run {
                 self.schedule.after_us(delay_us, Event::Commit { node: *id, life: process.life });
             }
         }
+        self.check_taken();
         let told = std::mem::take(&mut *self.mailbox.lock());
         let is_told = !told.is_empty();
         for (client, told) in told {
@@ -241,6 +249,18 @@ impl Run {
         }
     }
 
+    /// Who took a hint is a replica of its row by the map that it works by.
+    fn check_taken(&mut self) {
+        for (taker, token) in self.network.take_hints_taken() {
+            let Some(process) = self.nodes.get(&taker).and_then(|node| node.process.as_ref()) else { continue };
+            let partition = process.store.bits().partition_of(token);
+            if !written_to(&process.catalog.current(), partition).contains(&taker) {
+                let detail = format!("{taker} took a row of {partition} at {} us", self.schedule.now_us());
+                self.violations.push(Violation::TakenByFormer(detail));
+            }
+        }
+    }
+
     fn with_life(&self, node: NodeId, life: u64, act: impl FnOnce(&super::node::Process)) {
         let process = self.nodes.get(&node).and_then(|node| node.process.as_ref());
         if let Some(process) = process.filter(|process| process.life == life) {
@@ -252,7 +272,10 @@ impl Run {
         let Some(process) = self.nodes.get(&to).and_then(|node| node.process.as_ref()) else {
             return self.schedule.after_us(100, Event::RequestUnreachable(id));
         };
-        let delivered = self.network.deliver((to, process.life), id, bytes, process.replica.as_ref());
+        let anyone = TakesAnything(&process.replica);
+        let takes_anything = self.options.mutant == Some(Mutant::HintsTakenByAnyone);
+        let service: &dyn Serve = if takes_anything { &anyone } else { process.replica.as_ref() };
+        let delivered = self.network.deliver((to, process.life), id, bytes, service);
         self.must_decode(delivered);
     }
 
@@ -299,7 +322,14 @@ impl Run {
     /// A node that is down learns when it is back.
     fn learn(&mut self, node: NodeId, news: Arc<News>) {
         if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.is_up()) {
-            node.learn(news);
+            node.learn(news, self.options.mutant);
+        }
+    }
+
+    /// One that is down says so when it is back.
+    fn arrive(&mut self, node: NodeId) {
+        if self.options.mutant != Some(Mutant::ArrivalForgotten) && self.nodes.get(&node).is_some_and(SimNode::is_up) {
+            self.control.arrive(&self.schedule, node);
         }
     }
 

@@ -22,6 +22,9 @@ pub(super) const KEYSPACE: &str = "sim";
 pub(super) const TABLE: &str = "rows";
 pub(super) const TABLE_ID: TableId = TableId(1);
 pub(super) const PLACEMENT: PlacementId = PlacementId(0);
+/// A keyspace and a table in it that come and go, under the same names.
+pub(super) const GUEST_KEYSPACE: &str = "guests";
+pub(super) const GUEST_TABLE: &str = "visits";
 
 /// A state is not heard of by a node so often, until there is another one.
 const UNHEARD_PERCENT: u64 = 3;
@@ -42,6 +45,8 @@ pub(super) struct Control {
     moves: Moves,
     committed: u64,
     next_table: TableId,
+    /// Replicas are placed on nodes that have not arrived: a mistake to be caught.
+    places_too_early: bool,
 }
 
 /// A state as nodes hear of it.
@@ -72,10 +77,7 @@ impl Control {
         let strategy = strategy(data_centers, replicas);
         let assignment = plan(&Assignment::empty(bits), topology.members(), &strategy, bits);
         topology = topology.after(&TopologyChange::AddPlacement { placement: PLACEMENT, strategy, assignment })?;
-        let tables = BTreeMap::from([(
-            TABLE.to_owned(),
-            Table { id: TABLE_ID, prefix_index: true, settings: Default::default() },
-        )]);
+        let tables = BTreeMap::from([(TABLE.to_owned(), table(TABLE_ID))]);
         let keyspace = Keyspace { placement: PLACEMENT, sync: SyncPolicy::Sync, tables };
         let schema = Schema { keyspaces: BTreeMap::from([(KEYSPACE.to_owned(), keyspace)]) };
         Ok(Self {
@@ -87,6 +89,7 @@ impl Control {
             moves: Moves::default(),
             committed: 0,
             next_table: TableId(TABLE_ID.0 + 1),
+            places_too_early: false,
         })
     }
 
@@ -99,6 +102,33 @@ impl Control {
     pub(super) fn news(&self) -> Arc<News> {
         let state = Arc::new(self.state.clone());
         Arc::new(News { number: self.committed, state, next_table: self.next_table })
+    }
+
+    /// From now on it makes a mistake.
+    pub(super) fn place_too_early(&mut self) {
+        self.places_too_early = true;
+    }
+
+    /// Makes the guest table where there is none, and drops it where there is one: itself, or its keyspace.
+    pub(super) fn change_schema(&mut self, schedule: &Schedule) {
+        let keyspaces = &mut self.state.schema.keyspaces;
+        match keyspaces.get_mut(GUEST_KEYSPACE) {
+            Some(keyspace) if !keyspace.tables.is_empty() && schedule.chance(50) => keyspace.tables.clear(),
+            Some(keyspace) if !keyspace.tables.is_empty() => drop(keyspaces.remove(GUEST_KEYSPACE)),
+            _ => {
+                let made = Keyspace { placement: PLACEMENT, sync: SyncPolicy::Sync, tables: BTreeMap::new() };
+                let keyspace = keyspaces.entry(GUEST_KEYSPACE.to_owned()).or_insert(made);
+                keyspace.tables.insert(GUEST_TABLE.to_owned(), table(self.next_table));
+                self.next_table = TableId(self.next_table.0 + 1);
+            }
+        }
+        self.tell(schedule);
+    }
+
+    /// Every table that was ever made and is not there any more.
+    pub(super) fn dropped_tables(&self) -> impl Iterator<Item = TableId> {
+        let present: BTreeSet<TableId> = self.state.schema.table_options().map(|(table, _)| table).collect();
+        (TABLE_ID.0..self.next_table.0).map(TableId).filter(move |table| !present.contains(table))
     }
 
     /// From now on nodes learn quickly.
@@ -116,13 +146,25 @@ impl Control {
         self.state.topology.planned(PLACEMENT) != goal
     }
 
-    /// A new node joins; the moves to it follow. Its id.
+    /// A new node joins. Its id. Nothing is placed on it before it has arrived.
     pub(super) fn join(&mut self, schedule: &Schedule) -> Option<NodeId> {
         let id = self.state.topology.next_node()?;
         let joining = Member { state: MemberState::Joining, ..member(id, id.0 % self.data_centers) };
         self.commit(schedule, &TopologyChange::Join(joining));
-        self.drive_soon(schedule);
         Some(id)
+    }
+
+    /// Whether a node has joined and not arrived.
+    pub(super) fn is_joining(&self, node: NodeId) -> bool {
+        self.state.topology.member(node).is_some_and(|member| member.state == MemberState::Joining)
+    }
+
+    /// A node that runs says that it is reached; the moves to it follow.
+    pub(super) fn arrive(&mut self, schedule: &Schedule, node: NodeId) {
+        if self.is_joining(node) {
+            self.commit(schedule, &TopologyChange::SetState { node, state: MemberState::Warming });
+            self.drive_soon(schedule);
+        }
     }
 
     /// Takes back the moves that still can be. The driver begins those anew that are still wanted. Whether there was one.
@@ -156,7 +198,8 @@ impl Control {
             return;
         }
         self.drive_us = None;
-        let changes = self.driver.changes(&self.state.topology);
+        let arrived = self.places_too_early.then(|| all_arrived(&self.state.topology));
+        let changes = self.driver.changes(arrived.as_ref().unwrap_or(&self.state.topology));
         changes.iter().for_each(|change| self.commit(schedule, change));
         self.drive_within(schedule, DRIVE_EVERY_MS);
     }
@@ -206,6 +249,18 @@ impl Control {
             schedule.after_ms(lag_ms, Event::Learn { node: *node, news: Arc::clone(&news) });
         }
     }
+}
+
+fn table(id: TableId) -> Table {
+    Table { id, prefix_index: true, settings: Default::default() }
+}
+
+/// The topology as if everybody who joins had arrived.
+fn all_arrived(topology: &Topology) -> Topology {
+    let joining = topology.members().values().filter(|member| member.state == MemberState::Joining);
+    let arrivals = joining.map(|member| TopologyChange::SetState { node: member.id, state: MemberState::Warming });
+    let arrivals: Vec<_> = arrivals.collect();
+    arrivals.iter().fold(topology.clone(), |topology, arrival| topology.after(arrival).unwrap_or(topology))
 }
 
 /// The name of a member.

@@ -57,6 +57,8 @@ pub(super) enum Event {
     },
     NextFault,
     Restart(NodeId),
+    /// A node that runs tells the cluster that it is reached.
+    Arrive(NodeId),
     /// A flapping node dies once more.
     Die(NodeId),
     /// A node hears how another one is.
@@ -92,7 +94,8 @@ impl Event {
             | Self::Tick { node, .. }
             | Self::SyncHints { node, .. }
             | Self::Follow { node, .. }
-            | Self::Learn { node, .. } => Some(*node),
+            | Self::Learn { node, .. }
+            | Self::Arrive(node) => Some(*node),
             _ => None,
         }
     }
@@ -117,6 +120,7 @@ impl Event {
             }
             Self::NextFault => write!(out, "fault"),
             Self::Die(node) => write!(out, "{node} dies once more"),
+            Self::Arrive(node) => write!(out, "{node} arrives"),
             Self::Restart(node) => write!(out, "{node} starts"),
             Self::Observe { by, of } => write!(out, "{by} hears of {of}"),
             Self::Believe { by, of, alive } => write!(out, "{by} believes {of} alive: {alive}"),

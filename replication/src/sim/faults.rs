@@ -47,10 +47,14 @@ pub enum FaultKind {
     CopyCrash,
     /// A node joins, and replicas move to it.
     Join,
+    /// A table comes, or goes with all its rows.
+    Schema,
+    /// A bit of a row flips on a replica's disk.
+    RowDamage,
 }
 
 impl FaultKind {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 22] = [
         Self::Crash,
         Self::Pause,
         Self::OneWayCut,
@@ -71,6 +75,8 @@ impl FaultKind {
         Self::Damage,
         Self::CopyCrash,
         Self::Join,
+        Self::Schema,
+        Self::RowDamage,
     ];
 }
 
@@ -96,6 +102,8 @@ pub(super) enum Fault {
     Damage { node: NodeId, partition: u16 },
     CopyCrash { down_ms: u64 },
     Join,
+    Schema,
+    RowDamage { node: NodeId, row: u64, bit: u64 },
 }
 
 /// Clocks are up to five minutes off, either way.
@@ -169,5 +177,7 @@ fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault>
         FaultKind::Damage => Fault::Damage { node, partition: u16::try_from(schedule.pick(0, 1)).unwrap_or(0) },
         FaultKind::CopyCrash => Fault::CopyCrash { down_ms: schedule.pick(20, 2_000) },
         FaultKind::Join => Fault::Join,
+        FaultKind::Schema => Fault::Schema,
+        FaultKind::RowDamage => Fault::RowDamage { node, row: schedule.pick(0, 99), bit: schedule.pick(0, 399) },
     })
 }

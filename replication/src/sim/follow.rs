@@ -6,11 +6,12 @@ use cube_storage::model::{NodeId, PartitionId};
 use cube_storage::{PartitionState, Store, StoreError, SyncState, UnsyncedCause};
 use parking_lot::Mutex;
 
-use super::control::{News, PLACEMENT};
+use super::control::{News, PLACEMENT, TABLE_ID};
 use super::event::Event;
 use super::mutants::Mutant;
 use super::node::SimNode;
 use super::time::Schedule;
+use crate::catalog::ClusterState;
 use crate::lifecycle::{Follower, Newest};
 use crate::topology::{MoveDone, MoveReport};
 use crate::worker::{Step, Worker as _};
@@ -66,11 +67,12 @@ pub(super) struct Following {
 }
 
 /// The newest state that a node has heard of last, as its follower asks for it.
-pub(super) fn newest_of(heard: &Arc<Mutex<Arc<News>>>) -> Box<dyn Fn() -> Newest + Send> {
+pub(super) fn newest_of(heard: &Arc<Mutex<Arc<News>>>, mutant: Option<Mutant>) -> Box<dyn Fn() -> Newest + Send> {
     let heard = Arc::clone(heard);
     Box::new(move || {
         let news = Arc::clone(&heard.lock());
-        Newest { state: Arc::clone(&news.state), next_table: news.next_table }
+        let forgets = mutant == Some(Mutant::DroppedTableKept);
+        Newest { state: Arc::clone(&news.state), next_table: if forgets { TABLE_ID } else { news.next_table } }
     })
 }
 
@@ -92,7 +94,17 @@ pub(super) fn report_to(schedule: &Schedule, mutant: Option<Mutant>) -> Box<dyn 
 impl SimNode {
     /// Hears of a state, be it an older one than it knows, by which its follower steps once: only a newer one is
     /// remembered on its disk.
-    pub(super) fn learn(&mut self, news: Arc<News>) {
+    pub(super) fn learn(&mut self, news: Arc<News>, mutant: Option<Mutant>) {
+        let mut news = news;
+        let has_guests = self.known.state.schema.keyspaces.len() > 1;
+        let is_missed = has_guests && mutant == Some(Mutant::SchemaNotLearned);
+        if news.number < self.known.number || is_missed {
+            // Nobody tells of an older schema by mistake: a map has its epoch, by which one is seen to be older.
+            let schema = self.known.state.schema.clone();
+            let state = ClusterState { topology: news.state.topology.clone(), schema };
+            let next_table = news.next_table.max(self.known.next_table);
+            news = Arc::new(News { number: news.number, state: Arc::new(state), next_table });
+        }
         if news.number > self.known.number {
             self.known = Arc::clone(&news);
         }

@@ -7,7 +7,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::mem::discriminant;
 
 use bytes::Bytes;
-use cube_storage::model::{NodeId, Record, RowKey, Version};
+use cube_storage::model::{Hlc, NodeId, Record, RowKey, TableId, Version};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::event::Event;
@@ -20,6 +20,7 @@ use crate::topology::DataCenter;
 pub(super) struct RowWritten {
     /// The write's number, which is also its value: no two writes have the same.
     pub(super) write: u64,
+    pub(super) table: TableId,
     pub(super) key: RowKey,
     pub(super) is_delete: bool,
     pub(super) reach: Reach,
@@ -31,6 +32,13 @@ pub(super) struct RowWritten {
     /// Who was to be written when it began, by what its coordinator knew.
     pub(super) replicas: BTreeSet<NodeId>,
     pub(super) ended: Option<Ended>,
+}
+
+impl RowWritten {
+    /// Whether it was to write this row.
+    pub(super) fn is_of(&self, table: TableId, key: &RowKey) -> bool {
+        self.table == table && self.key == *key
+    }
 }
 
 /// How a write ended, where the client was told.
@@ -46,11 +54,21 @@ pub(super) struct Ended {
 /// One row that an operation read.
 #[derive(Clone, Debug)]
 pub(super) struct RowRead {
+    pub(super) table: TableId,
     pub(super) key: RowKey,
     pub(super) reach: Reach,
     pub(super) begun_us: u64,
     pub(super) ended_us: u64,
     pub(super) record: Option<Record>,
+    /// The time by which expiry is judged.
+    pub(super) as_of: Hlc,
+}
+
+impl RowRead {
+    /// Whether the client saw a value that had ended.
+    pub(super) fn is_expired(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| !record.is_tombstone() && record.live_value(self.as_of).is_none())
+    }
 }
 
 /// Where a client's scan goes on: pages may come from different nodes and levels.
@@ -69,6 +87,10 @@ pub(super) struct History {
     pub(super) scans: BTreeMap<usize, Cursor>,
     /// Rows that a scan listed once more, in words.
     pub(super) scanned_twice: Vec<String>,
+    /// When tables were dropped: from then on nothing is promised of their rows.
+    pub(super) dropped_us: BTreeMap<TableId, u64>,
+    /// Writes to tables that their coordinators knew to be gone, and that were not refused, in words.
+    pub(super) served_dropped: Vec<String>,
     /// Operations by how they ended.
     pub(super) outcomes: BTreeMap<&'static str, u64>,
     /// A fingerprint of the order in which things happened.
@@ -92,6 +114,11 @@ impl History {
             reports.iter().for_each(|report| (report.partition, report.done).hash(&mut hasher));
         }
         self.order = hasher.finish();
+    }
+
+    /// Whether the table was still there.
+    pub(super) fn is_there(&self, table: TableId, at_us: u64) -> bool {
+        self.dropped_us.get(&table).is_none_or(|dropped_us| at_us < *dropped_us)
     }
 
     pub(super) fn count(&mut self, outcome: &'static str) {

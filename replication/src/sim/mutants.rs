@@ -6,11 +6,13 @@ use cube_storage::engine::{
 };
 use cube_storage::keyspace::KeyRange;
 use cube_storage::merkle::LeafSum;
-use cube_storage::model::{Epoch, Origin, Outcome};
+use cube_storage::model::{Epoch, Hlc, Origin, Outcome};
 
+use super::control::PLACEMENT;
 use crate::consistency::Level;
 use crate::messages::{Reply, ReplyBody, Request, RequestBody, ScanTable};
-use crate::transport::Lane;
+use crate::replica::{OnAnswer, Replica};
+use crate::transport::{Lane, Serve};
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +55,24 @@ pub enum Mutant {
     ScanLeavesOut,
     /// A scan that goes on does so from its beginning.
     ScanBeginsAgain,
+    /// A digest is asked of the replica that was asked the last time: one is counted twice.
+    ReplicaCountedTwice,
+    /// Pages of scans leave out deletions.
+    ScanRevives,
+    /// Coordinators do not look at the clocks of replies, and judge by their own.
+    ClocksOfRepliesIgnored,
+    /// The rows of dropped tables stay.
+    DroppedTableKept,
+    /// Nodes never hear that a table was dropped.
+    SchemaNotLearned,
+    /// Damaged rows check out.
+    DamageUnseen,
+    /// Replicas are placed on nodes that have not arrived.
+    PlacedTooEarly,
+    /// Nodes never tell that they have arrived.
+    ArrivalForgotten,
+    /// Nodes take hints of rows whatever map they are counted by.
+    HintsTakenByAnyone,
 }
 
 impl Mutant {
@@ -62,7 +82,7 @@ impl Mutant {
     }
 
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 28] = [
         Self::OneAcknowledgementTooFew,
         Self::AcknowledgedBeforeSync,
         Self::SupersededNotTold,
@@ -82,6 +102,15 @@ impl Mutant {
         Self::SuspicionKept,
         Self::ScanLeavesOut,
         Self::ScanBeginsAgain,
+        Self::ReplicaCountedTwice,
+        Self::ScanRevives,
+        Self::ClocksOfRepliesIgnored,
+        Self::DroppedTableKept,
+        Self::SchemaNotLearned,
+        Self::DamageUnseen,
+        Self::PlacedTooEarly,
+        Self::ArrivalForgotten,
+        Self::HintsTakenByAnyone,
     ];
 
     /// The level a coordinator counts by.
@@ -145,6 +174,10 @@ impl Mutant {
                 let found: Vec<_> = rows.iter().rev().cloned().collect();
                 *rows = found;
             }
+            (Some(Self::ScanRevives), Ok(ReplyBody::TablePage(page))) => {
+                page.rows.retain(|row| !row.record.is_tombstone());
+            }
+            (Some(Self::ClocksOfRepliesIgnored), _) => reply.clock = Hlc::default(),
             // Only copies ask for pages in the background.
             (Some(Self::CopySkipped), Ok(ReplyBody::Page { rows, next, .. })) if lane == Lane::Background => {
                 rows.clear();
@@ -165,6 +198,24 @@ impl Mutant {
             Some(Self::RangesKept) => Box::new(Spoiled { engine, syncs: true, deletes_ranges: false }),
             _ => Box::new(engine),
         }
+    }
+}
+
+/// A replica that takes hints as if they were counted by its own map.
+pub(super) struct TakesAnything<'a>(pub(super) &'a Replica);
+
+impl Serve for TakesAnything<'_> {
+    fn serve(&self, mut request: Request, answer: OnAnswer) {
+        if let RequestBody::Write(write) = &mut request.body
+            && write.origin == Origin::Hint
+        {
+            let store = self.0.store();
+            for mutation in &mut write.mutations {
+                let partition = store.bits().partition_of(mutation.key.token());
+                mutation.claim = Some(store.partition(PLACEMENT, partition).epoch);
+            }
+        }
+        self.0.handle(request, answer);
     }
 }
 

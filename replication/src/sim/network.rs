@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cube_storage::model::NodeId;
+use cube_storage::model::{NodeId, Origin, Outcome, Token};
 use parking_lot::Mutex;
 
 use super::event::Event;
@@ -15,7 +15,7 @@ use super::mutants::Mutant;
 use super::report::Messages;
 use super::time::Schedule;
 use crate::codec::{self, CodecError};
-use crate::messages::{Reply, Request};
+use crate::messages::{Reply, ReplyBody, Request, RequestBody, Want};
 use crate::transport::{Lane, OnReply, PeerError, PeerTransport, Serve, unsent};
 
 /// Requests of one lane, from one node to another, that may wait for a reply.
@@ -57,6 +57,10 @@ struct State {
     /// The newest request that came, by where from and where to.
     newest: BTreeMap<(NodeId, NodeId), RequestId>,
     toll: Messages,
+    /// Hints that were taken, until somebody looks.
+    hints_taken: Vec<(NodeId, Token)>,
+    /// Whom each node asked for rows the last time.
+    asked_last: BTreeMap<NodeId, NodeId>,
 }
 
 /// The network all simulated nodes share. Clones are the same network.
@@ -103,6 +107,7 @@ impl SimNetwork {
         if state.lives.get(&from) != Some(&life) {
             return;
         }
+        let to = if self.mutant == Some(Mutant::ReplicaCountedTwice) { state.once_more(from, to, request) } else { to };
         let waiting = state.waiting.entry((from, to, lane)).or_default();
         if *waiting >= WAITING_MAX {
             let full = PeerError::QueueFull { peer: to, waiting: *waiting, limit: WAITING_MAX };
@@ -161,8 +166,32 @@ impl SimNetwork {
         let request: Request = codec::decode(bytes)?;
         self.state.lock().note_order((request.from, to), id);
         let network = self.clone();
-        service.serve(request, Box::new(move |reply| network.answer((to, life), id, &reply)));
+        let hinted = tokens_hinted(&request);
+        service.serve(
+            request,
+            Box::new(move |reply| {
+                network.note_taken(to, &hinted, &reply);
+                network.answer((to, life), id, &reply);
+            }),
+        );
         Ok(())
+    }
+
+    /// Keeps the hints that were taken, until somebody looks.
+    fn note_taken(&self, taker: NodeId, hinted: &[Token], reply: &Reply) {
+        let holds = |outcome: Option<&Outcome>| outcome.is_some_and(|outcome| outcome.holds());
+        let took = |place: usize| match &reply.body {
+            Ok(ReplyBody::Wrote(outcomes)) => holds(outcomes.get(place)),
+            Ok(ReplyBody::WroteSome(outcomes)) => holds(outcomes.get(place).and_then(|outcome| outcome.as_ref().ok())),
+            _ => false,
+        };
+        let taken = hinted.iter().enumerate().filter(|(place, _)| took(*place)).map(|(_, token)| (taker, *token));
+        self.state.lock().hints_taken.extend(taken);
+    }
+
+    /// Hints that were taken since, each with who took it.
+    pub(super) fn take_hints_taken(&self) -> Vec<(NodeId, Token)> {
+        std::mem::take(&mut self.state.lock().hints_taken)
     }
 
     /// Sends a reply on its way back.
@@ -204,7 +233,29 @@ impl SimNetwork {
     }
 }
 
+/// The rows of a request that brings hints.
+fn tokens_hinted(request: &Request) -> Vec<Token> {
+    match &request.body {
+        RequestBody::Write(write) if write.origin == Origin::Hint => {
+            write.mutations.iter().map(|mutation| mutation.key.token()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 impl State {
+    /// As a mistake, a digest is asked of whoever was asked the last time.
+    fn once_more(&mut self, from: NodeId, to: NodeId, request: &Request) -> NodeId {
+        match &request.body {
+            RequestBody::Read(read) if read.want == Want::Header => self.asked_last.get(&from).copied().unwrap_or(to),
+            RequestBody::Read(_) => {
+                self.asked_last.insert(from, to);
+                to
+            }
+            _ => to,
+        }
+    }
+
     fn note_order(&mut self, way: (NodeId, NodeId), id: RequestId) {
         let newest = self.newest.entry(way).or_default();
         self.toll.overtaken += u64::from(id < *newest);

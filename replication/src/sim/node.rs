@@ -1,16 +1,17 @@
 //! A simulated node: a disk that outlives its process, and a process that is the real replica and coordinator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cube_storage::engine::{Engine, MemoryEngine};
+use cube_storage::engine::{Direction, Durability, Engine, MemoryEngine, Reader as _, Space};
 use cube_storage::files::SimulatedFiles;
+use cube_storage::keyspace::{data_key, table_range};
 use cube_storage::merkle::MerkleKey;
-use cube_storage::model::{Limits, NodeId, PartitionBits, PartitionId};
+use cube_storage::model::{Body, Limits, NodeId, PartitionBits, PartitionId, Record, RowKey, TableId};
 use cube_storage::{Identity, Store, StoreError, StoreOptions};
 use parking_lot::Mutex;
 
-use super::control::News;
+use super::control::{News, TABLE_ID};
 use super::follow::{self, Bell, Following};
 use super::hints::SimHints;
 use super::mutants::Mutant;
@@ -42,6 +43,7 @@ pub(super) struct Process {
     pub(super) catalog: Arc<Catalog>,
     pub(super) replica: Arc<Replica>,
     pub(super) coordinator: Arc<Coordinator>,
+    pub(super) catalog: Arc<Catalog>,
     pub(super) hints: Arc<SimHints>,
     pub(super) following: Following,
     pub(super) commit_scheduled: bool,
@@ -62,6 +64,8 @@ pub(super) struct SimNode {
     pub(super) lives: u64,
     /// When it last cleared a partition to become its replica.
     pub(super) cleared_us: BTreeMap<PartitionId, u64>,
+    /// Rows that were damaged on its disk.
+    pub(super) flipped: BTreeSet<RowKey>,
     /// Until when it stands still.
     pub(super) paused_until_us: u64,
 }
@@ -78,6 +82,7 @@ impl SimNode {
             process: None,
             lives: 0,
             cleared_us: BTreeMap::new(),
+            flipped: BTreeSet::new(),
             paused_until_us: 0,
         }
     }
@@ -156,7 +161,7 @@ impl SimNode {
             catalog: Arc::clone(&catalog),
             coordinator: Arc::clone(&coordinator),
             transport,
-            newest: follow::newest_of(&newest),
+            newest: follow::newest_of(&newest, mutant),
             report: follow::report_to(schedule, mutant),
             wake: Arc::new(move || wakes.ring()),
         });
@@ -169,6 +174,7 @@ impl SimNode {
             catalog,
             replica,
             coordinator,
+            catalog,
             hints,
             following,
             commit_scheduled: false,
@@ -194,6 +200,60 @@ impl SimNode {
         }
         self.engine.crash();
         self.files.crash(tear);
+    }
+
+    /// Flips a bit of a row's record on the disk. Whether there was such a bit. As a mistake, the record stays one that
+    /// checks out.
+    pub(super) fn flip_row(
+        &mut self,
+        (key, partition): (RowKey, PartitionId),
+        bit: u64,
+        now_us: u64,
+        mutant: Option<Mutant>,
+    ) -> bool {
+        let place = data_key(TABLE_ID, &key);
+        let (byte, bit) = (usize::try_from(bit / 8).unwrap_or(0), u8::try_from(bit % 8).unwrap_or(0));
+        let flipped = if mutant == Some(Mutant::DamageUnseen) {
+            self.spoil_value(&place)
+        } else {
+            self.engine.flip(Space::Data, &place, byte, bit)
+        };
+        if flipped {
+            self.flipped.insert(key);
+            self.cleared_us.insert(partition, now_us);
+        }
+        flipped
+    }
+
+    fn spoil_value(&self, place: &[u8]) -> bool {
+        let Some(bytes) = self.engine.get(Space::Data, place).ok().flatten() else { return false };
+        let Ok(record) = Record::decode(place, &bytes) else { return false };
+        let Body::Value { value, .. } = &record.body else { return false };
+        let spoiled = Record::value(record.version, value.iter().map(|byte| byte ^ 0x80).collect::<Vec<u8>>());
+        let bytes = spoiled.encode(place);
+        self.engine.write(Durability::Buffered, &mut |writes| writes.put(Space::Data, place, &bytes)).is_ok()
+    }
+
+    /// Whether a row of the partition was damaged and has not been found.
+    pub(super) fn hides_damage(&self, partition: PartitionId) -> bool {
+        let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
+        let is_damaged = |key: &RowKey| {
+            let place = data_key(TABLE_ID, key);
+            let bytes = self.engine.get(Space::Data, &place).ok().flatten();
+            bytes.is_some_and(|bytes| Record::decode(&place, &bytes).is_err())
+        };
+        self.flipped.iter().any(|key| bits.partition_of(key.token()) == partition && is_damaged(key))
+    }
+
+    /// Rows on its disk of a table, as many as are looked at.
+    pub(super) fn rows_of(&self, table: TableId) -> usize {
+        let mut rows = 0;
+        let mut count = |_: &[u8], _: &[u8]| {
+            rows += 1;
+            std::ops::ControlFlow::Continue(())
+        };
+        let scanned = self.engine.scan(Space::Data, &table_range(table), Direction::Forward, &mut count);
+        scanned.map_or(usize::MAX, |()| rows)
     }
 
     /// Whether the process runs, be it that it stands still.

@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 
 use cube_storage::merkle::LeafId;
-use cube_storage::model::{NodeId, PartitionBits, RowKey, Version};
+use cube_storage::model::{NodeId, PartitionBits, RowKey, TableId, Version};
 
-use super::checkers::{Violation, must_hold};
+use super::checkers::{Violation, is_present, must_hold};
 use super::cluster::Run;
-use super::control::{TABLE_ID, member_name, written_to};
+use super::control::{member_name, written_to};
 use super::event::Event;
 use super::node::{BITS, TIMEOUT_MS};
 
@@ -25,6 +25,7 @@ const OVER_AFTER_US: u64 = 2_000 * TIMEOUT_MS as u64;
 struct Case {
     /// The write's place in the history.
     place: usize,
+    table: TableId,
     key: RowKey,
     version: Version,
     coordinator: NodeId,
@@ -64,6 +65,7 @@ impl Run {
             let Some((version, _)) = &ended.success else { continue };
             cases.open.extend(row.replicas.iter().map(|replica| Case {
                 place,
+                table: row.table,
                 key: row.key.clone(),
                 version: *version,
                 coordinator: row.coordinator,
@@ -112,17 +114,20 @@ impl Run {
         let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
         let partition = bits.partition_of(case.key.token());
         let Some(coordinator) = self.nodes.get(&case.coordinator) else { return Fate::Closed };
+        if !is_present(&self.control.state, case.table) {
+            return Fate::Closed;
+        }
         let Some(process) = &coordinator.process else { return Fate::Open };
-        let row = (member_name(case.replica), TABLE_ID, case.key.clone());
+        let row = (member_name(case.replica), case.table, case.key.clone());
         let is_noted = process.hints.newest().get(&row).is_some_and(|version| *version >= case.version)
-            || process.hints.is_marked(case.replica, TABLE_ID, LeafId::of(case.key.token(), bits), case.version);
+            || process.hints.is_marked(case.replica, case.table, LeafId::of(case.key.token(), bits), case.version);
         if is_noted {
             case.was_noted = true;
             return Fate::Open;
         }
         let Some(replica) = self.nodes.get(&case.replica) else { return Fate::Closed };
         let Some(held) = &replica.process else { return Fate::Open };
-        let header = held.store.header(TABLE_ID, &case.key).ok().flatten();
+        let header = held.store.header(case.table, &case.key).ok().flatten();
         if header.as_ref().is_some_and(|header| header.version >= case.version) {
             return Fate::Closed;
         }
@@ -138,13 +143,17 @@ impl Run {
         let now_us = self.schedule.now_us();
         let broken = |what: &str| {
             Fate::Broken(format!(
-                "at {now_us} us {} holds {:?} of {}, and of write {} ({}) through {} the note {what}",
+                "at {now_us} us {} holds {:?} of {}, and of write {} ({}) through {} the note {what}; its hints: {:?}, it \
+                 writes to {:?}, the newest map to {:?}",
                 case.replica,
                 header.map(|header| header.version),
                 case.key,
                 write.write,
                 case.version,
-                case.coordinator
+                case.coordinator,
+                process.hints.handoff().counters().snapshot(),
+                written_to(&process.catalog.current(), partition),
+                written_to(&self.control.state, partition),
             ))
         };
         if case.was_noted {

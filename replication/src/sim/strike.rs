@@ -1,16 +1,17 @@
 //! Faults as they strike a run, and processes that come and go.
 
-use cube_storage::model::{NodeId, PartitionId};
+use cube_storage::model::{NodeId, PartitionBits, PartitionId};
 
 use cube_storage::SyncState;
 
+use super::client;
 use super::cluster::{CLIENTS, Run, TICK_MS};
 use super::control::PLACEMENT;
 use super::event::Event;
 use super::faults::{self, Fault};
 use super::hints;
 use super::mutants::Mutant;
-use super::node::SimNode;
+use super::node::{BITS, Process, SimNode};
 use super::time::SimClock;
 use crate::consistency::Level;
 use crate::membership::Membership as _;
@@ -121,6 +122,13 @@ impl Run {
                 return self.crash(node, down_ms);
             }
             Fault::Join => return self.join(),
+            Fault::Schema => {
+                self.control.change_schema(&schedule);
+                for table in self.control.dropped_tables() {
+                    self.history.dropped_us.entry(table).or_insert_with(|| schedule.now_us());
+                }
+            }
+            Fault::RowDamage { node, row, bit } => return self.damage_row(node, row, bit),
             Fault::LeaderChange => return self.control.change_leader(&schedule),
         }
         true
@@ -143,20 +151,43 @@ impl Run {
     /// and a quorum of each data center without it, in the new set too: a move may be past the point of waiting for it.
     fn damage(&mut self, id: NodeId, partition: PartitionId) -> bool {
         let now_us = self.schedule.now_us();
+        if !self.others_hold(id, partition) {
+            return false;
+        }
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        let damaged = node.lose(partition, now_us);
+        self.must(damaged);
+        true
+    }
+
+    /// A bit of a row flips on a replica, where the others still hold it. The replica finds out when it reads the row.
+    fn damage_row(&mut self, id: NodeId, row: u64, bit: u64) -> bool {
+        let now_us = self.schedule.now_us();
+        let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
+        let mut keys = client::all_keys();
+        let Some(key) = usize::try_from(row).ok().map(|row| keys.swap_remove(row % keys.len())) else { return false };
+        let partition = bits.partition_of(key.token());
+        if !self.others_hold(id, partition) {
+            return false;
+        }
+        let mutant = self.options.mutant;
+        self.nodes.get_mut(&id).is_some_and(|node| node.flip_row((key, partition), bit, now_us, mutant))
+    }
+
+    /// Whether a replica may lose what it holds of a partition.
+    fn others_hold(&self, id: NodeId, partition: PartitionId) -> bool {
         let state = &self.control.state;
         let map = state.topology.placement(PLACEMENT).and_then(|placement| placement.partition(partition));
         let Some(map) = map.filter(|map| map.serving().contains(id)) else { return false };
         let mut others = Tracker::new(Level::EachQuorum, &map.write_sets(), "dc1".into());
         others.fail(id);
-        let others_hold = others.state() != Count::Impossible
+        others.state() != Count::Impossible
             && map.serving().nodes().iter().all(|node| {
                 let process = self.nodes.get(node).and_then(|node| node.process.as_ref());
-                process.is_some_and(|p| p.store.partition(PLACEMENT, partition).sync == SyncState::Synced)
-            });
-        let Some(node) = self.nodes.get_mut(&id).filter(|_| others_hold) else { return false };
-        let damaged = node.lose(partition, now_us);
-        self.must(damaged);
-        true
+                let is_synced = |p: &Process| p.store.partition(PLACEMENT, partition).sync == SyncState::Synced;
+                // What is damaged and was not read yet looks as if it were there.
+                process.is_some_and(is_synced) && self.nodes.get(node).is_some_and(|node| !node.hides_damage(partition))
+            })
     }
 
     pub(super) fn crash(&mut self, id: NodeId, down_ms: u64) -> bool {
@@ -204,6 +235,9 @@ impl Run {
         self.tell_others(id);
         let lag_ms = self.schedule.pick(1, 300);
         self.schedule.after_ms(lag_ms, Event::Learn { node: id, news: self.control.news() });
+        if self.control.is_joining(id) {
+            self.schedule.after_ms(lag_ms + self.schedule.pick(1, 300), Event::Arrive(id));
+        }
         self.check_acknowledged(id);
     }
 }

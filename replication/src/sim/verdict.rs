@@ -6,6 +6,7 @@ use cube_storage::model::NodeId;
 use super::checkers::{self, Violation};
 use super::client;
 use super::cluster::Run;
+use super::control::{GUEST_KEYSPACE, GUEST_TABLE, TABLE_ID};
 use super::event::Event;
 
 /// What everything that was under way at the heal needs to end, moves included: a page of a copy that was lost is asked for
@@ -30,6 +31,11 @@ impl Run {
                 node.files.set_capacity(None);
             }
             self.start(*id);
+            // What is damaged is found some time, by whoever looks through the rows.
+            if let Some(process) = self.nodes.get(id).and_then(|node| node.process.as_ref()) {
+                let _found = process.store.headers(TABLE_ID, &client::all_keys());
+                process.following.bell.ring();
+            }
             schedule.after_ms(1, Event::Learn { node: *id, news: self.control.news() });
             self.tell_others(*id);
         }
@@ -44,8 +50,9 @@ impl Run {
         self.check_disks();
         self.check_delivered();
         self.lively_from_us = self.schedule.now_us();
+        let is_gone = self.control.state.schema.find(GUEST_KEYSPACE, GUEST_TABLE).is_err();
         for (client, node) in self.nodes.values().enumerate() {
-            client::write_all(client, node, &self.schedule, &mut self.history, &self.mailbox);
+            client::write_all(client, node, &self.schedule, &mut self.history, &self.mailbox, is_gone);
         }
     }
 
@@ -64,14 +71,14 @@ impl Run {
 
     pub(super) fn check_acknowledged(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get(&id) {
-            self.violations.extend(checkers::acknowledged_is_held(&self.history, node));
+            self.violations.extend(checkers::acknowledged_is_held(&self.history, node, &self.control.state));
         }
     }
 
     /// What disks hold of what was acknowledged.
     fn check_disks(&mut self) {
         for node in self.nodes.values() {
-            self.violations.extend(checkers::acknowledged_is_held(&self.history, node));
+            self.violations.extend(checkers::acknowledged_is_held(&self.history, node, &self.control.state));
         }
         let (unnoted, by_death) = checkers::missed_is_noted(&self.history, &self.nodes, &self.control.state);
         self.violations.extend(unnoted);
@@ -88,6 +95,10 @@ impl Run {
         self.violations.extend(checkers::writes_win_in_order(&self.history));
         self.violations.extend(checkers::nothing_invented(&self.history));
         self.violations.extend(checkers::scanned_once(&self.history));
+        self.violations.extend(checkers::expired_stays(&self.history));
+        self.violations.extend(checkers::dropped_is_refused(&self.history));
+        self.violations.extend(checkers::dropped_is_gone(&self.nodes, self.control.dropped_tables()));
+        self.violations.extend(checkers::joined_is_ready(&self.control.state));
         let moves = self.control.moves_under_way();
         self.violations.extend(checkers::nothing_is_left(&self.nodes, &self.control.state));
         self.violations.extend(checkers::all_in_sync(&self.nodes, &self.control.state));
