@@ -25,6 +25,7 @@ pub(super) const PLACEMENT: PlacementId = PlacementId(0);
 /// A keyspace and a table in it that come and go, under the same names.
 pub(super) const GUEST_KEYSPACE: &str = "guests";
 pub(super) const GUEST_TABLE: &str = "visits";
+const FIRST_GUEST: TableId = TableId(2);
 
 /// A state is not heard of by a node so often, until there is another one.
 const UNHEARD_PERCENT: u64 = 3;
@@ -78,8 +79,11 @@ impl Control {
         let assignment = plan(&Assignment::empty(bits), topology.members(), &strategy, bits);
         topology = topology.after(&TopologyChange::AddPlacement { placement: PLACEMENT, strategy, assignment })?;
         let tables = BTreeMap::from([(TABLE.to_owned(), table(TABLE_ID))]);
-        let keyspace = Keyspace { placement: PLACEMENT, sync: SyncPolicy::Sync, tables };
-        let schema = Schema { keyspaces: BTreeMap::from([(KEYSPACE.to_owned(), keyspace)]) };
+        let keyspace = |tables| Keyspace { placement: PLACEMENT, sync: SyncPolicy::Sync, tables };
+        let guests = BTreeMap::from([(GUEST_TABLE.to_owned(), table(FIRST_GUEST))]);
+        let keyspaces = [(KEYSPACE, keyspace(tables)), (GUEST_KEYSPACE, keyspace(guests))];
+        let keyspaces = keyspaces.map(|(name, keyspace)| (name.to_owned(), keyspace));
+        let schema = Schema { keyspaces: BTreeMap::from(keyspaces) };
         Ok(Self {
             state: ClusterState { topology, schema },
             data_centers,
@@ -88,7 +92,7 @@ impl Control {
             may_lag: true,
             moves: Moves::default(),
             committed: 0,
-            next_table: TableId(TABLE_ID.0 + 1),
+            next_table: TableId(FIRST_GUEST.0 + 1),
             places_too_early: false,
         })
     }

@@ -178,6 +178,6 @@ fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault>
         FaultKind::CopyCrash => Fault::CopyCrash { down_ms: schedule.pick(20, 2_000) },
         FaultKind::Join => Fault::Join,
         FaultKind::Schema => Fault::Schema,
-        FaultKind::RowDamage => Fault::RowDamage { node, row: schedule.pick(0, 99), bit: schedule.pick(0, 399) },
+        FaultKind::RowDamage => Fault::RowDamage { node, row: schedule.pick(0, 99), bit: schedule.pick(0, 191) },
     })
 }
