@@ -272,12 +272,11 @@ mod tests {
         })
     }
 
+    /// What was asked of whom, up to which floor.
+    type Asked = Vec<(NodeId, Hlc)>;
+
     /// Runs a round; what was fenced and purged, and where.
-    fn run(
-        nodes: &[Node],
-        grace_ms: u64,
-        known: BTreeMap<NodeId, Hlc>,
-    ) -> (Round, Vec<(NodeId, Hlc)>, Vec<(NodeId, Hlc)>) {
+    fn run(nodes: &[Node], grace_ms: u64, known: BTreeMap<NodeId, Hlc>) -> (Round, Asked, Asked) {
         let replicas: Vec<NodeId> = (0..nodes.len() as u16).map(NodeId).collect();
         let tree = RoundTree { epoch: Epoch(1), replicas: replicas.clone(), grace_ms };
         let mut round = Round::new(NOW, replicas, known, [(TREE, tree)]);

@@ -88,7 +88,11 @@ impl Terminal {
         loop {
             let unanswered = &self.unread[self.answered..];
             let question = CURSOR_QUESTION.as_bytes();
-            let Some(at) = unanswered.windows(question.len()).position(|window| window == question) else { return };
+            let Some(at) = unanswered.windows(question.len()).position(|window| window == question) else {
+                // The beginning of a question may stand at the end; nothing before it is looked at again.
+                self.answered = self.answered.max(self.unread.len().saturating_sub(question.len() - 1));
+                return;
+            };
             self.answered += at + question.len();
             self.keyboard.write_all(CURSOR_ANSWER).await.unwrap();
         }

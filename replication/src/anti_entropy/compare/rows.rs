@@ -311,7 +311,7 @@ impl Session {
                 }
             };
             let floor = store.range_state(table, tree.1).floor;
-            if let Err(mutation) = batch.take(tree, floor, Mutation { table, key, record, claim: None }) {
+            if let Some(mutation) = batch.take(tree, floor, Mutation { table, key, record, claim: None }) {
                 self.rows.push.push_front((table, mutation.key));
                 break;
             }
@@ -355,7 +355,7 @@ impl Session {
     fn apply_arrived(&mut self) -> Next {
         let mut batch = BatchOfRows::default();
         while let Some(Arrived { tree, floor, mutation }) = self.rows.arrived.pop_front() {
-            if let Err(mutation) = batch.take(tree, floor, mutation) {
+            if let Some(mutation) = batch.take(tree, floor, mutation) {
                 self.rows.arrived.push_front(Arrived { tree, floor, mutation });
                 break;
             }
@@ -382,8 +382,8 @@ struct BatchOfRows {
 }
 
 impl BatchOfRows {
-    /// Takes a row in, or gives it back when it is for the next batch. The first row is always taken.
-    fn take(&mut self, tree: Tree, floor: Hlc, mutation: Mutation) -> Result<(), Mutation> {
+    /// Takes a row in, or gives it back: then it is for the next batch. The first row is always taken.
+    fn take(&mut self, tree: Tree, floor: Hlc, mutation: Mutation) -> Option<Mutation> {
         let is_first = self.mutations.is_empty();
         let bytes = mutation.key.len_bytes() + Record::encoded_len(&mutation.record);
         let lowest = if is_first { floor } else { self.floor.min(floor) };
@@ -392,12 +392,12 @@ impl BatchOfRows {
         let is_full =
             self.mutations.len() >= ROWS_PER_BATCH_MAX.min(LIST_ROWS_MAX) || self.bytes + bytes > ROWS_BYTES_MAX;
         if !is_first && (loses || is_full) {
-            return Err(mutation);
+            return Some(mutation);
         }
         (self.floor, self.is_needed) = (lowest, self.is_needed || needs);
         self.bytes += bytes;
         self.mutations.push(mutation);
         self.trees.push(tree);
-        Ok(())
+        None
     }
 }

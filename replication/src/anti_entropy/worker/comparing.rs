@@ -33,7 +33,7 @@ impl AntiEntropyWorker {
         *self.shared.comparing.lock() = Some((unit.peer, false));
         let first = self.dirty_trees(unit.peer);
         let session = Session::new(unit.peer, self.shared.horizon(), Mode::Repair, unit.trees).with_first(first);
-        self.activity = Activity::Comparing(session);
+        self.activity = Activity::Comparing(Box::new(session));
         Ok(Act::GoOn)
     }
 
@@ -177,7 +177,7 @@ impl AntiEntropyWorker {
     fn end_comparing(&mut self) -> Option<Session> {
         *self.shared.comparing.lock() = None;
         match std::mem::replace(&mut self.activity, Activity::Resting) {
-            Activity::Comparing(session) => Some(session),
+            Activity::Comparing(session) => Some(*session),
             other => {
                 self.activity = other;
                 None

@@ -91,7 +91,8 @@ impl AntiEntropyWorker {
         let (members, trees) = (AntiEntropy::members(&state), self.shared.to_purge(&state));
         self.watermarks.retain(|member, _| members.contains(member));
         let now = self.shared.parts.clock.peek();
-        self.activity = Activity::Purging(Round::new(now, members, self.watermarks.clone(), trees));
+        let round = Round::new(now, members, self.watermarks.clone(), trees);
+        self.activity = Activity::Purging(Box::new(round));
     }
 
     pub(super) fn purge(&mut self, now_ms: u64) -> Result<Act, StepError> {

@@ -49,10 +49,10 @@ type Inbox = Arc<Mutex<Option<(u64, Came)>>>;
 /// What is under way.
 enum Activity {
     Resting,
-    Comparing(Session),
+    Comparing(Box<Session>),
     /// Asking targets of dirty marks for their proofs; the first is being asked.
     Clearing(VecDeque<(NodeId, Arc<DirtyMarks>)>),
-    Purging(Round),
+    Purging(Box<Round>),
 }
 
 /// What an act led to.

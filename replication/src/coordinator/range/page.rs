@@ -49,7 +49,7 @@ enum Phase {
     /// Until the level has answered.
     Asking,
     /// Until the level holds what they told.
-    Confirming(Merged, Confirmation),
+    Confirming(Box<(Merged, Confirmation)>),
     Decided,
 }
 
@@ -173,7 +173,8 @@ impl Page {
 
     /// A replica was brought what it lacks, or could not be.
     pub(super) fn on_repaired(&mut self, node: NodeId, repaired: Result<(), Failure>) -> Step {
-        let Phase::Confirming(_, confirmation) = &mut self.phase else { return Step::Nothing };
+        let Phase::Confirming(confirming) = &mut self.phase else { return Step::Nothing };
+        let (_, confirmation) = confirming.as_mut();
         let next = match repaired {
             Ok(()) => confirmation.on_held(node),
             Err(failure) => {
@@ -205,7 +206,7 @@ impl Page {
 
     pub(super) fn give_up(&mut self, timed_out: bool) -> Step {
         let tracker = match &self.phase {
-            Phase::Confirming(_, confirmation) => confirmation.tracker(),
+            Phase::Confirming(confirming) => confirming.1.tracker(),
             Phase::Asking | Phase::Decided => &self.tracker,
         };
         let incomplete = Incomplete {
@@ -264,13 +265,14 @@ impl Page {
         let sets = (&self.read_sets, &self.write_sets);
         let others = (self.candidates.as_slice(), self.newcomers.as_slice());
         let (confirmation, next) = Confirmation::begin(self.level, sets, &self.local, (&holders, &behind), others);
-        self.phase = Phase::Confirming(merged, confirmation);
+        self.phase = Phase::Confirming(Box::new((merged, confirmation)));
         self.replies.clear();
         self.confirm(next)
     }
 
     fn confirm(&mut self, next: Next) -> Step {
-        let Phase::Confirming(merged, _) = &mut self.phase else { return Step::Nothing };
+        let Phase::Confirming(confirming) = &mut self.phase else { return Step::Nothing };
+        let (merged, _) = confirming.as_mut();
         match next {
             Next::Wait => Step::Nothing,
             Next::Impossible => self.reroute_or_give_up(),
