@@ -14,7 +14,8 @@ fn hints_of_a_node_that_left_are_dropped_and_counted_and_its_only_copies_go_to_a
     let left = state(&[0, 1], &[2]);
     cluster.node(3).catalog.advance(left.clone());
     (0..3).for_each(|_| cluster.pass_ms(10_000));
-    assert_eq!(cluster.hints(3, 2), 1, "nobody takes a row by a map that it has not adopted");
+    assert!(cluster.hints(3, 2) > 0, "nobody takes a row by a map that it has not adopted");
+    assert!((0..2).all(|node| cluster.held(node, "only").is_none()));
     [0, 1].into_iter().for_each(|node| cluster.adopt(node, &left));
     (0..5).for_each(|_| cluster.pass_ms(10_000));
     assert!(cluster.held(0, "only").is_some() || cluster.held(1, "only").is_some());

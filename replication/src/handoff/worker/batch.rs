@@ -203,7 +203,8 @@ impl HintReplay {
                     load.through = after;
                     continue;
                 }
-                Destination::Undecided if !load.rows.is_empty() => return Ok(load),
+                // What was passed over is acknowledged first: it would be counted again if this one is refused.
+                Destination::Undecided if load.through > start => return Ok(load),
                 Destination::Undecided => {
                     return Err("a write's only copy waits until its replicas have changed".into());
                 }
@@ -213,7 +214,7 @@ impl HintReplay {
                     load.through = after;
                     continue;
                 }
-                Destination::Target(_) | Destination::Elsewhere(..) if !load.rows.is_empty() => return Ok(load),
+                Destination::Target(_) | Destination::Elsewhere(..) if load.through > start => return Ok(load),
                 Destination::Target(_) => return Err("a write's only copy is for a node that has left".into()),
                 Destination::Elsewhere(replicas, map) => {
                     (load.to, load.kind) = (self.alive_of(&replicas)?, Kind::Rerouted);
