@@ -6,19 +6,26 @@
 //! replica has answered or its time is over, and so do their bytes, though the client was told.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::error::RequestError;
 use super::{Coordinator, Settings};
 
-/// After which a full node is worth another try.
-const RETRY_AFTER_MS: u32 = 50;
+/// After which a full node is worth another try ...
+const RETRY_AFTER_MS: u64 = 50;
+/// ... where it has not refused others just before. They are asked back one after the other, so far apart: a refusal costs
+/// a good part of what a request does, and those who all came back at once would take the place of work.
+const RETRY_SPACING_US: u64 = 2_500;
+/// However many there are, they come back within the time of a request, and soon when the node is no longer full.
+const RETRY_AFTER_MS_MAX: u64 = 1_000;
 
 /// What is under way.
 #[derive(Default)]
 pub(super) struct Load {
     requests: AtomicUsize,
     bytes: AtomicUsize,
+    /// When the next one that is refused is to come back, on the clock of deadlines.
+    next_retry_us: AtomicU64,
 }
 
 impl Load {
@@ -28,6 +35,17 @@ impl Load {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// In how many milliseconds one that is refused now is to come back.
+    fn retry_after_ms(&self, now_ms: u64) -> u32 {
+        let (first_us, last_us) = (1_000 * (now_ms + RETRY_AFTER_MS), 1_000 * (now_ms + RETRY_AFTER_MS_MAX));
+        let mine_us = |next_us: u64| next_us.clamp(first_us, last_us);
+        let taken = self
+            .next_retry_us
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next_us| Some(mine_us(next_us) + RETRY_SPACING_US));
+        let (Ok(next_us) | Err(next_us)) = taken;
+        u32::try_from(mine_us(next_us) / 1_000 - now_ms).unwrap_or(u32::MAX)
     }
 }
 
@@ -45,10 +63,10 @@ impl Admitted {
         let admitted = Self { coordinator: Arc::clone(coordinator), bytes: 0, is_request: true };
         let bytes = coordinator.load.bytes();
         if in_flight >= limit {
-            return Err(RequestError::Overloaded { in_flight, limit, retry_after_ms: RETRY_AFTER_MS });
+            return Err(RequestError::Overloaded { in_flight, limit, retry_after_ms: admitted.retry_after_ms() });
         }
         if bytes >= limit_bytes {
-            return Err(RequestError::OverloadedBytes { bytes, limit_bytes, retry_after_ms: RETRY_AFTER_MS });
+            return Err(admitted.too_many_bytes(bytes));
         }
         Ok(admitted)
     }
@@ -59,9 +77,18 @@ impl Admitted {
         let held = self.coordinator.load.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
         if held > 0 && held.saturating_add(bytes) > limit_bytes {
-            return Err(RequestError::OverloadedBytes { bytes: held, limit_bytes, retry_after_ms: RETRY_AFTER_MS });
+            return Err(self.too_many_bytes(held));
         }
         Ok(())
+    }
+
+    fn too_many_bytes(&self, bytes: usize) -> RequestError {
+        let limit_bytes = self.coordinator.settings.in_flight_bytes_max;
+        RequestError::OverloadedBytes { bytes, limit_bytes, retry_after_ms: self.retry_after_ms() }
+    }
+
+    fn retry_after_ms(&self) -> u32 {
+        self.coordinator.load.retry_after_ms(self.coordinator.parts.clock.monotonic_ms())
     }
 
     /// Holds so many bytes more: they are here already.
@@ -94,5 +121,27 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.end_request();
         self.coordinator.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_are_refused_together_are_asked_back_one_after_the_other() {
+        let load = Load::default();
+        let hints: Vec<u32> = (0..5).map(|_| load.retry_after_ms(7)).collect();
+        assert_eq!(hints, [50, 52, 55, 57, 60]);
+        assert_eq!(load.retry_after_ms(107), 50, "as soon as ever once they have come back");
+    }
+
+    #[test]
+    fn nobody_is_asked_back_later_than_within_the_time_of_a_request() {
+        let load = Load::default();
+        let hints: Vec<u32> = (0..10_000).map(|_| load.retry_after_ms(0)).collect();
+        assert!(hints.is_sorted());
+        assert_eq!(hints.last(), Some(&1_000));
+        assert_eq!(load.retry_after_ms(5_000), 50);
     }
 }

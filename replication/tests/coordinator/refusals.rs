@@ -122,9 +122,9 @@ fn past_its_bound_a_coordinator_refuses_and_afterwards_accepts_again() {
     let cluster = Cluster::with("a0 a1 a2", settings);
     let under_way: Vec<_> = (0..3).map(|_| cluster.begin_write(0, put("k", "v", Level::Quorum))).collect();
     assert_eq!(cluster.node(0).coordinator.in_flight(), 3);
-    let full = RequestError::Overloaded { in_flight: 3, limit: 3, retry_after_ms: 50 };
-    assert_eq!(cluster.begin_write(0, put("k", "v", Level::Quorum)).now(), Some(Err(full.clone())));
-    assert_eq!(cluster.begin_read(0, get(&["k"], Level::One)).now(), Some(Err(full)));
+    let full = |retry_after_ms| RequestError::Overloaded { in_flight: 3, limit: 3, retry_after_ms };
+    assert_eq!(cluster.begin_write(0, put("k", "v", Level::Quorum)).now(), Some(Err(full(50))));
+    assert_eq!(cluster.begin_read(0, get(&["k"], Level::One)).now(), Some(Err(full(52))), "not both at once");
     assert!(cluster.begin_write(1, put("k", "v", Level::Quorum)).now().is_none(), "each coordinator for itself");
     cluster.settle();
     assert!(under_way.iter().all(|told| told.now().unwrap().is_ok()));
