@@ -248,6 +248,7 @@ impl Round {
 
 #[cfg(test)]
 mod tests {
+    use crate::cases::cases;
     use proptest::prelude::*;
 
     use super::*;
@@ -312,6 +313,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn nothing_is_purged_that_anybody_objects_to_or_that_not_all_have_fenced(
             nodes in prop::collection::vec(node(), 1..5), grace_ms in 0u64..900,

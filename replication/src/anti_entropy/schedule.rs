@@ -274,6 +274,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use crate::cases::cases;
     use cube_storage::model::{PartitionId, TableId};
     use proptest::prelude::*;
 
@@ -392,6 +393,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn no_pass_compares_a_partition_with_a_peer_twice(count in 0u16..5_000, alive in any::<[bool; 3]>()) {
             let mut schedule = Schedule::new(PACE);

@@ -78,7 +78,7 @@ fn extended(message: &impl Message, body_len: usize, extensions: &[u8]) -> Vec<u
 const EXTENSIONS: &[u8] = &[2, 1, 3, 0xaa, 0xbb, 0xcc, 0xac, 0x02, 0];
 
 proptest! {
-    #![proptest_config(crate::cases::cases(256))]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn what_a_later_release_adds_to_an_envelope_is_passed_over(request in request(), reply in reply()) {

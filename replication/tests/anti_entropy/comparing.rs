@@ -1,5 +1,6 @@
 //! Two replicas that differ anyhow hold the same after one comparison, and a second one finds nothing.
 
+use crate::cases::cases;
 use bytes::Bytes;
 use cube_replication::anti_entropy::compare::{Mode, Verdict};
 use cube_replication::anti_entropy::questions::NotCompared;
@@ -34,7 +35,7 @@ fn some_rows() -> impl Strategy<Value = Vec<(RowKey, Record)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn two_replicas_become_equal_whatever_differs(

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+#[path = "../../../storage/tests/common/cases.rs"]
+mod cases;
 mod cluster;
 mod comparing;
 mod cost;

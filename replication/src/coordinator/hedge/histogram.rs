@@ -94,12 +94,13 @@ fn longest_ms(bucket: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use crate::cases::cases;
     use proptest::prelude::*;
 
     use super::*;
 
     proptest! {
-        #![proptest_config(crate::cases::cases(256))]
+        #![proptest_config(cases(256))]
 
         #[test]
         fn a_percentile_is_never_too_short_and_at_most_a_quarter_too_long(

@@ -124,6 +124,7 @@ impl Mend {
 
 #[cfg(test)]
 mod tests {
+    use crate::cases::cases;
     use proptest::prelude::*;
 
     use super::*;
@@ -136,7 +137,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::cases::cases(256))]
+        #![proptest_config(cases(256))]
 
         #[test]
         fn whoever_is_behind_is_brought_the_newest_once_and_nobody_else(

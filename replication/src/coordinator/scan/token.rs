@@ -49,6 +49,7 @@ fn fingerprint(table: TableId, prefix: &[u8], backward: bool) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use crate::cases::cases;
     use cube_storage::keyspace::encode_index_key;
     use cube_storage::model::RowKey;
     use proptest::prelude::*;
@@ -75,7 +76,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::cases::cases(256))]
+        #![proptest_config(cases(256))]
 
         #[test]
         fn whatever_is_not_a_token_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..60), flip in any::<(usize, u8)>()) {

@@ -1,5 +1,6 @@
 //! The pool's promises, whatever senders ask and do.
 
+use crate::cases::cases;
 use proptest::prelude::*;
 
 use super::*;
@@ -31,7 +32,7 @@ fn leased(pace: &Pace) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(crate::cases::cases(256))]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn leases_and_pool_together_never_hold_more_than_the_fastest_rate_brings(

@@ -1,5 +1,6 @@
 //! The rules of a replay, whatever happens in whatever order.
 
+use crate::cases::cases;
 use proptest::prelude::*;
 
 use super::*;
@@ -46,7 +47,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(crate::cases::cases(256))]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn nothing_is_sent_to_the_dead_the_paused_or_without_a_lease_and_one_thing_at_a_time(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::cases::cases;
 use cube_storage::model::{Record, Token};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -63,7 +64,7 @@ enum Fate {
 }
 
 proptest! {
-    #![proptest_config(crate::cases::cases(1_000))]
+    #![proptest_config(cases(1_000))]
 
     #[test]
     fn a_page_is_the_beginning_of_the_newest_of_every_quorum_or_says_where_it_is_not(
