@@ -357,6 +357,7 @@ pub(super) fn one_of_each() -> Vec<RequestBody> {
         RequestBody::HintCredits(Coming { records: 0, bytes: 0, sent_records: 0, sent_bytes: 0 }),
         RequestBody::TakeHints(TakeHints { target: NodeId(1), hints: Vec::new() }),
         RequestBody::ScanTable(scan_table),
+        RequestBody::AntiEntropy(Box::new(Question::Watermark)),
     ]
 }
 
