@@ -24,6 +24,7 @@ mod kill_all;
 mod kill_one;
 mod load;
 mod majority;
+mod overload;
 mod pauses;
 mod reads;
 mod reads_scans;
