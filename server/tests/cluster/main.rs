@@ -26,6 +26,7 @@ mod load;
 mod majority;
 mod overload;
 mod pauses;
+mod python;
 mod reads;
 mod reads_scans;
 mod refusals;
