@@ -87,9 +87,10 @@ fn client(address: SocketAddr, name: &str) -> Rush {
 
 /// Many clients of each of these nodes at once.
 fn rush(cluster: &Cluster, nodes: &[u8], name: &str) -> Rush {
-    let clients = cluster.clients_of(nodes).into_iter().flat_map(|(node, address)| {
-        (0..CLIENTS).map(move |number| (format!("{name}-{node}-{number}"), address))
-    });
+    let clients = cluster
+        .clients_of(nodes)
+        .into_iter()
+        .flat_map(|(node, address)| (0..CLIENTS).map(move |number| (format!("{name}-{node}-{number}"), address)));
     let work = |(name, address): (String, SocketAddr)| {
         std::thread::Builder::new().spawn(move || client(address, &name)).unwrap()
     };
@@ -111,7 +112,8 @@ fn assert_calm(cluster: &Cluster, nodes: &[u8]) {
         let mut api = Api::new(address);
         eventually(&format!("node-{node} is calm again"), CALM_MAX, || {
             for number in 0..CALM_WRITES {
-                let answer = api.put(&format!("calm-{node}-{number}"), "value", "QUORUM").map_err(|why| why.to_string())?;
+                let answer =
+                    api.put(&format!("calm-{node}-{number}"), "value", "QUORUM").map_err(|why| why.to_string())?;
                 if !answer.is_success() {
                     return Err(answer.to_string());
                 }
@@ -131,8 +133,7 @@ fn assert_all_there(cluster: &Cluster, by: u8, rush: &Rush) {
 
 #[test]
 fn three_times_more_than_a_cluster_takes_is_all_done_by_clients_that_come_back_when_told() {
-    let mut cluster =
-        Cluster::of(3).with_long_deadlines().set("overload.in_flight_max", &PLACES.to_string()).start();
+    let mut cluster = Cluster::of(3).with_long_deadlines().set("overload.in_flight_max", &PLACES.to_string()).start();
     cluster.wait_settled(&[1, 2, 3], 3);
     rush(&cluster, &[1, 2, 3], "first");
     let before = [1, 2, 3].map(|number| cluster.node(number).resident_bytes());
@@ -147,8 +148,7 @@ fn three_times_more_than_a_cluster_takes_is_all_done_by_clients_that_come_back_w
 
 #[test]
 fn with_a_replica_that_stands_still_the_others_take_no_less_than_their_share_and_are_calm_again() {
-    let mut cluster =
-        Cluster::of(3).with_long_deadlines().set("overload.in_flight_max", &PLACES.to_string()).start();
+    let mut cluster = Cluster::of(3).with_long_deadlines().set("overload.in_flight_max", &PLACES.to_string()).start();
     cluster.wait_settled(&[1, 2, 3], 3);
     cluster.signal(3, Signal::STOP);
     let written = rush(&cluster, &[1, 2], "stopped");
