@@ -39,8 +39,10 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// The node to ask next: one that seems to live before one that does not, a replica of the key before others, one of
-    /// the local data center before one of another, the least busy of those. `tried` come last.
+    /// The node to ask next: one that seems to live before one that does not, be it one that refused this request before (who
+    /// refuses for load wants to be asked again, and who is dead keeps a write until its time is over); of those the one
+    /// that was `tried` least, a replica of the key before others, one of the local data center before one of another,
+    /// the least busy of those.
     pub(crate) fn pick(
         &self,
         keyspace: &str,
@@ -57,7 +59,7 @@ impl Ring {
             let is_stranger = !replicas.is_empty() && !replicas.contains(index);
             let is_down = !place.alive || place.node.is_avoided();
             // Of equally busy ones it is each one's turn.
-            (times_tried, is_down, is_stranger, is_far, place.node.in_flight(), (index + turn) % count)
+            (is_down, times_tried, is_stranger, is_far, place.node.in_flight(), (index + turn) % count)
         };
         self.places.iter().enumerate().min_by_key(badness).map(|(_, place)| &place.node)
     }
@@ -128,6 +130,17 @@ mod tests {
         assert_eq!(pick(&ring, UPPER, None, &[]), "c:1");
         ring.places[2].alive = false;
         assert_eq!(pick(&ring, UPPER, None, &[]), "a:1", "it can coordinate for them");
+    }
+
+    #[tokio::test]
+    async fn who_refused_is_asked_again_before_one_that_is_down() {
+        let mut ring = ring();
+        ring.places[2].alive = false;
+        let refused = [0, 1].map(|index| Arc::clone(&ring.places[index].node));
+        assert_eq!(pick(&ring, UPPER, None, &refused), "b:1");
+        // One that broke off counts as down, so that in the end all are.
+        refused.iter().for_each(|node| node.avoid());
+        assert_eq!(pick(&ring, UPPER, None, &refused), "c:1");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! `cube-bench`, the load generator: what a cluster does, how fast, and what it costs.
 //!
 //! `run` measures one workload, against a cluster of its own or one that is given. `marks` measures everything that has a
-//! mark and says how far each is from it. `peers` lets Cube KV and etcd take turns with the same workload. Each process's
+//! mark and says how far each is from it. `overload` asks for three times what the nodes take. `peers` lets Cube KV and etcd take turns with the same workload. Each process's
 //! processor time is told, because on a shared machine that is the figure that holds.
 
 mod cluster;
@@ -11,6 +11,7 @@ mod keys;
 mod load;
 mod marks;
 mod options;
+mod overload;
 mod peers;
 mod process;
 mod report;
@@ -34,6 +35,7 @@ fn main() -> cube_benches::Result<()> {
             match options.command {
                 Command::Run(run) => marks::one(&run).await,
                 Command::Marks(marks) => marks::all(&marks).await,
+                Command::Overload(overload) => overload::measure(&overload).await,
                 Command::Peers(peers) => peers::compare(&peers).await,
             }
         };

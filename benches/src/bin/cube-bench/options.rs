@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Everything that has a mark, on clusters of its own.
     Marks(Marks),
+    /// Three times more than the nodes take at once, also with one of them standing still.
+    Overload(Overload),
     /// The same workload against Cube KV and etcd, in turns.
     Peers(Peers),
 }
@@ -154,6 +156,24 @@ pub(crate) struct Marks {
     /// Leave out the large set.
     #[arg(long)]
     pub(crate) hot_only: bool,
+    /// Where the figures go as JSON.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Overload {
+    #[command(flatten)]
+    pub(crate) nodes: Nodes,
+    /// Requests that each node takes at once.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) places: usize,
+    /// How often peak and rush take turns.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+    /// How long a peak and a rush are.
+    #[arg(long, value_parser = seconds, default_value = "8")]
+    pub(crate) time: Duration,
     /// Where the figures go as JSON.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,

@@ -1,0 +1,152 @@
+//! What is left of the peak when clients ask for three times as much, and how soon all is as before.
+//!
+//! The nodes have few places, so that a few hundred requests in flight are too much for them, and the clients come back
+//! when they are told to. Peak, rush and calm take turns, so that a machine that is shared is shared by all of them alike.
+//! Then the same with a replica that stands still: its links are open, and nothing comes over them.
+
+use std::time::Duration;
+
+use cube_benches::Result;
+use cube_benches::measure::median;
+use cube_client::Level;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+
+use super::cluster::Cluster;
+use super::figures::Figures;
+use super::options::{Distribution, Nodes, Overload, Shape, Values, Workload};
+use super::subject::Subject;
+use super::{load, report};
+
+const ROWS: u64 = 20_000;
+/// How much more is asked for than there are places.
+const TIMES: usize = 3;
+/// The part of the places that is used while nothing is wrong, one in so many.
+const CALM_PART: usize = 4;
+/// Normal again within this time.
+const CALM_AGAIN: Duration = Duration::from_secs(5);
+/// Past this, clients and nodes know of a replica that stands still, and calls that it held are over.
+const NOTICED: Duration = Duration::from_secs(10);
+/// The part of the peak that is wanted of a rush, and of the calm before that of the calm after.
+const WANTED: f64 = 0.8;
+
+#[derive(Serialize)]
+struct Mark {
+    what: &'static str,
+    wanted: f64,
+    measured: f64,
+}
+
+/// What one turn came to, in requests a second.
+struct Turn {
+    peak: f64,
+    rush: f64,
+    calm_before: f64,
+    calm_after: f64,
+}
+
+struct Stage<'a> {
+    cluster: &'a Cluster,
+    options: &'a Overload,
+    /// Nodes that answer.
+    nodes: usize,
+    name: &'static str,
+    done: Vec<Figures>,
+}
+
+impl Stage<'_> {
+    async fn run(&mut self, phase: &str, in_flight: usize, warm_up: Duration, time: Duration) -> Result<f64> {
+        let shape = Shape { in_flight, warm_up, time, ..shape() };
+        let subject = Subject::cube(&self.cluster.client, &shape);
+        let name = format!("{phase}{}", self.name);
+        let figures = load::run(&name, &subject, &shape, &self.cluster.pids).await?;
+        report::line(&figures);
+        self.done.push(figures.clone());
+        Ok(figures.requests_per_second)
+    }
+
+    async fn turn(&mut self) -> Result<Turn> {
+        let places = self.nodes * self.options.places;
+        let (settle, time) = (Duration::from_secs(2), self.options.time);
+        Ok(Turn {
+            calm_before: self.run("calm", places / CALM_PART, settle, CALM_AGAIN).await?,
+            peak: self.run("peak", places, settle, time).await?,
+            rush: self.run("rush", TIMES * places, settle, time).await?,
+            // At once, and for as long as it may take until all is as before.
+            calm_after: self.run("calm again", places / CALM_PART, Duration::ZERO, CALM_AGAIN).await?,
+        })
+    }
+
+    async fn turns(&mut self) -> Result<Vec<Turn>> {
+        let mut turns = Vec::new();
+        for _ in 0..self.options.rounds.max(1) {
+            turns.push(self.turn().await?);
+        }
+        Ok(turns)
+    }
+}
+
+fn shape() -> Shape {
+    Shape {
+        workload: Workload::Put,
+        reads: None,
+        value_bytes: 1024,
+        values: Values::Random,
+        rows: ROWS,
+        distribution: Distribution::Uniform,
+        in_flight: 64,
+        rate: None,
+        batch: 64,
+        time: Duration::from_secs(1),
+        warm_up: Duration::ZERO,
+        level: Level::Quorum,
+    }
+}
+
+/// Measures it, and prints how much of the peak was left.
+pub(crate) async fn measure(options: &Overload) -> Result<()> {
+    let mut nodes: Nodes = options.nodes.clone();
+    nodes.settings.push(format!("overload.in_flight_max={}", options.places));
+    let cluster = Cluster::of(&nodes).await?;
+    load::preload(&Subject::cube(&cluster.client, &shape()), &shape()).await?;
+    report::head();
+    let all = cluster.pids.len();
+    let mut whole = Stage { cluster: &cluster, options, nodes: all, name: "", done: Vec::new() };
+    let turns = whole.turns().await?;
+    let mut table = marks(["rush to peak", "calm after a rush to calm before"], &turns);
+
+    let stopped = cluster.pids.last().ok_or("no process is known that could be stopped")?.1;
+    let stopped = Pid::from_raw(i32::try_from(stopped)?).ok_or("a process without a number")?;
+    let mut rest = Stage { cluster: &cluster, options, nodes: all - 1, name: ", one stands still", done: Vec::new() };
+    kill_process(stopped, Signal::STOP)?;
+    let measured = async {
+        rest.run("first seconds", options.places, Duration::ZERO, NOTICED).await?;
+        rest.turns().await
+    };
+    let turns = measured.await;
+    // It is to end with the others, whatever came of the turns.
+    kill_process(stopped, Signal::CONT)?;
+    table.extend(marks(["rush to peak, one stands still", "calm after to calm before, one stands still"], &turns?));
+
+    if let (Some(first), Some(last)) = (whole.done.first(), whole.done.last()) {
+        report::processes(first);
+        report::processes(last);
+    }
+    println!("\n| part | wanted | measured, median of {} |\n|---|---|---|", options.rounds.max(1));
+    for mark in &table {
+        println!("| {} | {:.2} | {:.2} |", mark.what, mark.wanted, mark.measured);
+    }
+    whole.done.append(&mut rest.done);
+    #[derive(Serialize)]
+    struct Report<'a> {
+        marks: &'a [Mark],
+        runs: &'a [Figures],
+    }
+    report::json(options.json.as_deref(), &Report { marks: &table, runs: &whole.done })
+}
+
+fn marks(what: [&'static str; 2], turns: &[Turn]) -> Vec<Mark> {
+    let [rush, calm] = what;
+    let of = |what, ratio: fn(&Turn) -> f64| Mark { what, wanted: WANTED, measured: median(turns.iter().map(ratio)) };
+    vec![of(rush, |turn| turn.rush / turn.peak), of(calm, |turn| turn.calm_after / turn.calm_before)]
+}
