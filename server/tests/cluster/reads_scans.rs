@@ -1,5 +1,6 @@
 //! Scans of whole tables while nodes die and join: every row is listed, and none twice.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -176,4 +177,77 @@ fn a_scan_goes_on_over_a_change_of_the_replicas_in_its_stream_and_by_its_token()
     streamed.assert_whole(ROWS);
     runtime.block_on(resumed.read_to(usize::MAX));
     resumed.assert_whole(ROWS);
+}
+
+/// Of every ten rows this one is deleted during the scan, and behind this one another one is written.
+const DELETED: usize = 3;
+const FOLLOWED: usize = 7;
+
+/// The key of a row that is written during the scan.
+fn new_key(number: usize) -> String {
+    format!("{}+", key(number))
+}
+
+/// Deletes some of these rows and writes others between them.
+async fn change(mut kv: KvClient<Channel>, numbers: Vec<usize>) {
+    for number in numbers {
+        let row = |key: String| Some(v1::RowKey { partition: key.into(), sort: Default::default() });
+        if number % 10 == DELETED {
+            let request = v1::DeleteRequest { key: row(key(number)), timeout_ms: TIMEOUT_MS, ..Default::default() };
+            kv.delete(request).await.unwrap();
+        } else {
+            let value = vec![b'v'; 100].into();
+            let key = row(new_key(number));
+            kv.put(v1::PutRequest { key, value, timeout_ms: TIMEOUT_MS, ..Default::default() }).await.unwrap();
+        }
+    }
+}
+
+/// Rows that change, in no order: every page meets some that it has passed, some on it and some that are to come.
+fn changing(rows: usize) -> Vec<usize> {
+    let spread = (0..rows).map(|step| step * 1_009 % rows);
+    spread.filter(|number| [DELETED, FOLLOWED].contains(&(number % 10))).collect()
+}
+
+#[test]
+fn a_scan_during_which_rows_come_and_go_lists_what_stays_once_and_nothing_that_never_was() {
+    const ROWS: usize = 4_003;
+    const AT_ONCE: usize = 10;
+    let mut cluster = Cluster::of(3).with_long_deadlines().start();
+    cluster.wait_settled(&[1, 2, 3], 3);
+    let nodes: Vec<SocketAddr> = [1, 2, 3].map(|node| grpc(&mut cluster, node)).to_vec();
+    let runtime = runtime();
+    let changes = changing(ROWS);
+    let (before, during) = changes.split_at(changes.len() / 4);
+    let mut scan = Scan::of(vec![nodes[0]], 50);
+    let begun = runtime.block_on(async {
+        fill(nodes[1], ROWS).await;
+        let kv = client(nodes[2]).await;
+        change(kv.clone(), before.to_vec()).await;
+        let mut to_come = during.chunks(AT_ONCE);
+        let mut begun = before.to_vec();
+        while !scan.is_over {
+            let now = to_come.next().unwrap_or_default();
+            begun.extend(now);
+            let page = scan.keys.len() + 1;
+            tokio::join!(scan.read_to(page), change(kv.clone(), now.to_vec()));
+        }
+        begun
+    });
+    assert!(begun.len() > before.len() + ROWS / 50, "too little changed for a scan of so many pages");
+
+    let twice = scan.keys.windows(2).find(|pair| pair[0] >= pair[1]);
+    assert_eq!(twice, None, "every row once, in order");
+    let listed: BTreeSet<&String> = scan.keys.iter().collect();
+    let (gone, new): (Vec<usize>, Vec<usize>) = begun.iter().partition(|number| *number % 10 == DELETED);
+    let stays = (0..ROWS).filter(|number| !gone.contains(number)).map(key);
+    let missing: Vec<String> = stays.filter(|key| !listed.contains(key)).collect();
+    assert!(missing.is_empty(), "rows that nobody touched: {missing:?}");
+    let known: BTreeSet<String> = (0..ROWS).map(key).chain(new.into_iter().map(new_key)).collect();
+    let unknown: Vec<_> = listed.iter().filter(|key| !known.contains(**key)).collect();
+    assert!(unknown.is_empty(), "rows that never were: {unknown:?}");
+    for number in before {
+        let (key, is_there) = if number % 10 == DELETED { (key(*number), false) } else { (new_key(*number), true) };
+        assert_eq!(listed.contains(&key), is_there, "{key} was changed before the scan began");
+    }
 }
