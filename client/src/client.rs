@@ -79,7 +79,7 @@ impl Client {
             stale: Notify::new(),
         });
         topology::first(&inner).await?;
-        let refresher = Arc::new(Refresher(tokio::spawn(topology::keep(Arc::downgrade(&inner)))));
+        let refresher = Arc::new(Refresher(tokio::spawn(topology::follow(Arc::downgrade(&inner)))));
         Ok(Self { inner, _refresher: refresher })
     }
 

@@ -2,15 +2,15 @@
 //!
 //! Connections are opened when they are first needed, and further ones only when many requests are in flight: one HTTP/2
 //! connection is one stream of bytes, and past some hundred requests its head of line is what they wait for. A node that
-//! could not be reached is avoided for a while, not forgotten.
+//! could not be reached is avoided until it answers again (`topology.rs` asks it): were it only avoided for a while, a share of
+//! the requests would wait for it each time that the while is over.
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cube_proto::v1::kv_client::KvClient;
-use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::Error;
@@ -18,8 +18,6 @@ use crate::options::Options;
 
 /// So many requests share a connection before another one is opened.
 const REQUESTS_PER_CHANNEL: usize = 128;
-/// A node that could not be reached is asked again after this, if there are others.
-const AVOIDED_FOR: Duration = Duration::from_secs(1);
 /// A connection on which nothing comes is asked whether it is still there.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(5);
@@ -34,8 +32,7 @@ pub(crate) struct Node {
     answer_bytes_max: usize,
     in_flight: AtomicUsize,
     turn: AtomicUsize,
-    started: Instant,
-    avoided_until_ms: AtomicU64,
+    avoided: AtomicBool,
 }
 
 impl fmt::Debug for Node {
@@ -62,8 +59,7 @@ impl Node {
             answer_bytes_max: options.answer_bytes_max,
             in_flight: AtomicUsize::new(0),
             turn: AtomicUsize::new(0),
-            started: Instant::now(),
-            avoided_until_ms: AtomicU64::new(0),
+            avoided: AtomicBool::new(false),
         })
     }
 
@@ -90,24 +86,19 @@ impl Node {
         InFlight(self)
     }
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
+    /// It could not be reached: others come first.
     pub(crate) fn avoid(&self) {
-        let until = self.now_ms() + u64::try_from(AVOIDED_FOR.as_millis()).unwrap_or_default();
-        self.avoided_until_ms.store(until, Ordering::Relaxed);
+        self.avoided.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn answered(&self) {
-        if self.avoided_until_ms.load(Ordering::Relaxed) != 0 {
-            self.avoided_until_ms.store(0, Ordering::Relaxed);
+        if self.is_avoided() {
+            self.avoided.store(false, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn is_avoided(&self) -> bool {
-        let until = self.avoided_until_ms.load(Ordering::Relaxed);
-        until != 0 && self.now_ms() < until
+        self.avoided.load(Ordering::Relaxed)
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cube_proto::v1::admin_client::AdminClient;
 use cube_proto::v1::{TopologyReply, TopologyRequest};
+use futures::future::{join, join_all};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Code;
 
@@ -23,6 +24,10 @@ use crate::ring::{Partitions, Place, Ring};
 const REFRESH_GAP: Duration = Duration::from_millis(500);
 /// How long one node may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// A node that could not be reached is asked whether it answers again so often ...
+const PROBE_GAP: Duration = Duration::from_secs(1);
+/// ... and while nodes are told to be down, every so many of these times whether they still are.
+const PROBES_PER_REFRESH: u32 = 5;
 /// While no node answers at the start, all are asked again after this.
 const ROUND_GAP: Duration = Duration::from_millis(50);
 
@@ -41,8 +46,13 @@ pub(crate) async fn first(inner: &Inner) -> Result<(), Error> {
     }
 }
 
+/// Keeps the map and what is known of its nodes fresh until the client is gone.
+pub(crate) async fn follow(inner: Weak<Inner>) {
+    join(keep(Weak::clone(&inner)), probe(inner)).await;
+}
+
 /// Asks again from time to time, and when an answer tells that the map is old, until the client is gone.
-pub(crate) async fn keep(inner: Weak<Inner>) {
+async fn keep(inner: Weak<Inner>) {
     loop {
         let asked_at = Instant::now();
         {
@@ -57,6 +67,28 @@ pub(crate) async fn keep(inner: Weak<Inner>) {
         let Some(inner) = inner.upgrade() else { return };
         if let Err((node, reason)) = refresh(&inner).await {
             tracing::warn!(%node, %reason, "no node tells which nodes there are; the last map stays in use");
+        }
+    }
+}
+
+/// Finds out when nodes answer again that could not be reached, until the client is gone. No request has to try it.
+async fn probe(inner: Weak<Inner>) {
+    for round in 1_u32.. {
+        sleep_until(Instant::now() + PROBE_GAP).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let ring = inner.ring.load_full();
+        let avoided = ring.places.iter().map(|place| &place.node).filter(|node| node.is_avoided());
+        let back = join_all(avoided.map(|node| async {
+            let answers = ask(&inner, node).await.is_ok();
+            if answers {
+                node.answered();
+            }
+            answers
+        }));
+        let is_back = back.await.contains(&true);
+        let is_due = round.is_multiple_of(PROBES_PER_REFRESH) && ring.places.iter().any(|place| !place.alive);
+        if is_back || is_due {
+            inner.stale.notify_one();
         }
     }
 }

@@ -158,6 +158,24 @@ async fn a_read_that_hangs_is_asked_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_node_that_hung_is_asked_for_rows_again_once_it_answers() {
+    let cluster = Cluster::of(2).await;
+    cluster.place([&[1], &[1]]);
+    let options = Options { read_attempt: Duration::from_millis(200), timeout: PATIENCE, ..Options::default() };
+    let table = cluster.client_with(options).await.default_table();
+    cluster.say(1, [Say::Nothing]);
+    let back = async {
+        table.get(UPPER).send().await.unwrap();
+        // What is not said is answered: the client finds out by itself.
+        while cluster.shared.seen_by()[1..].iter().all(|node| *node == 2) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            table.get(UPPER).send().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, back).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_deadline_ends_every_request_with_what_is_known() {
     let cluster = Cluster::of(1).await;
     let table = cluster.client_with(patient()).await.default_table();
