@@ -25,6 +25,18 @@ pub(crate) struct Expense {
     others_cores: f64,
 }
 
+impl Expense {
+    /// Of all processes together.
+    pub(crate) fn processor_ms(&self) -> f64 {
+        self.processes.iter().map(|process| process.processor_ms).sum()
+    }
+
+    /// Processors that others kept busy meanwhile.
+    pub(crate) fn others_cores(&self) -> f64 {
+        self.others_cores
+    }
+}
+
 /// Counts what processes spend from one moment to another.
 pub(crate) struct Meter {
     started_ns: u64,
@@ -97,7 +109,7 @@ impl Figures {
         expense: Expense,
     ) -> Self {
         let requests = latency_us.len();
-        let processor_us: f64 = expense.processes.iter().map(|process| process.processor_ms * 1e3).sum();
+        let processor_us = 1e3 * expense.processor_ms();
         let per = |count: u64| if count == 0 { f64::NAN } else { processor_us / count as f64 };
         Self {
             name: name.to_owned(),

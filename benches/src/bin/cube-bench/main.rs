@@ -1,7 +1,8 @@
 //! `cube-bench`, the load generator: what a cluster does, how fast, and what it costs.
 //!
 //! `run` measures one workload, against a cluster of its own or one that is given. `marks` measures everything that has a
-//! mark and says how far each is from it. `overload` asks for three times what the nodes take. `peers` lets Cube KV and etcd take turns with the same workload. Each process's
+//! mark and says how far each is from it. `overload` asks for three times what the nodes take, `reads` compares
+//! ways to read. `peers` lets Cube KV and etcd take turns with the same workload. Each process's
 //! processor time is told, because on a shared machine that is the figure that holds.
 
 mod cluster;
@@ -14,6 +15,7 @@ mod options;
 mod overload;
 mod peers;
 mod process;
+mod reads;
 mod report;
 mod subject;
 
@@ -36,6 +38,7 @@ fn main() -> cube_benches::Result<()> {
                 Command::Run(run) => marks::one(&run).await,
                 Command::Marks(marks) => marks::all(&marks).await,
                 Command::Overload(overload) => overload::measure(&overload).await,
+                Command::Reads(reads) => reads::measure(&reads).await,
                 Command::Peers(peers) => peers::compare(&peers).await,
             }
         };

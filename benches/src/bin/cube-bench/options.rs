@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Marks(Marks),
     /// Three times more than the nodes take at once, also with one of them standing still.
     Overload(Overload),
+    /// A quorum beside a single replica, a replica that stands still, and a scan of everything.
+    Reads(Reads),
     /// The same workload against Cube KV and etcd, in turns.
     Peers(Peers),
 }
@@ -172,6 +174,21 @@ pub(crate) struct Overload {
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
     /// How long a peak and a rush are.
+    #[arg(long, value_parser = seconds, default_value = "8")]
+    pub(crate) time: Duration,
+    /// Where the figures go as JSON.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Reads {
+    #[command(flatten)]
+    pub(crate) nodes: Nodes,
+    /// How often what is compared takes turns.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+    /// How long a turn is.
     #[arg(long, value_parser = seconds, default_value = "8")]
     pub(crate) time: Duration,
     /// Where the figures go as JSON.
