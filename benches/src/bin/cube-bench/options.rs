@@ -24,9 +24,9 @@ pub(crate) enum Command {
     /// Three times more than the nodes take at once, also with one of them standing still.
     Overload(Overload),
     /// A quorum beside a single replica, a replica that stands still, and a scan of everything.
-    Reads(Reads),
+    Reads(Turns),
     /// The same workload against Cube KV and etcd, in turns.
-    Peers(Peers),
+    Peers(Turns),
 }
 
 /// What is done.
@@ -163,41 +163,9 @@ pub(crate) struct Marks {
     pub(crate) json: Option<PathBuf>,
 }
 
+/// What is compared takes turns, so that all of it has the same share of a machine that others use too.
 #[derive(Args, Debug)]
-pub(crate) struct Overload {
-    #[command(flatten)]
-    pub(crate) nodes: Nodes,
-    /// Requests that each node takes at once.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) places: usize,
-    /// How often peak and rush take turns.
-    #[arg(long, default_value_t = 3)]
-    pub(crate) rounds: usize,
-    /// How long a peak and a rush are.
-    #[arg(long, value_parser = seconds, default_value = "8")]
-    pub(crate) time: Duration,
-    /// Where the figures go as JSON.
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Reads {
-    #[command(flatten)]
-    pub(crate) nodes: Nodes,
-    /// How often what is compared takes turns.
-    #[arg(long, default_value_t = 3)]
-    pub(crate) rounds: usize,
-    /// How long a turn is.
-    #[arg(long, value_parser = seconds, default_value = "8")]
-    pub(crate) time: Duration,
-    /// Where the figures go as JSON.
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Peers {
+pub(crate) struct Turns {
     #[command(flatten)]
     pub(crate) nodes: Nodes,
     /// How often each has its turn.
@@ -209,6 +177,15 @@ pub(crate) struct Peers {
     /// Where the figures go as JSON.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Overload {
+    #[command(flatten)]
+    pub(crate) turns: Turns,
+    /// Requests that each node takes at once.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) places: usize,
 }
 
 fn seconds(given: &str) -> Result<Duration, String> {

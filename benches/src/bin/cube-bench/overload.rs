@@ -67,7 +67,7 @@ impl Stage<'_> {
 
     async fn turn(&mut self) -> Result<Turn> {
         let places = self.nodes * self.options.places;
-        let (settle, time) = (Duration::from_secs(2), self.options.time);
+        let (settle, time) = (Duration::from_secs(2), self.options.turns.time);
         Ok(Turn {
             calm_before: self.run("calm", places / CALM_PART, settle, CALM_AGAIN).await?,
             peak: self.run("peak", places, settle, time).await?,
@@ -79,7 +79,7 @@ impl Stage<'_> {
 
     async fn turns(&mut self) -> Result<Vec<Turn>> {
         let mut turns = Vec::new();
-        for _ in 0..self.options.rounds.max(1) {
+        for _ in 0..self.options.turns.rounds.max(1) {
             turns.push(self.turn().await?);
         }
         Ok(turns)
@@ -105,7 +105,7 @@ fn shape() -> Shape {
 
 /// Measures it, and prints how much of the peak was left.
 pub(crate) async fn measure(options: &Overload) -> Result<()> {
-    let mut nodes: Nodes = options.nodes.clone();
+    let mut nodes: Nodes = options.turns.nodes.clone();
     nodes.settings.push(format!("overload.in_flight_max={}", options.places));
     let cluster = Cluster::of(&nodes).await?;
     load::preload(&Subject::cube(&cluster.client, &shape()), &shape()).await?;
@@ -132,7 +132,7 @@ pub(crate) async fn measure(options: &Overload) -> Result<()> {
         report::processes(first);
         report::processes(last);
     }
-    println!("\n| part | wanted | measured, median of {} |\n|---|---|---|", options.rounds.max(1));
+    println!("\n| part | wanted | measured, median of {} |\n|---|---|---|", options.turns.rounds.max(1));
     for mark in &table {
         println!("| {} | {:.2} | {:.2} |", mark.what, mark.wanted, mark.measured);
     }
@@ -142,7 +142,7 @@ pub(crate) async fn measure(options: &Overload) -> Result<()> {
         marks: &'a [Mark],
         runs: &'a [Figures],
     }
-    report::json(options.json.as_deref(), &Report { marks: &table, runs: &whole.done })
+    report::json(options.turns.json.as_deref(), &Report { marks: &table, runs: &whole.done })
 }
 
 fn marks(what: [&'static str; 2], turns: &[Turn]) -> Vec<Mark> {

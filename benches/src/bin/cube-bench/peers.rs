@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::cluster::Cluster;
 use super::etcd::{self, Etcd};
 use super::figures::Figures;
-use super::options::{Distribution, Peers, Shape, Values, Workload};
+use super::options::{Distribution, Shape, Turns, Values, Workload};
 use super::subject::Subject;
 use super::{load, report};
 
@@ -34,7 +34,7 @@ struct Ratio {
 }
 
 /// Lets them take turns, and prints the ratios.
-pub(crate) async fn compare(peers: &Peers) -> Result<()> {
+pub(crate) async fn compare(peers: &Turns) -> Result<()> {
     if etcd::installed().is_none() {
         return Err("etcd is not installed; on Debian: apt-get install etcd-server".into());
     }

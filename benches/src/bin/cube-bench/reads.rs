@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::figures::{Figures, Meter};
-use super::options::{Distribution, Reads, Shape, Values, Workload};
+use super::options::{Distribution, Shape, Turns, Values, Workload};
 use super::subject::Subject;
 use super::{load, report};
 
@@ -67,7 +67,7 @@ fn shape(time: Duration) -> Shape {
 }
 
 /// Measures all of it.
-pub(crate) async fn measure(options: &Reads) -> Result<()> {
+pub(crate) async fn measure(options: &Turns) -> Result<()> {
     let (mut marks, mut done) = hot(options).await?;
     let scanned = scans(options).await?;
     println!("\n| scan | rows | seconds | rows/s | CPU us/row | others' cores |\n|---|---|---|---|---|---|");
@@ -93,7 +93,7 @@ pub(crate) async fn measure(options: &Reads) -> Result<()> {
     report::json(options.json.as_deref(), &Report { marks: &marks, runs: &mut done, scans: &scanned })
 }
 
-async fn hot(options: &Reads) -> Result<(Vec<Mark>, Vec<Figures>)> {
+async fn hot(options: &Turns) -> Result<(Vec<Mark>, Vec<Figures>)> {
     let cluster = Cluster::of(&options.nodes).await?;
     let quorum = shape(options.time);
     load::preload(&Subject::cube(&cluster.client, &quorum), &quorum).await?;
@@ -142,7 +142,7 @@ struct Scanned {
     others_cores: f64,
 }
 
-async fn scans(options: &Reads) -> Result<Vec<Scanned>> {
+async fn scans(options: &Turns) -> Result<Vec<Scanned>> {
     let cluster = Cluster::of(&options.nodes).await?;
     let small =
         Shape { workload: Workload::Put, value_bytes: SCANNED_BYTES, rows: SCANNED_ROWS, ..shape(options.time) };
