@@ -1,9 +1,12 @@
 //! What nodes say to each other: one envelope around every request and every reply, and the few things they ask.
 //!
 //! The envelope carries, from the first release on, what later features need to be negotiated and bounded: protocol
-//! version and features, the time that is left, the sender's clock, whether an account of the work is wanted. A body
-//! that a node does not know is answered with [`Refusal::Unsupported`], never guessed at. How they become bytes, and what
-//! a later release may add to them, is in `codec.rs`.
+//! version and features, the time that is left, the sender's clock, whether an account of the work is wanted. What a peer
+//! has not announced it is never sent ([`RequestBody::needs`]); a body that a node does not know is answered with
+//! [`Refusal::Unsupported`], never guessed at. How they become bytes, and what a later release may add to them, is in
+//! `codec.rs`.
+
+use std::fmt;
 
 use bytes::Bytes;
 use cube_storage::model::{
@@ -24,10 +27,44 @@ pub const PROTOCOL: u16 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Features(pub u64);
 
+impl Features {
+    /// Hints are sent at the pace of who takes them, and handed on by who leaves.
+    pub const HINTS: Self = Self(1);
+    /// Tables are read in the order of keys.
+    pub const TABLE_SCANS: Self = Self(1 << 1);
+    /// Replicas are compared.
+    pub const ANTI_ENTROPY: Self = Self(1 << 2);
+    /// What this build can: a bit is given once and never another meaning.
+    pub const OF_THIS_BUILD: Self = Self(Self::HINTS.0 | Self::TABLE_SCANS.0 | Self::ANTI_ENTROPY.0);
+
+    /// In words, for those that have one.
+    const NAMES: [(Self, &str); 3] =
+        [(Self::HINTS, "hints"), (Self::TABLE_SCANS, "table scans"), (Self::ANTI_ENTROPY, "anti-entropy")];
+
+    /// Those that both have.
+    pub fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those of `wanted` that are not among these; nothing where all are.
+    pub fn lacks(self, wanted: Self) -> Option<Self> {
+        let lacking = Self(wanted.0 & !self.0);
+        (lacking != Self::default()).then_some(lacking)
+    }
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Self::NAMES.into_iter().filter(|(feature, _)| self.common(*feature) == *feature);
+        let names: Vec<&str> = named.map(|(_, name)| name).collect();
+        f.write_str(&names.join(", "))
+    }
+}
+
 /// A request on its way to a replica.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// The protocol version the sender speaks.
+    /// The protocol version the sender speaks. Between nodes the transport sets this and the next to what the two agreed on.
     pub protocol: u16,
     /// What it may use beyond that.
     pub features: Features,
@@ -72,6 +109,16 @@ pub enum RequestBody {
 impl RequestBody {
     /// How many kinds of requests this build can carry out.
     pub const KINDS: u32 = 7;
+
+    /// What a peer must have announced to be sent this: nothing for what every release of the protocol's version knows.
+    pub fn needs(&self) -> Features {
+        match self {
+            Self::Write(_) | Self::Read(_) | Self::Scan(_) | Self::Unknown { .. } => Features::default(),
+            Self::HintCredits(_) | Self::TakeHints(_) => Features::HINTS,
+            Self::ScanTable(_) => Features::TABLE_SCANS,
+            Self::AntiEntropy(_) => Features::ANTI_ENTROPY,
+        }
+    }
 }
 
 /// Rows to keep.

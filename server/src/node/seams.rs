@@ -45,6 +45,10 @@ impl AddressBook for KnownAddresses {
     fn peer_address(&self, node: NodeId) -> Option<String> {
         self.0.current().topology().member(node).map(|member| member.addresses.peer.clone())
     }
+
+    fn peer_name(&self, node: NodeId) -> Option<String> {
+        self.0.current().topology().member(node).map(|member| member.name.clone())
+    }
 }
 
 pub(super) fn watch_clocks(watch: &Arc<Mutex<ClockWatch>>, machine: &Arc<dyn Clock>) -> OnPing {

@@ -35,10 +35,16 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// A node that speaks what this build speaks, and no features.
+    /// A node that speaks what this build speaks, with all it can.
     pub fn of_this_build(cluster: ClusterId, node: NodeId, name: impl Into<String>, instance: InstanceId) -> Self {
         let (protocol_min, protocol_max) = (PROTOCOL, PROTOCOL);
-        Self { cluster, node, name: name.into(), instance, protocol_min, protocol_max, features: Features::default() }
+        let features = Features::OF_THIS_BUILD;
+        Self { cluster, node, name: name.into(), instance, protocol_min, protocol_max, features }
+    }
+
+    /// What it agrees on at least, with whomever.
+    pub(super) fn least(&self) -> Negotiated {
+        Negotiated { protocol: self.protocol_min, features: Features::default() }
     }
 }
 
@@ -110,8 +116,8 @@ pub enum HandshakeRefused {
         /// The newest of the one that refuses.
         ours_max: u16,
     },
-    /// The node is not part of a cluster yet.
-    #[error("it is not a member of a cluster yet")]
+    /// The node is no member of a cluster yet, or is just starting.
+    #[error("it is starting, and does not take part in its cluster yet")]
     NotReady,
     /// The node is about to leave.
     #[error("it is shutting down")]
@@ -212,7 +218,7 @@ pub(super) fn agree(
         });
     }
     check(theirs)?;
-    Ok(Negotiated { protocol, features: Features(ours.features.0 & theirs.features.0) })
+    Ok(Negotiated { protocol, features: ours.features.common(theirs.features) })
 }
 
 pub(super) fn check_cluster(ours: ClusterId, theirs: &PeerIdentity) -> Result<(), HandshakeRefused> {

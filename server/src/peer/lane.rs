@@ -1,7 +1,8 @@
 //! The asking side of one lane to one peer: what waits to be sent, what waits for its reply, and whether there is a
 //! connection. Plain state behind one lock; the connection (`link.rs`) and the tick (`transport.rs`) move it.
 //!
-//! Invariants: a request is in `pending` until it is told, and whoever takes it out tells it, so each is told once. No
+//! Invariants: a request is in `pending` until it is told, and whoever takes it out tells it, so each is told once. None is
+//! sent that needs what the peer has not announced, also if it waited for the connection before that was known. No
 //! lock is held while somebody is told: they may send at once. The bounds count what is pending, so a peer that is slow
 //! to answer fills its own lane and nobody else's.
 
@@ -12,11 +13,13 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use cube_proto::peer::v1 as wire;
+use cube_replication::messages::{Features, Refusal, Reply};
 use cube_replication::transport::{OnReply, PeerError};
 use cube_storage::clock::Clock;
-use cube_storage::model::NodeId;
+use cube_storage::model::{Hlc, NodeId};
 use parking_lot::Mutex;
 
+use super::identity::Negotiated;
 use super::settings::{FRAME_BYTES, FRAME_MESSAGES_MAX, PeerSettings};
 
 /// Whether requests are taken.
@@ -43,6 +46,8 @@ pub(super) struct Lane {
 
 struct State {
     access: Access,
+    /// What was agreed on, as long as the access is open.
+    agreed: Option<Negotiated>,
     /// Which connection may take messages. A stream of an earlier one ends as soon as it is polled.
     connection: u64,
     control: VecDeque<wire::Frame>,
@@ -63,6 +68,7 @@ struct State {
 
 struct Pending {
     deadline_ms: u64,
+    needs: Features,
     /// The request, until it is sent.
     body: Option<Bytes>,
     reply: OnReply,
@@ -78,22 +84,31 @@ pub(super) struct Load {
     pub(super) messages: u64,
 }
 
+/// What a request is told instead of the peer's reply.
+pub(super) type Instead = Result<Reply, PeerError>;
+
 /// Requests that are to be told of a failure, which has to be done without any lock.
 #[must_use]
-pub(super) struct Failed(Vec<(OnReply, PeerError)>);
+pub(super) struct Failed(Vec<(OnReply, Instead)>);
 
 impl Failed {
     pub(super) fn tell(self) {
-        for (reply, error) in self.0 {
-            reply(Err(error));
+        for (reply, instead) in self.0 {
+            reply(instead);
         }
     }
+}
+
+/// What the peer itself would answer, if it could read the request.
+fn unsupported(peer: NodeId, lacking: Features) -> Reply {
+    Reply { from: peer, clock: Hlc::default(), body: Err(Refusal::Unsupported(lacking.to_string())) }
 }
 
 impl Lane {
     pub(super) fn new(peer: NodeId, clock: Arc<dyn Clock>, settings: &PeerSettings) -> Self {
         let state = State {
             access: Access::Opening,
+            agreed: None,
             connection: 0,
             control: VecDeque::new(),
             ping: None,
@@ -111,25 +126,33 @@ impl Lane {
         Self { peer, clock, waiting_max, waiting_bytes_max, state: Mutex::new(state) }
     }
 
-    /// Why a request would be refused now, whatever its size: told before it is serialised.
-    pub(super) fn refusal(&self) -> Option<PeerError> {
-        self.state.lock().refusal(self, 0)
+    /// What was agreed on with the peer, if that is known, or why a request that needs this would be refused now, whatever
+    /// its size: told before it is serialised.
+    pub(super) fn agreed(&self, needs: Features) -> Result<Option<Negotiated>, Instead> {
+        let state = self.state.lock();
+        state.refusal(self, 0, needs).map_or(Ok(state.agreed), Err)
     }
 
-    /// Queues a request. It comes back with the reason if it is refused.
-    pub(super) fn push(&self, body: Bytes, time_left_ms: u32, reply: OnReply) -> Result<(), (PeerError, OnReply)> {
+    /// Queues a request. It comes back with what it is to be told if it is refused.
+    pub(super) fn push(
+        &self,
+        body: Bytes,
+        needs: Features,
+        time_left_ms: u32,
+        reply: OnReply,
+    ) -> Result<(), (Instead, OnReply)> {
         let deadline_ms = self.clock.monotonic_ms().saturating_add(u64::from(time_left_ms));
         let mut state = self.state.lock();
-        if let Some(error) = state.refusal(self, body.len()) {
+        if let Some(instead) = state.refusal(self, body.len(), needs) {
             drop(state);
-            return Err((error, reply));
+            return Err((instead, reply));
         }
         let id = state.next_id;
         state.next_id += 1;
         state.queue.push_back(id);
         state.queue_bytes += body.len();
         state.earliest_deadline_ms = state.earliest_deadline_ms.min(deadline_ms);
-        state.pending.insert(id, Pending { deadline_ms, body: Some(body), reply });
+        state.pending.insert(id, Pending { deadline_ms, needs, body: Some(body), reply });
         let waker = state.waker.take();
         drop(state);
         wake(waker);
@@ -181,7 +204,7 @@ impl Lane {
         }
         let overdue: Vec<u64> =
             state.pending.iter().filter(|(_, pending)| pending.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
-        let failed = state.fail(overdue, |_| PeerError::TimedOut { peer: self.peer });
+        let failed = state.fail(overdue, |_| Err(PeerError::TimedOut { peer: self.peer }));
         state.earliest_deadline_ms =
             state.pending.values().map(|pending| pending.deadline_ms).min().unwrap_or(u64::MAX);
         let State { queue, pending, .. } = &mut *state;
@@ -204,9 +227,19 @@ impl Lane {
         connection
     }
 
-    /// The two know each other: requests may go.
-    pub(super) fn open(&self) {
-        self.change(|state| state.access = Access::Open);
+    /// The two know each other: requests may go, but for those that the peer cannot read.
+    pub(super) fn open(&self, agreed: Negotiated) -> Failed {
+        let mut state = self.state.lock();
+        state.access = Access::Open;
+        state.agreed = Some(agreed);
+        let lacking = |pending: &Pending| agreed.features.lacks(pending.needs);
+        let beyond =
+            state.pending.iter().filter(|(_, pending)| lacking(pending).is_some()).map(|(id, _)| *id).collect();
+        let failed = state.fail(beyond, |pending| Ok(unsupported(self.peer, lacking(pending).unwrap_or_default())));
+        let waker = state.waker.take();
+        drop(state);
+        wake(waker);
+        failed
     }
 
     /// Somebody heard that the peer is alive: requests may wait for the connection that is being made.
@@ -249,9 +282,10 @@ impl Lane {
         let mut state = self.state.lock();
         state.connection += 1;
         state.access = next;
+        state.agreed = None;
         let waker = state.waker.take();
         let sent = state.pending.iter().filter(|(_, pending)| pending.body.is_none()).map(|(id, _)| *id).collect();
-        let mut failed = state.fail(sent, |_| PeerError::Broken { peer: self.peer });
+        let mut failed = state.fail(sent, |_| Err(PeerError::Broken { peer: self.peer }));
         if next != Access::Opening {
             failed.0.extend(state.fail_unsent(self.peer).0);
         }
@@ -278,15 +312,18 @@ impl Lane {
 }
 
 impl State {
-    fn refusal(&self, lane: &Lane, bytes: usize) -> Option<PeerError> {
+    fn refusal(&self, lane: &Lane, bytes: usize, needs: Features) -> Option<Instead> {
         let peer = lane.peer;
         if matches!(self.access, Access::Closed | Access::Gone) {
-            return Some(PeerError::Unreachable { peer });
+            return Some(Err(PeerError::Unreachable { peer }));
+        }
+        if let Some(lacking) = self.agreed.and_then(|agreed| agreed.features.lacks(needs)) {
+            return Some(Ok(unsupported(peer, lacking)));
         }
         let waiting = self.pending.len();
         let too_long = self.queue_bytes > 0 && self.queue_bytes + bytes > lane.waiting_bytes_max;
         let is_full = waiting >= lane.waiting_max || too_long;
-        is_full.then_some(PeerError::QueueFull { peer, waiting, limit: lane.waiting_max })
+        is_full.then_some(Err(PeerError::QueueFull { peer, waiting, limit: lane.waiting_max }))
     }
 
     fn next_messages(&mut self, now_ms: u64) -> Vec<wire::Message> {
@@ -321,11 +358,11 @@ impl State {
     }
 
     /// Takes requests out, in the order in which they were sent.
-    fn fail(&mut self, mut ids: Vec<u64>, error: impl Fn(&Pending) -> PeerError) -> Failed {
+    fn fail(&mut self, mut ids: Vec<u64>, instead: impl Fn(&Pending) -> Instead) -> Failed {
         ids.sort_unstable();
         let failed = ids.into_iter().filter_map(|id| self.remove(id)).map(|pending| {
-            let error = error(&pending);
-            (pending.reply, error)
+            let instead = instead(&pending);
+            (pending.reply, instead)
         });
         Failed(failed.collect())
     }
@@ -334,7 +371,7 @@ impl State {
         let queued = mem::take(&mut self.queue);
         let unsent = queued.into_iter().filter(|id| self.pending.get(id).is_some_and(|one| one.body.is_some()));
         let unsent: Vec<u64> = unsent.collect();
-        self.fail(unsent, |_| PeerError::Unreachable { peer })
+        self.fail(unsent, |_| Err(PeerError::Unreachable { peer }))
     }
 }
 

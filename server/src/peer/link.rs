@@ -4,8 +4,10 @@
 //! retried ever more rarely, at once when somebody hears that the peer is alive, and never while requests wait for it
 //! that another node could carry out: a lane whose last attempt failed refuses them until there is a connection.
 
+use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -55,6 +57,18 @@ pub(super) enum LinkError {
     Goodbye,
 }
 
+impl LinkError {
+    /// Whether the peer itself said that it leaves.
+    fn is_leave(&self) -> bool {
+        matches!(self, Self::Goodbye | Self::RefusedByPeer { reason: RefusalReason::Draining, .. })
+    }
+
+    /// Whether it is there and does not take part yet.
+    fn is_start(&self) -> bool {
+        matches!(self, Self::RefusedByPeer { reason: RefusalReason::NotReady, .. })
+    }
+}
+
 /// One lane of a peer, with its connection.
 pub(super) struct Link {
     pub(super) lane: Lane,
@@ -73,6 +87,8 @@ struct Told {
     connections: u64,
     ping_rtt_us: Option<u64>,
     last_error: Option<LinkError>,
+    /// The peer said that it leaves, and has not been there since: nobody need be told that it cannot be reached.
+    has_left: bool,
 }
 
 impl Link {
@@ -155,8 +171,9 @@ impl Link {
         }
         match self.meet(first) {
             Ok(session) => {
+                let agreed = session.negotiated;
                 self.note_begin(session.at(address));
-                self.lane.open();
+                self.lane.open(agreed).tell();
                 Ok(inbound)
             }
             Err(refused) => {
@@ -233,11 +250,16 @@ impl Link {
     }
 
     fn note_begin(&self, session: Session) {
-        tracing::info!(peer = %self.peer, lane = ?self.kind, address = %session.address, name = %session.name,
+        tracing::info!(peer = %session.name, lane = ?self.kind, address = %session.address,
             protocol = session.negotiated.protocol, "connected to a peer");
         let mut told = self.told.lock();
         told.connections += 1;
+        told.has_left = false;
         told.session = Some(session);
+    }
+
+    fn name(&self) -> String {
+        self.common.addresses.peer_name(self.peer).unwrap_or_else(|| self.peer.to_string())
     }
 
     /// Whether the connection that ended was a good one.
@@ -245,9 +267,19 @@ impl Link {
         let mut told = self.told.lock();
         let session = told.session.take();
         told.ping_rtt_us = None;
+        told.has_left |= error.is_leave();
         // The same failure again and again is told once.
         if session.is_some() || told.last_error.as_ref() != Some(error) {
-            tracing::warn!(peer = %self.peer, lane = ?self.kind, reason = %error, "no connection to a peer");
+            let (peer, lane) = (self.name(), self.kind);
+            if self.common.is_leaving.load(Ordering::Relaxed) || (told.has_left && !error.is_leave()) {
+                tracing::debug!(%peer, ?lane, reason = %error, "no connection to a peer");
+            } else if told.has_left {
+                tracing::info!(%peer, ?lane, "a peer shuts down");
+            } else if error.is_start() {
+                tracing::info!(%peer, ?lane, "a peer starts");
+            } else {
+                tracing::warn!(%peer, ?lane, reason = %error, "no connection to a peer");
+            }
         }
         told.last_error = Some(error.clone());
         session.is_some_and(|session| session.since.elapsed() >= GOOD_AFTER) && *error != LinkError::Goodbye
@@ -292,6 +324,8 @@ impl Stream for Outbound {
     }
 }
 
+/// What lies at the bottom of it: gRPC and HTTP/2 wrap it in words of theirs.
 fn broke(status: &Status) -> LinkError {
-    LinkError::Broke(describe(status))
+    let cause = std::iter::successors(status.source(), |&cause| cause.source()).last();
+    LinkError::Broke(cause.map_or_else(|| status.message().to_owned(), ToString::to_string))
 }

@@ -222,6 +222,10 @@ impl PeerServer {
 
     /// The refused try again and again: each reason is told once, until there is another.
     fn note_refused(&self, refused: &HandshakeRefused) {
+        // It passes by itself, and is how nodes start and stop.
+        if matches!(refused, HandshakeRefused::NotReady | HandshakeRefused::Draining) {
+            return tracing::debug!(reason = %refused, "a peer was refused");
+        }
         let mut last = self.shared.last_refused.lock();
         if last.as_ref() != Some(refused) {
             tracing::warn!(reason = %refused, "a peer was refused");

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +33,9 @@ const TICK: Duration = Duration::from_millis(5);
 pub trait AddressBook: Send + Sync {
     /// The `host:port` at which a node listens for its peers.
     fn peer_address(&self, node: NodeId) -> Option<String>;
+
+    /// Its name, for people.
+    fn peer_name(&self, node: NodeId) -> Option<String>;
 }
 
 /// The clocks of two nodes at about the same moment, in milliseconds since 1970.
@@ -79,6 +83,8 @@ pub(super) struct Common {
     pub(super) random: Mutex<Box<dyn RngCore + Send>>,
     pub(super) on_ping: OnPing,
     pub(super) settings: PeerSettings,
+    /// This node is about to end, maybe together with its peers.
+    pub(super) is_leaving: AtomicBool,
 }
 
 type Peers = Arc<RwLock<BTreeMap<NodeId, Peer>>>;
@@ -116,7 +122,8 @@ impl GrpcTransport {
     /// A transport without connections: they are made when a peer is first asked or woken.
     pub fn new(parts: GrpcTransportParts) -> Self {
         let GrpcTransportParts { identity, check, addresses, clock, random, on_ping, runtime, settings } = parts;
-        let common = Common { identity, check, addresses, clock, random: Mutex::new(random), on_ping, settings };
+        let (random, is_leaving) = (Mutex::new(random), AtomicBool::new(false));
+        let common = Common { identity, check, addresses, clock, random, on_ping, settings, is_leaving };
         let transport =
             Self { common: Arc::new(common), peers: Peers::default(), runtime, stop: CancellationToken::new() };
         transport.runtime.spawn(tick(Arc::clone(&transport.peers), transport.stop.clone()));
@@ -136,6 +143,11 @@ impl GrpcTransport {
         if let Some(peer) = forgotten {
             peer.stop.cancel();
         }
+    }
+
+    /// This node is about to end: from now on no operator is warned of peers that cannot be reached.
+    pub fn leave(&self) {
+        self.common.is_leaving.store(true, Ordering::Relaxed);
     }
 
     /// Ends all connections. What is under way fails, and so does whatever is sent from now on.
@@ -196,15 +208,19 @@ impl PeerTransport for GrpcTransport {
         let Some(link) = self.link(to, lane) else {
             return reply(Err(PeerError::Unreachable { peer: to }));
         };
-        if let Some(error) = link.lane.refusal() {
-            return reply(Err(error));
-        }
-        let Ok(body) = codec::encode(&request) else {
+        let needs = request.body.needs();
+        let agreed = match link.lane.agreed(needs) {
+            Ok(agreed) => agreed,
+            Err(instead) => return reply(instead),
+        };
+        // Until that is known, no more than every peer that may be connected understands.
+        let Negotiated { protocol, features } = agreed.unwrap_or(self.common.identity.least());
+        let Ok(body) = codec::encode(&Request { protocol, features, ..request }) else {
             // Larger than any request that the limits let through.
             return reply(Err(PeerError::Unreachable { peer: to }));
         };
-        if let Err((error, reply)) = link.lane.push(Bytes::from(body), time_left_ms, reply) {
-            reply(Err(error));
+        if let Err((instead, reply)) = link.lane.push(Bytes::from(body), needs, time_left_ms, reply) {
+            reply(instead);
         }
     }
 }

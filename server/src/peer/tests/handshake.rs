@@ -148,3 +148,60 @@ fn what_is_no_handshake_is_refused() {
     }
     assert!(process.server.status().is_empty());
 }
+
+#[test]
+fn a_peer_is_never_sent_what_it_has_not_announced_and_is_once_it_was_upgraded() {
+    let (heard, fewer) = (Arc::new(Echo::default()), Features::HINTS);
+    let older = PeerIdentity { features: fewer, ..identity(TWO) };
+    let process = Process::member(older, heard.clone());
+    let asker = Asker::new(settings());
+    asker.book.put(TWO, &process.address);
+    let scan = || request_of(table_scan(), 1, AMPLE_MS);
+    // Asked before anybody can know, and then again and again.
+    let mut waiting = vec![asker.send(TWO, Lane::Foreground, scan())];
+    asker.connect(TWO);
+    assert_eq!(asker.transport.negotiated(TWO).map(|agreed| agreed.features), Some(fewer));
+    waiting.extend([Lane::Foreground, Lane::Background].map(|lane| asker.send(TWO, lane, scan())));
+    for told in waiting {
+        let reply = told.wait().unwrap();
+        assert_eq!((reply.from, reply.body), (TWO, Err(Refusal::Unsupported("table scans".into()))));
+    }
+    assert_eq!(heard.heard.load(Ordering::Relaxed), 0, "it was sent");
+    asker.ask_until_answered(TWO);
+    let before = heard.heard.load(Ordering::Relaxed);
+
+    process.kill();
+    let upgraded = Process::member(identity(TWO), heard.clone());
+    asker.book.put(TWO, &upgraded.address);
+    eventually("the upgraded peer is asked", || {
+        asker.send(TWO, Lane::Foreground, scan()).wait().is_ok_and(|reply| reply.body.is_ok())
+    });
+    assert!(heard.heard.load(Ordering::Relaxed) > before);
+}
+
+#[test]
+fn a_request_says_what_the_two_agreed_on() {
+    let hoard = Arc::new(Hoard::default());
+    let process = Process::member(speaking(TWO, 1, 1, 0b0101), hoard.clone());
+    let asker = asker_of(speaking(ONE, 1, 4, 0b0111), anybody());
+    asker.book.put(TWO, &process.address);
+    asker.connect(TWO);
+    let told = asker.send(TWO, Lane::Foreground, request(1, AMPLE_MS));
+    eventually("it arrives", || hoard.len() == 1);
+    let said = hoard.0.lock().iter().map(|(request, _)| (request.protocol, request.features)).next();
+    assert_eq!(said, Some((1, Features(0b0101))));
+    hoard.answer_all();
+    told.wait().unwrap();
+}
+
+fn table_scan() -> RequestBody {
+    RequestBody::ScanTable(ScanTable {
+        table: TableId(1),
+        prefix: Bytes::new(),
+        backward: false,
+        rows_max: 1,
+        bytes_max: 1,
+        position: None,
+        partitions: Vec::new(),
+    })
+}

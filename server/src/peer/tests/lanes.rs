@@ -20,15 +20,16 @@ fn bench(settings: PeerSettings) -> Bench {
     let connection = lane.begin(wire::Hello::default());
     let bench = Bench { clock, lane, connection };
     assert!(bench.frame().unwrap().hello.is_some());
-    bench.lane.open();
+    bench.lane.open(identity(TWO).least()).tell();
     bench
 }
 
 impl Bench {
     fn push(&self, bytes: usize, time_left_ms: u32) -> Told {
         let told = Told::default();
-        if let Err((error, reply)) = self.lane.push(Bytes::from(vec![0; bytes]), time_left_ms, told.note()) {
-            reply(Err(error));
+        let pushed = self.lane.push(Bytes::from(vec![0; bytes]), Features::default(), time_left_ms, told.note());
+        if let Err((instead, reply)) = pushed {
+            reply(instead);
         }
         told
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cube_replication::messages::{
-    Features, PROTOCOL, ReadRows, Reply, ReplyBody, Request, RequestBody, Stamp, Want, WriteRows,
+    Features, PROTOCOL, ReadRows, Refusal, Reply, ReplyBody, Request, RequestBody, ScanTable, Stamp, Want, WriteRows,
 };
 use cube_replication::replica::OnAnswer;
 use cube_replication::transport::{Lane, OnReply, PeerError, PeerTransport, Serve};
@@ -92,6 +92,10 @@ impl Book {
 impl AddressBook for Book {
     fn peer_address(&self, node: NodeId) -> Option<String> {
         self.0.lock().get(&node).cloned()
+    }
+
+    fn peer_name(&self, node: NodeId) -> Option<String> {
+        Some(format!("node-{}", node.0))
     }
 }
 
