@@ -278,9 +278,9 @@ impl LogLevel {
 impl Default for LogLevel {
     /// What an operator wants to know, without the bookkeeping of the libraries.
     fn default() -> Self {
-        // Of a follower that does not answer, `openraft::replication` logs an error three times a second; `silence.rs` of
-        // the control plane tells it once.
-        Self("info,openraft=error,openraft::replication=off,chitchat=warn".to_owned())
+        // Of a member that does not answer openraft logs an error several times a second, and one for every vote that it
+        // does not give; `silence.rs` of the control plane tells it once, and `membership.rs` that Raft has stopped.
+        Self("info,openraft=off,chitchat=warn".to_owned())
     }
 }
 

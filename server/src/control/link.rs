@@ -22,10 +22,13 @@ pub enum ControlCall {
     Propose = 4,
     /// What nodes report of the moves under way, for the leader.
     Report = 5,
+    /// The leader leaves: the receiver is to ask for votes. One that does not know it elects later.
+    LeaderLeaves = 6,
 }
 
 impl ControlCall {
-    const ALL: [Self; 5] = [Self::AppendEntries, Self::Vote, Self::InstallSnapshot, Self::Propose, Self::Report];
+    const ALL: [Self; 6] =
+        [Self::AppendEntries, Self::Vote, Self::InstallSnapshot, Self::Propose, Self::Report, Self::LeaderLeaves];
 
     /// Its number on the wire.
     pub fn number(self) -> u8 {
@@ -46,6 +49,7 @@ impl fmt::Display for ControlCall {
             Self::InstallSnapshot => "install snapshot",
             Self::Propose => "propose",
             Self::Report => "report",
+            Self::LeaderLeaves => "leader leaves",
         })
     }
 }
@@ -103,11 +107,11 @@ mod tests {
     #[test]
     fn calls_keep_their_numbers() {
         let numbers = ControlCall::ALL.map(|call| (call.to_string(), call.number()));
-        let expected = ["append entries", "vote", "install snapshot", "propose", "report"];
+        let expected = ["append entries", "vote", "install snapshot", "propose", "report", "leader leaves"];
         for ((name, number), (expected_name, expected)) in numbers.iter().zip(expected.iter().zip(1u8..)) {
             assert_eq!((name.as_str(), *number), (*expected_name, expected));
             assert_eq!(ControlCall::of(*number).map(ControlCall::number), Some(*number));
         }
-        assert_eq!((ControlCall::of(0), ControlCall::of(6)), (None, None));
+        assert_eq!((ControlCall::of(0), ControlCall::of(7)), (None, None));
     }
 }

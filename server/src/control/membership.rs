@@ -5,6 +5,7 @@
 //! for it: the next look is a tick away, and a voter that cannot be replaced yet is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::hand_over::hand_over;
+use super::network::Network;
 use super::propose::leads;
 use super::raft_types::{Metrics, Raft, node_id, raft_id};
 use super::state::HardState;
@@ -33,6 +36,20 @@ pub(super) enum Wanted {
     AddLearners(BTreeMap<u64, BasicNode>),
     RemoveLearners(BTreeSet<u64>),
     Voters(BTreeSet<u64>),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |ids: &mut dyn Iterator<Item = u64>| {
+            let names: Vec<String> = ids.filter_map(node_id).map(|node| node.to_string()).collect();
+            names.join(", ")
+        };
+        match self {
+            Self::AddLearners(nodes) => write!(f, "copies go to {} too", names(&mut nodes.keys().copied())),
+            Self::RemoveLearners(ids) => write!(f, "no copies go to {} any more", names(&mut ids.iter().copied())),
+            Self::Voters(ids) => write!(f, "{} are to vote", names(&mut ids.iter().copied())),
+        }
+    }
 }
 
 /// What is to be changed next, if anything.
@@ -86,7 +103,9 @@ fn next_voters(members: &BTreeMap<NodeId, Member>, voters: &BTreeSet<u64>, metri
 
 /// Looks after the membership for as long as this node lives, whenever it leads.
 pub(super) async fn look_after(
+    me: NodeId,
     raft: Raft,
+    network: Arc<Network>,
     mut states: watch::Receiver<Arc<HardState>>,
     tick: Duration,
     stop: CancellationToken,
@@ -104,6 +123,13 @@ pub(super) async fn look_after(
             () = stop.cancelled() => return,
             () = woken => {}
         }
+        let running = raft.metrics().borrow().running_state.clone();
+        if let Err(reason) = running
+            && !stop.is_cancelled()
+        {
+            tracing::error!(%reason, "Raft has stopped: this node serves the state it has, until it is restarted");
+            return;
+        }
         let next = {
             let metrics = raft.metrics();
             let metrics = metrics.borrow();
@@ -113,7 +139,17 @@ pub(super) async fn look_after(
             wait = tick;
             continue;
         };
-        tracing::info!(change = ?next, "Raft's membership changes");
+        // A leader that is to vote no more lets the next one see to that.
+        if matches!(&next, Wanted::Voters(voters) if !voters.contains(&raft_id(me))) {
+            let handed_over = tokio::select! {
+                () = stop.cancelled() => return,
+                handed_over = hand_over(me, &raft, &network) => handed_over,
+            };
+            if handed_over {
+                continue;
+            }
+        }
+        tracing::info!(change = %next, "Raft's membership changes");
         let changes = match next {
             Wanted::AddLearners(nodes) => ChangeMembers::AddNodes(nodes),
             Wanted::RemoveLearners(ids) => ChangeMembers::RemoveNodes(ids),

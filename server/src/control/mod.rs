@@ -8,6 +8,7 @@
 //!             machine.rs: apply.rs, schema.rs ──▶ Arc<HardState> ──▶ the data path
 //!
 //! on the leader:  membership.rs (voters.rs): who votes      driving.rs (topology/moves.rs): moves of replicas
+//!                 hand_over.rs: another one leads before this one leaves
 //! ```
 //!
 //! Nothing on the data path waits for any of this: it reads the newest [`HardState`] that this node has applied. A node
@@ -19,6 +20,7 @@ mod command;
 mod disk;
 mod driving;
 mod error;
+mod hand_over;
 mod link;
 mod log_store;
 mod machine;
@@ -128,7 +130,8 @@ impl Control {
         let proposer = Arc::new(Proposer::new(me, raft.clone(), Arc::clone(&network)));
         let driving = Arc::new(Driving::new(states.clone()));
         let stop = CancellationToken::new();
-        let look_after = membership::look_after(raft.clone(), states.clone(), options.tick, stop.clone());
+        let look_after =
+            membership::look_after(me, raft.clone(), Arc::clone(&network), states.clone(), options.tick, stop.clone());
         let drive = Arc::clone(&driving).run(Arc::clone(&proposer), options.tick, stop.clone());
         let end = end(raft.clone(), disk, stop.clone());
         let tasks = Mutex::new(vec![tokio::spawn(look_after), tokio::spawn(drive), tokio::spawn(end)]);
@@ -213,6 +216,14 @@ impl Control {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         ControlStatus::of(&metrics, self.receiver.heard(), self.options.quorum_fresh())
+    }
+
+    /// Has another voter lead, if this node does: for one that is about to end, so that changes need not wait until it is
+    /// missed. Tells whether another one leads now. Takes at most a few seconds. From then on no operator is warned of
+    /// members that do not answer.
+    pub async fn hand_over(&self) -> bool {
+        self.network.silences.leave();
+        hand_over::hand_over(self.me, &self.raft, &self.network).await
     }
 
     /// Stops taking part, and frees the disk. The last state can still be read.

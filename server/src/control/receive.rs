@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::driving::Driving;
+use super::hand_over::{self, Leaving};
 use super::link::{ControlCall, LinkError};
 use super::propose::Proposer;
 use super::raft_types::Raft;
@@ -92,6 +93,11 @@ impl Receiver {
                     ReportReply::NotLeader { leader: self.proposer.leader() }
                 };
                 wire::encode_reply(call, &reply)
+            }
+            ControlCall::LeaderLeaves => {
+                let leaving: Leaving = self.read(call, payload)?;
+                hand_over::take_over(&self.raft, leaving).await;
+                wire::encode_reply(call, &())
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cube_storage::model::NodeId;
@@ -21,12 +22,16 @@ struct Silent {
 
 /// Those that do not answer.
 #[derive(Debug, Default)]
-pub(super) struct Silences(Mutex<BTreeMap<NodeId, Silent>>);
+pub(super) struct Silences {
+    silent: Mutex<BTreeMap<NodeId, Silent>>,
+    /// This node is about to end, maybe together with the others: nobody need be told.
+    is_leaving: AtomicBool,
+}
 
 impl Silences {
     /// A message was not answered. When that has become a silence: since when.
     pub(super) fn unanswered(&self, node: NodeId, now: Instant) -> Option<Duration> {
-        let mut silent = self.0.lock();
+        let mut silent = self.silent.lock();
         let silence = silent.entry(node).or_insert(Silent { since: now, unanswered: 0 });
         silence.unanswered = silence.unanswered.saturating_add(1);
         (silence.unanswered == UNANSWERED_MIN).then(|| now.duration_since(silence.since))
@@ -34,12 +39,20 @@ impl Silences {
 
     /// A message was answered. When that ends a silence that was told: how long it was.
     pub(super) fn answered(&self, node: NodeId, now: Instant) -> Option<Duration> {
-        let ended = self.0.lock().remove(&node)?;
+        let ended = self.silent.lock().remove(&node)?;
         (ended.unanswered >= UNANSWERED_MIN).then(|| now.duration_since(ended.since))
+    }
+
+    /// Tells nothing from now on.
+    pub(super) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
     }
 
     /// Logs what is new after a message.
     pub(super) fn note<T, E: Display>(&self, node: NodeId, name: impl Fn() -> String, outcome: &Result<T, E>) {
+        if self.is_leaving.load(Ordering::Relaxed) {
+            return;
+        }
         let now = Instant::now();
         match outcome {
             Ok(_) => {

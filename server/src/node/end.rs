@@ -1,7 +1,7 @@
 //! The end of a node: told by a signal, then in order.
 //!
 //! Health says it first, for a while in which everything is still served, so that clients and balancers go elsewhere and
-//! nobody is turned away who looks. Then new work is refused, and what is under way gets its time. Then the others are
+//! nobody is turned away who looks; if it leads in Raft, another node is made to meanwhile. Then new work is refused, and what is under way gets its time. Then the others are
 //! told, by gossip and on every connection, so that they stop asking at once instead of finding out; what they asked
 //! before is answered. Last the doors close and the parts of the member stop.
 
@@ -65,10 +65,15 @@ pub(super) async fn drain(config: &Config, serving: Serving<'_>, end: &mut End) 
     let Serving { edge, front, member, stop_doors, stop_peers, http, grpc, peers } = serving;
     edge.leave();
     front.last_answers();
-    tokio::select! {
-        () = tokio::time::sleep(config.timeouts.announce) => {}
-        () = end.told() => {}
-    }
+    member.transport.leave();
+    let announced = async {
+        tokio::select! {
+            () = tokio::time::sleep(config.timeouts.announce) => {}
+            () = end.told() => {}
+        }
+    };
+    // Changes of the hard state go on under another leader, before this one is missed.
+    tokio::join!(announced, member.control.hand_over());
     edge.drain();
     let idle = async {
         while member.coordinator.in_flight() > 0 {

@@ -62,6 +62,12 @@ impl Member {
         let status = self.control.status();
         (!status.has_quorum).then(|| {
             "no majority of the voters is heard: keyspaces, tables and members cannot be changed now, data is served at \
+        if let Some(reason) = status.stopped {
+            return Some(format!(
+                "this node hears of no change of keyspaces, tables and members any more, and makes none: restart it \
+                 ({reason})"
+            ));
+        }
              its levels"
                 .to_owned()
         })

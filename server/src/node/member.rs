@@ -305,6 +305,7 @@ impl Member {
         });
         if let Err(error) = stopped.await {
             tracing::error!(%error, "the node's threads did not stop");
+        self.transport.close();
         }
     }
 }
