@@ -14,7 +14,7 @@ const ADDRESS_BYTES_MAX: usize = 259;
 /// The longest time between two syncs: past it, a loss of power takes back more than anybody would call a moment.
 const SYNC_INTERVAL_MS_MAX: u32 = 60_000;
 
-/// A name of a member, keyspace or table.
+/// A name of a keyspace or table.
 pub(super) fn check_name(name: &str) -> Result<(), Refusal> {
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
     let starts_well = name.bytes().next().is_some_and(|first| first.is_ascii_alphabetic());
@@ -22,6 +22,16 @@ pub(super) fn check_name(name: &str) -> Result<(), Refusal> {
         Ok(())
     } else {
         Err(Refusal::BadName { name: shortened(name) })
+    }
+}
+
+/// The name of a member: often that of its host. Whatever `config/check.rs` lets a node start with may also join.
+fn check_member_name(name: &str) -> Result<(), Refusal> {
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
+    if plain && !name.is_empty() && !name.starts_with(['.', '-']) && name.len() <= NAME_BYTES_MAX {
+        Ok(())
+    } else {
+        Err(Refusal::BadMemberName { name: shortened(name) })
     }
 }
 
@@ -56,7 +66,7 @@ pub(super) fn check_addresses(addresses: &Addresses) -> Result<(), Refusal> {
 
 /// Everything a node says of itself.
 pub(super) fn check_member(member: &NewMember) -> Result<(), Refusal> {
-    check_name(&member.name)?;
+    check_member_name(&member.name)?;
     check_place(member.data_center.as_str())?;
     check_place(member.rack.as_str())?;
     check_addresses(&member.addresses)

@@ -174,6 +174,14 @@ pub enum Refusal {
     /// No id is left to give out.
     #[error("no id is left to give out")]
     Exhausted,
+    /// The name of a member that is not one.
+    #[error(
+        "{name:?} names no node: 1 to {NAME_BYTES_MAX} letters, digits, '_', '-' and '.', the first neither '-' nor '.'"
+    )]
+    BadMemberName {
+        /// What was given.
+        name: String,
+    },
 }
 
 impl From<Refused> for Refusal {

@@ -93,7 +93,7 @@ impl NodeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::DataDir(_) | Self::Port(PortError::Advertise { .. }) => 2,
-            Self::Refused(_) | Self::Search(_) => 3,
+            Self::Refused(_) | Self::Search(_) | Self::Found(ProposeError::Refused(_)) => 3,
             _ => 1,
         }
     }

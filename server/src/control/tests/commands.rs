@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::super::{Answer, CHANGES_MAX, Command, FOUNDER, HardState, KEYSPACES_MAX, NewMember, Refusal, TABLES_MAX};
 use super::{create_table, founding, newcomer, node};
 use crate::cases::cases;
+use crate::config::{self, Sources};
 use crate::identity::InstanceId;
 
 fn founded() -> HardState {
@@ -58,7 +59,7 @@ fn joins_that_cannot_be_are_refused_with_the_way_out() {
     let wiped = NewMember { instance: InstanceId(5), ..newcomer(1) };
     let renamed = NewMember { name: "another".into(), ..newcomer(1) };
     let elsewhere = NewMember { rack: "r9".into(), ..newcomer(1) };
-    let nameless = NewMember { name: "1st".into(), ..newcomer(2) };
+    let nameless = NewMember { name: "a name".into(), ..newcomer(2) };
     let nowhere = NewMember { data_center: "".into(), ..newcomer(2) };
     let unreachable =
         NewMember { addresses: Addresses { peer: "no port".into(), ..Addresses::default() }, ..newcomer(2) };
@@ -66,7 +67,7 @@ fn joins_that_cannot_be_are_refused_with_the_way_out() {
         (wiped, "under another name, or remove the old member n1 first"),
         (renamed, "start it under that name"),
         (elsewhere, "start it there, or remove it"),
-        (nameless, "the first of them a letter"),
+        (nameless, "names no node"),
         (nowhere, "names no data center"),
         (unreachable, "HOST:PORT"),
     ] {
@@ -78,6 +79,30 @@ fn joins_that_cannot_be_are_refused_with_the_way_out() {
     let fresh = NewMember { instance: InstanceId(6), ..newcomer(1) };
     let (_, answer) = left.after(&Command::Join(fresh)).unwrap();
     assert_eq!(answer, Answer::Joined { node: node(2) }, "the name is free again, the id is not");
+}
+
+#[test]
+fn whatever_name_a_node_may_be_configured_with_may_also_join() {
+    let state = founded();
+    let longest = "x".repeat(63);
+    for name in [
+        "node-1",
+        "1st",
+        "_x",
+        "10-0-0-7",
+        "cube-0.cube.svc.local",
+        longest.as_str(),
+        ".hidden",
+        "-x",
+        "a b",
+        "ä",
+        "a/b",
+    ] {
+        let data_dir = "data_dir=/tmp/unused".to_owned();
+        let sources = Sources { set: vec![format!("name={name}"), data_dir], ..Sources::default() };
+        let joined = state.after(&Command::Join(NewMember { name: name.into(), ..newcomer(1) }));
+        assert_eq!(joined.is_ok(), config::load(&sources).is_ok(), "{name:?}: {joined:?}");
+    }
 }
 
 #[test]
