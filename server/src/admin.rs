@@ -4,6 +4,7 @@
 //! state (topology, keyspaces, the hard side of members) has its view built here, in one place (`view.rs`); what only the
 //! rest of the node knows is filled in by whoever implements the trait.
 
+mod differences;
 mod hints;
 pub(crate) mod options;
 mod view;
@@ -71,12 +72,12 @@ pub trait Admin: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AdminError {
     /// It exists, and is otherwise than asked for. Nothing was changed.
-    #[error("{what} exists with other options ({present}): change it, or drop it first")]
+    #[error("{what} exists with other options ({differences}): change it, or drop it first")]
     AlreadyExists {
         /// A keyspace or a table, with its name.
         what: String,
-        /// How it is.
-        present: String,
+        /// How it is, and how it was asked for.
+        differences: String,
     },
     /// There is no such keyspace. Nothing was changed.
     #[error("there is no keyspace {keyspace:?}")]

@@ -160,7 +160,7 @@ fn every_limit_that_a_request_breaks_has_its_code() {
 fn every_refusal_of_a_change_has_its_code() {
     let (keyspace, table, reason) = (|| "ks".to_owned(), || "t".to_owned(), || "so it is".to_owned());
     for (error, code) in [
-        (AdminError::AlreadyExists { what: keyspace(), present: reason() }, Code::AlreadyExists),
+        (AdminError::AlreadyExists { what: keyspace(), differences: reason() }, Code::AlreadyExists),
         (AdminError::UnknownKeyspace { keyspace: keyspace() }, Code::UnknownKeyspace),
         (AdminError::UnknownTable { keyspace: keyspace(), table: table() }, Code::UnknownTable),
         (AdminError::Invalid { reason: reason() }, Code::InvalidSchema),

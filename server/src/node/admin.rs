@@ -73,7 +73,8 @@ impl Admin for Member {
                 let state = self.control.current();
                 let unknown = || AdminError::UnknownKeyspace { keyspace: keyspace.to_owned() };
                 let present = state.schema().keyspaces.get(keyspace).ok_or_else(unknown)?;
-                same(&keyspace_options(&state, present), &options, || format!("keyspace {keyspace:?}"))
+                let differences = keyspace_options(&state, present).differences(&options);
+                same(differences, || format!("keyspace {keyspace:?}"))
             }
             Err(failed) => Err(failed.into()),
         }
@@ -102,7 +103,8 @@ impl Admin for Member {
             Ok(_) => Ok(Changed::Yes),
             Err(Failed::Refused(Refusal::TableExists { .. })) => {
                 let present = self.table(keyspace, table)?;
-                same(&TableOptions::from(&present), &options, || format!("table {table:?} in keyspace {keyspace:?}"))
+                let differences = TableOptions::from(&present).differences(&options);
+                same(differences, || format!("table {table:?} in keyspace {keyspace:?}"))
             }
             Err(failed) => Err(failed.into()),
         }
@@ -187,13 +189,11 @@ fn keyspace_options(state: &HardState, keyspace: &Keyspace) -> KeyspaceOptions {
     KeyspaceOptions { strategy: strategy.unwrap_or(KeyspaceOptions::default().strategy), sync: keyspace.sync }
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(
-    present: &T,
-    asked: &T,
-    what: impl FnOnce() -> String,
-) -> Result<Changed, AdminError> {
-    if present == asked {
-        return Ok(Changed::No);
+/// Whether what exists is as it was asked for.
+fn same(differences: Option<String>, what: impl FnOnce() -> String) -> Result<Changed, AdminError> {
+    match differences {
+        None => Ok(Changed::No),
+        Some(differences) => Err(AdminError::AlreadyExists { what: what(), differences }),
     }
     Err(AdminError::AlreadyExists { what: what(), present: format!("{present:?}") })
 }

@@ -270,8 +270,8 @@ impl Admin for RestOfNode {
             match state.schema.keyspaces.get(keyspace) {
                 Some(present) if present.placement == placement && present.sync == options.sync => Ok(Changed::No),
                 Some(_) => Err(AdminError::AlreadyExists {
-                    what: format!("keyspace {keyspace}"),
-                    present: "other replicas".to_owned(),
+                    what: format!("keyspace {keyspace:?}"),
+                    differences: "it has other replicas".to_owned(),
                 }),
                 None => {
                     let space = Keyspace { placement, sync: options.sync, tables: BTreeMap::new() };
@@ -307,11 +307,13 @@ impl Admin for RestOfNode {
             let next = state.schema.table_options().map(|(id, _)| id.0).max().unwrap_or(0) + 1;
             let space = keyspace_of(state, keyspace)?;
             match space.tables.get(table).map(TableOptions::from) {
-                Some(present) if present == options => Ok(Changed::No),
-                Some(present) => {
-                    let what = format!("table {keyspace}.{table}");
-                    Err(AdminError::AlreadyExists { what, present: format!("{present:?}") })
-                }
+                Some(present) => match present.differences(&options) {
+                    None => Ok(Changed::No),
+                    Some(differences) => {
+                        let what = format!("table {table:?} in keyspace {keyspace:?}");
+                        Err(AdminError::AlreadyExists { what, differences })
+                    }
+                },
                 None => {
                     let TableOptions { prefix_index, settings } = options;
                     space.tables.insert(table.to_owned(), Table { id: TableId(next), prefix_index, settings });

@@ -86,7 +86,11 @@ impl Api {
     }
 
     pub(crate) fn create_table(&mut self, keyspace: &str, table: &str) -> Result<Answer, Failure> {
-        self.http.request("PUT", &format!("/api/v1/keyspaces/{keyspace}/tables/{table}"), Some(&json!({})))
+        self.create_table_with(keyspace, table, &json!({}))
+    }
+
+    pub(crate) fn create_table_with(&mut self, keyspace: &str, table: &str, body: &Value) -> Result<Answer, Failure> {
+        self.http.request("PUT", &format!("/api/v1/keyspaces/{keyspace}/tables/{table}"), Some(body))
     }
 
     pub(crate) fn keyspace(&mut self, name: &str) -> Result<Answer, Failure> {
