@@ -8,6 +8,7 @@ use cube_storage::space::SpaceProbe;
 use cube_storage::{SyncState, UnsyncedCause};
 
 use super::member::Member;
+use super::stuck::Stuck;
 use crate::admin::Health;
 use crate::clock_watch::Verdict;
 use crate::gossip::{Addresses, Hints, Load, OwnReport};
@@ -26,6 +27,7 @@ impl Member {
         health.warnings.extend(self.conflicts());
         health.warnings.extend(self.clocks_off());
         health.warnings.extend(self.unsynced());
+        health.warnings.extend(self.stuck());
         health.warnings.extend(self.disk_low());
         health
     }
@@ -120,6 +122,11 @@ impl Member {
             told.push(format!("{damaged} partitions were found damaged"));
         }
         Some(format!("not counted in reads yet: {}", told.join("; ")))
+    }
+
+    fn stuck(&self) -> Option<String> {
+        let state = self.catalog.current();
+        Stuck::of(&state.topology, |node| self.gossip.is_alive(node)).told(|node| self.name_of(node))
     }
 
     fn disk_low(&self) -> Option<String> {

@@ -18,6 +18,7 @@ mod ports;
 mod seams;
 mod settings;
 mod threads;
+mod stuck;
 
 use std::io;
 use std::sync::Arc;
