@@ -17,8 +17,8 @@ pub use self::options::{
     BadOptions, KeyspaceChange, KeyspaceOptions, NAME_CHARS_MAX, TableChange, TableOptions, check_name,
 };
 pub use self::view::{
-    AddressesView, Health, KeyspaceView, NodeStatus, NodeView, PartitionView, PlacementView, TableView, TopologyView,
-    Vitals,
+    AddressesView, Health, KeyspaceView, NodeStatus, NodeView, PartitionView, PlacementView, RaftRole, TableView,
+    TopologyView, Vitals,
 };
 
 /// Whether a change made a difference.

@@ -23,6 +23,8 @@ const RETRY_AFTER_MS_MAX: u64 = 1_000;
 #[derive(Default)]
 pub(super) struct Load {
     requests: AtomicUsize,
+    /// Of all times.
+    begun: AtomicU64,
     bytes: AtomicUsize,
     /// When the next one that is refused is to come back, on the clock of deadlines.
     next_retry_us: AtomicU64,
@@ -31,6 +33,10 @@ pub(super) struct Load {
 impl Load {
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -60,6 +66,7 @@ impl Admitted {
     pub(super) fn new(coordinator: &Arc<Coordinator>) -> Result<Self, RequestError> {
         let Settings { in_flight_max: limit, in_flight_bytes_max: limit_bytes, .. } = coordinator.settings;
         let in_flight = coordinator.load.requests.fetch_add(1, Ordering::Relaxed);
+        coordinator.load.begun.fetch_add(1, Ordering::Relaxed);
         let admitted = Self { coordinator: Arc::clone(coordinator), bytes: 0, is_request: true };
         let bytes = coordinator.load.bytes();
         if in_flight >= limit {

@@ -229,6 +229,11 @@ impl Coordinator {
         self.load.requests()
     }
 
+    /// Requests that came since the node started.
+    pub fn begun(&self) -> u64 {
+        self.load.begun()
+    }
+
     /// Operations that have not ended: those of [`Self::in_flight`], and those that still wait for a late replica.
     pub fn under_way(&self) -> usize {
         self.deadlines.len()

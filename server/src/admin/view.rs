@@ -52,9 +52,24 @@ pub struct NodeView {
     pub weight: u32,
     /// Where it is reached.
     pub addresses: AddressesView,
+    /// What it is to Raft, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raft: Option<RaftRole>,
     /// What it tells of itself by gossip.
     #[serde(flatten)]
     pub vitals: Vitals,
+}
+
+/// What a member is to Raft, which agrees on keyspaces, tables and members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RaftRole {
+    /// It votes, and takes changes.
+    Leader,
+    /// It votes.
+    Voter,
+    /// It holds a copy and does not vote.
+    Learner,
 }
 
 /// Whether a node is alive, as this node observes it.
@@ -87,12 +102,15 @@ pub struct Vitals {
     /// The release it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The share of its processor time that is used, in percent.
+    /// What its process uses of one processor, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_percent: Option<f64>,
     /// Requests it coordinates now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests_in_flight: Option<u64>,
+    /// Requests that came to it in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<u64>,
     /// Hints it keeps for others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hints: Option<u64>,
@@ -124,6 +142,7 @@ impl NodeView {
                 peer: member.addresses.peer.clone(),
                 gossip: member.addresses.gossip.clone(),
             },
+            raft: None,
             vitals,
         }
     }

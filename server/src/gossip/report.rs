@@ -44,6 +44,8 @@ pub struct OwnReport {
     pub oldest_sync_ms: Option<u64>,
     /// The version of the program.
     pub version: String,
+    /// When the process started (wall clock, milliseconds).
+    pub started_at_ms: Option<u64>,
 }
 
 /// Where a node listens, as others reach it: `host:port`.
@@ -107,6 +109,7 @@ impl OwnReport {
             ("d", self.disk_free_bytes.to_string()),
             ("y", text_or_none(self.oldest_sync_ms)),
             ("v", cut(&self.version)),
+            ("t", text_or_none(self.started_at_ms)),
         ]
     }
 
@@ -136,6 +139,7 @@ impl OwnReport {
             disk_free_bytes: number("d").unwrap_or_default(),
             oldest_sync_ms: number("y"),
             version: text("v"),
+            started_at_ms: number("t"),
         };
         (text("n"), report)
     }
@@ -213,8 +217,9 @@ mod tests {
                 of: of.into()
             })
         ];
-        (texts, hints, clock, any::<[u64; 4]>(), any::<(u32, Option<u64>)>()).prop_map(
-            |(texts, (counts, oldest_age_ms, per_target), clock, numbers, (cpu_percent, oldest_sync_ms))| {
+        (texts, hints, clock, any::<[u64; 4]>(), any::<(u32, [Option<u64>; 2])>()).prop_map(
+            |(texts, (counts, oldest_age_ms, per_target), clock, numbers, (cpu_percent, times))| {
+                let [oldest_sync_ms, started_at_ms] = times;
                 let [peer, grpc, http, gossip, state, version] = texts;
                 OwnReport {
                     addresses: Addresses { peer, grpc, http, gossip },
@@ -232,6 +237,7 @@ mod tests {
                     disk_free_bytes: numbers[3],
                     oldest_sync_ms,
                     version,
+                    started_at_ms,
                 }
             },
         )
@@ -275,6 +281,7 @@ mod tests {
             disk_free_bytes: u64::MAX,
             oldest_sync_ms: Some(u64::MAX),
             version: long.clone(),
+            started_at_ms: Some(u64::MAX),
         };
         let bytes: usize = report.encode(&long).iter().map(|(key, value)| key.len() + value.len()).sum();
         assert!(bytes <= STATE_BYTES_MAX, "{bytes}");

@@ -7,13 +7,14 @@ use async_trait::async_trait;
 use cube_replication::catalog::{ClusterState, Keyspace, Table};
 use cube_replication::membership::Membership as _;
 use cube_replication::topology::MemberState;
+use cube_storage::model::NodeId;
 
 use super::member::Member;
 use crate::admin::{
     Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView,
-    TableChange, TableOptions, TopologyView, Vitals,
+    RaftRole, TableChange, TableOptions, TopologyView, Vitals,
 };
-use crate::control::{Answer, Command, HardState, ProposeError, Refusal};
+use crate::control::{Answer, Command, ControlStatus, HardState, ProposeError, Refusal};
 use crate::gossip::OwnReport;
 
 /// How long the cluster may take to agree on a change.
@@ -29,7 +30,7 @@ impl Admin for Member {
 
     fn nodes(&self) -> Vec<NodeView> {
         let state = self.catalog.current();
-        let now_ms = self.clock.monotonic_ms();
+        let (now_ms, raft) = (self.clock.monotonic_ms(), self.control.status());
         let offsets = self.clock_watch.lock().offsets(now_ms);
         let present = state.topology.members().values().filter(|member| member.state != MemberState::Left);
         let mut nodes: Vec<NodeView> = present
@@ -43,7 +44,7 @@ impl Admin for Member {
                     let clock_offset_ms = offsets.get(&member.id).map(|offset| offset.offset_ms);
                     Vitals { clock_offset_ms, ..report }
                 };
-                NodeView::of(member, status, vitals)
+                NodeView { raft: Some(role(&raft, member.id)), ..NodeView::of(member, status, vitals) }
             })
             .collect();
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
@@ -195,7 +196,6 @@ fn same(differences: Option<String>, what: impl FnOnce() -> String) -> Result<Ch
         None => Ok(Changed::No),
         Some(differences) => Err(AdminError::AlreadyExists { what: what(), differences }),
     }
-    Err(AdminError::AlreadyExists { what: what(), present: format!("{present:?}") })
 }
 
 fn changed(answer: Answer) -> Result<Changed, AdminError> {
@@ -205,10 +205,22 @@ fn changed(answer: Answer) -> Result<Changed, AdminError> {
 fn vitals(report: &OwnReport) -> Vitals {
     Vitals {
         version: (!report.version.is_empty()).then(|| report.version.clone()),
+        load_percent: Some(f64::from(report.load.cpu_percent)),
         requests_in_flight: Some(report.load.in_flight),
+        requests_per_second: Some(report.load.requests_per_s),
         hints: Some(report.hints.total),
         oldest_hint_age_ms: report.hints.oldest_age_ms,
+        started_at_ms: report.started_at_ms,
         ..Vitals::default()
+    }
+}
+
+/// What a member is to Raft, as this node knows it.
+fn role(raft: &ControlStatus, node: NodeId) -> RaftRole {
+    match raft.voters.contains(&node) {
+        true if raft.leader == Some(node) => RaftRole::Leader,
+        true => RaftRole::Voter,
+        false => RaftRole::Learner,
     }
 }
 

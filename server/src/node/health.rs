@@ -11,7 +11,7 @@ use super::member::Member;
 use super::stuck::Stuck;
 use crate::admin::Health;
 use crate::clock_watch::Verdict;
-use crate::gossip::{Addresses, Hints, Load, OwnReport};
+use crate::gossip::{Addresses, Hints, OwnReport};
 
 impl Member {
     pub(super) fn health(&self) -> Health {
@@ -62,14 +62,14 @@ impl Member {
 
     fn no_majority(&self) -> Option<String> {
         let status = self.control.status();
-        (!status.has_quorum).then(|| {
-            "no majority of the voters is heard: keyspaces, tables and members cannot be changed now, data is served at \
         if let Some(reason) = status.stopped {
             return Some(format!(
                 "this node hears of no change of keyspaces, tables and members any more, and makes none: restart it \
                  ({reason})"
             ));
         }
+        (!status.has_quorum).then(|| {
+            "no majority of the voters is heard: keyspaces, tables and members cannot be changed now, data is served at \
              its levels"
                 .to_owned()
         })
@@ -156,13 +156,14 @@ impl Member {
                 gossip: addresses.gossip,
             },
             state: self.member_state().unwrap_or_default(),
-            load: Load { in_flight: self.coordinator.in_flight() as u64, ..Load::default() },
+            load: self.load.look(self.machine.as_ref(), self.coordinator.begun(), self.coordinator.in_flight()),
             hints: self.own_hints(),
             applied_index: self.control.status().applied.unwrap_or_default(),
             clock: self.clock_watch.lock().verdict(max_drift_ms, self.clock.monotonic_ms()),
             disk_free_bytes: self.space.available_bytes().unwrap_or_default(),
             oldest_sync_ms: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at_ms: Some(self.started_at_ms),
         }
     }
 

@@ -31,6 +31,7 @@ use tokio::runtime::Handle;
 
 use super::bell::Bell;
 use super::calls::{Member as Answering, Outgoing, Switchboard};
+use super::load::LoadMeter;
 use super::threads::Threads;
 use super::{NodeError, hints, opening, seams};
 use crate::clock_watch::ClockWatch;
@@ -62,6 +63,8 @@ pub(super) struct Member {
     pub(super) coordinator: Arc<Coordinator>,
     pub(super) workers: Arc<Workers>,
     pub(super) copies: FollowerProgress,
+    pub(super) load: LoadMeter,
+    pub(super) started_at_ms: u64,
     threads: Mutex<Threads>,
     apply: Mutex<Option<ApplyWorker>>,
 }
@@ -88,7 +91,7 @@ impl Member {
     pub(super) async fn start(start: Start<'_>) -> Result<Arc<Self>, NodeError> {
         let Start { config, dir, identity, addresses, advertise, gossip, switchboard, peer_server, outgoing, machine } =
             start;
-        let me = identity.node;
+        let (me, started_at_ms) = (identity.node, machine.wall_ms());
         let space = Arc::new(FileSystemSpace::of(dir.path()));
         let (store, clock, apply) = opening::open_store(config, dir.path(), &identity, &machine, &space).await?;
         let control =
@@ -216,6 +219,8 @@ impl Member {
             coordinator,
             workers,
             copies,
+            load: LoadMeter::default(),
+            started_at_ms,
             threads: Mutex::new(threads),
             apply: Mutex::new(Some(apply)),
         });

@@ -12,6 +12,7 @@ mod end;
 mod front;
 mod health;
 mod hints;
+mod load;
 mod member;
 mod opening;
 mod ports;
