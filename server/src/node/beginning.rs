@@ -11,7 +11,7 @@ use cube_storage::model::{NodeId, PartitionBits};
 use super::NodeError;
 use super::calls::Outgoing;
 use crate::config::Config;
-use crate::forming::{Answer, AskPeers, Found, JoinRequest, Search, Undecided};
+use crate::forming::{Answer, AskPeers, Found, JoinRequest, Membership, Search, Undecided};
 use crate::identity::{ClusterId, DataDir, Identity, InstanceId, draw_merkle_key};
 use crate::peer::{PeerCaller, PeerIdentity, PeerSettings};
 
@@ -100,17 +100,10 @@ impl Beginning {
     /// does not answer stands in nobody's way: it may be the first of a cluster to return.
     pub(super) async fn check_return(&self, config: &Config, identity: &Identity) -> Result<(), NodeError> {
         self.now("asking the seeds whether they belong to its cluster");
-        let question = Undecided::new(self.addresses.peer.clone(), self.instance, []).ask();
         let others = config.seeds.iter().map(ToString::to_string).filter(|seed| *seed != self.addresses.peer);
-        let asked = others.map(|seed| {
-            let question = &question;
-            async move {
-                let answer = tokio::time::timeout(SEEDS_ANSWER_WITHIN, self.outgoing.ask(&seed, question)).await;
-                (seed, answer)
-            }
-        });
-        for (seed, answer) in futures::future::join_all(asked).await {
-            let Ok(Ok(Answer::Member(theirs))) = answer else { continue };
+        let asked = others.map(|seed| async move { (self.member_at(&seed).await, seed) });
+        for (theirs, seed) in futures::future::join_all(asked).await {
+            let Some(theirs) = theirs else { continue };
             if theirs.cluster != identity.cluster {
                 return Err(NodeError::Refused(format!(
                     "the data directory {} belongs to cluster {}, the seed {seed} to cluster {}: name seeds of the same \
@@ -121,13 +114,40 @@ impl Beginning {
                 )));
             }
             if theirs.node == identity.node {
-                return Err(NodeError::Refused(format!(
-                    "{} is running already: it answers at {seed}; stop that process, or give this one a data directory \
-                     and a name of its own",
-                    identity.name,
-                )));
+                return Err(runs_already(identity, &seed));
             }
         }
         Ok(())
     }
+
+    /// A node that comes back at another address looks whether it still runs at the one that it is known by: then its
+    /// directory is a copy, and two would vote and write as one.
+    pub(super) async fn check_alone(&self, identity: &Identity, known: &str) -> Result<(), NodeError> {
+        if known == self.addresses.peer {
+            return Ok(());
+        }
+        match self.member_at(known).await {
+            Some(theirs) if (theirs.cluster, theirs.node) == (identity.cluster, identity.node) => {
+                Err(runs_already(identity, known))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Who answers at an address, if that is a member of a cluster and answers soon.
+    async fn member_at(&self, address: &str) -> Option<Membership> {
+        let question = Undecided::new(self.addresses.peer.clone(), self.instance, []).ask();
+        match tokio::time::timeout(SEEDS_ANSWER_WITHIN, self.outgoing.ask(address, &question)).await {
+            Ok(Ok(Answer::Member(theirs))) => Some(theirs),
+            Ok(Ok(Answer::None { .. } | Answer::Forming) | Err(_)) | Err(_) => None,
+        }
+    }
+}
+
+fn runs_already(identity: &Identity, address: &str) -> NodeError {
+    NodeError::Refused(format!(
+        "{} is running already: it answers at {address}; stop that process, or give this one a data directory and a name of \
+         its own",
+        identity.name,
+    ))
 }

@@ -29,8 +29,9 @@ use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256StarStar;
 use tokio::runtime::Handle;
 
+use super::beginning::Beginning;
 use super::bell::Bell;
-use super::calls::{Member as Answering, Outgoing, Switchboard};
+use super::calls::{Member as Answering, Switchboard};
 use super::load::LoadMeter;
 use super::threads::Threads;
 use super::{NodeError, hints, opening, seams};
@@ -82,20 +83,24 @@ pub(super) struct Start<'a> {
     pub(super) gossip: SocketAddr,
     pub(super) switchboard: &'a Arc<Switchboard>,
     pub(super) peer_server: &'a PeerServer,
-    pub(super) outgoing: Outgoing,
+    pub(super) begin: &'a Beginning,
     pub(super) machine: Arc<dyn Clock>,
 }
 
 impl Member {
     /// Starts everything but the doors for clients.
     pub(super) async fn start(start: Start<'_>) -> Result<Arc<Self>, NodeError> {
-        let Start { config, dir, identity, addresses, advertise, gossip, switchboard, peer_server, outgoing, machine } =
+        let Start { config, dir, identity, addresses, advertise, gossip, switchboard, peer_server, begin, machine } =
             start;
+        let outgoing = begin.outgoing.clone();
         let (me, started_at_ms) = (identity.node, machine.wall_ms());
         let space = Arc::new(FileSystemSpace::of(dir.path()));
         let (store, clock, apply) = opening::open_store(config, dir.path(), &identity, &machine, &space).await?;
         let control =
             opening::open_control(config, dir.path(), &identity, &addresses, dir.instance(), outgoing).await?;
+        if let Some(known) = control.current().topology().member(me) {
+            begin.check_alone(&identity, &known.addresses.peer).await?;
+        }
         let membership =
             Membership { cluster: identity.cluster, node: me, name: identity.name.clone(), instance: dir.instance() };
         switchboard.is_member(Answering { membership, control: Arc::clone(&control) });
@@ -300,6 +305,7 @@ impl Member {
     /// Ends everything, in the order in which it leans on each other. Requests have ended before, and the others know.
     pub(super) async fn stop(self: &Arc<Self>) {
         self.workers.drain(self.clock.monotonic_ms());
+        self.transport.close();
         self.control.shutdown().await;
         let member = Arc::clone(self);
         let stopped = opening::blocking(move || {
@@ -310,7 +316,6 @@ impl Member {
         });
         if let Err(error) = stopped.await {
             tracing::error!(%error, "the node's threads did not stop");
-        self.transport.close();
         }
     }
 }

@@ -18,8 +18,8 @@ mod opening;
 mod ports;
 mod seams;
 mod settings;
-mod threads;
 mod stuck;
+mod threads;
 
 use std::io;
 use std::sync::Arc;
@@ -220,7 +220,6 @@ async fn begin_member(
     peer_server: &PeerServer,
     machine: &Arc<dyn Clock>,
 ) -> Result<Started, NodeError> {
-    let outgoing = begin.outgoing.clone();
     let identity = match dir.identity().cloned() {
         Some(identity) => {
             begin.check_return(config, &identity).await?;
@@ -240,18 +239,8 @@ async fn begin_member(
     // Gossip binds the port anew; nobody else is told of it in between.
     let gossip = { gossip }.local_addr()?;
     let machine = Arc::clone(machine);
-    let start = Start {
-        config,
-        dir: &dir,
-        identity,
-        addresses,
-        advertise,
-        gossip,
-        switchboard,
-        peer_server,
-        outgoing,
-        machine,
-    };
+    let start =
+        Start { config, dir: &dir, identity, addresses, advertise, gossip, switchboard, peer_server, begin, machine };
     let member = Member::start(start).await?;
     Ok(Started { member, grpc: grpc.listen(CLIENTS_WAITING_MAX)?, dir })
 }

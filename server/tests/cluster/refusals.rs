@@ -1,6 +1,7 @@
 //! Nodes that must not be let in say why, and what to do.
 
 use std::fs;
+use std::process::Command;
 
 use crate::harness::Cluster;
 use crate::harness::node::{Node, Settings};
@@ -47,7 +48,7 @@ fn a_directory_of_another_cluster_is_refused() {
     let data = other.node(1).data().to_owned();
     let settings = Settings { data, name: "stranger".into(), ..cluster.spare_settings() };
     let said = refused(&cluster, settings, REFUSED);
-    assert_says(&said, &["cluster"]);
+    assert_says(&said, &[other.node(1).data().to_str().unwrap(), "belongs to cluster", "another directory"]);
     assert_works(&mut cluster);
     // It is still what it was.
     other.restart(&[1]);
@@ -65,6 +66,23 @@ fn a_directory_is_used_by_one_process_and_one_name() {
     let said = refused(&cluster, renamed, UNUSABLE);
     assert_says(&said, &[data.to_str().unwrap(), "node-2", "node-3"]);
     cluster.restart(&[2]);
+    assert_works(&mut cluster);
+}
+
+#[test]
+fn a_copy_of_a_directory_is_refused_while_the_node_it_was_taken_of_runs() {
+    let mut cluster = Cluster::of(2).start();
+    assert_eq!(cluster.terminate(2).code(), Some(0));
+    let (data, copied) = (cluster.node(2).data().to_owned(), cluster.path("copied"));
+    let cp = Command::new("cp").arg("-a").args([&data, &copied]).status().unwrap();
+    assert!(cp.success(), "{cp}");
+    cluster.restart(&[2]);
+    // Its only seed is another node, so that only the address it is known by can give it away.
+    let seeds = vec![cluster.node(1).settings.addresses.peer.to_string()];
+    let copy = Settings { data: copied, name: "node-2".into(), seeds, ..cluster.spare_settings() };
+    let known = cluster.node(2).settings.addresses.peer.to_string();
+    let said = refused(&cluster, copy, REFUSED);
+    assert_says(&said, &["node-2 is running already", &known, "of its own"]);
     assert_works(&mut cluster);
 }
 
