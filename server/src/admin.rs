@@ -12,7 +12,7 @@ mod view;
 use async_trait::async_trait;
 use thiserror::Error;
 
-pub use self::hints::{HintCountsView, HintOrder, HintsView, IncomingView, NodeHintsView};
+pub use self::hints::{HintOrder, HintsView, IncomingView, NodeHintsView};
 pub use self::options::{
     BadOptions, KeyspaceChange, KeyspaceOptions, NAME_CHARS_MAX, TableChange, TableOptions, check_name,
 };

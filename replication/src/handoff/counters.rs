@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cube_storage::dirty::Cause;
+use serde::Serialize;
 
 /// Plain counters, for the metrics of a node. Rows, where nothing else is said.
 #[derive(Debug, Default)]
@@ -25,8 +26,9 @@ pub struct HandoffCounters {
     pub(super) taken_over: AtomicU64,
 }
 
-/// The counters at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+/// The counters at one moment, under the names that operators see.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct HandoffCounts {
     /// Kept as hints.
     pub hinted: u64,

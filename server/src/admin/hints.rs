@@ -36,7 +36,7 @@ pub struct HintsView {
     /// What others have yet to send to this node.
     pub incoming: IncomingView,
     /// What happened since this node started, over all nodes.
-    pub counts: HintCountsView,
+    pub counts: HandoffCounts,
     /// Whether hints are handed to other nodes, because this one leaves.
     pub handing_over: bool,
 }
@@ -106,28 +106,6 @@ pub struct IncomingView {
     pub rate_bytes: u64,
 }
 
-/// What happened since the node started.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of `HandoffCounts`")]
-pub struct HintCountsView {
-    pub hinted: u64,
-    pub marked: BTreeMap<&'static str, u64>,
-    pub not_kept: u64,
-    pub replayed: u64,
-    pub replayed_bytes: u64,
-    pub batches: u64,
-    pub failures: u64,
-    pub expired: u64,
-    pub damaged: u64,
-    pub dropped_target_left: u64,
-    pub dropped_not_replica: u64,
-    pub dropped_table: u64,
-    pub rerouted: u64,
-    pub handed_over: u64,
-    pub taken_over: u64,
-}
-
 impl HintsView {
     /// What a node tells of itself.
     pub fn of(status: &HandoffStatus) -> Self {
@@ -155,7 +133,7 @@ impl HintsView {
                 eta_ms: incoming.eta_ms,
                 rate_bytes: incoming.rate_bytes,
             },
-            counts: HintCountsView::from(&status.counts),
+            counts: status.counts.clone(),
             handing_over: status.handing_over,
         }
     }
@@ -188,28 +166,6 @@ impl From<&TargetStatus> for NodeHintsView {
             last_progress_age_ms: target.last_progress_age_ms,
             failures: replay.failures,
             last_error: target.last_error.clone(),
-        }
-    }
-}
-
-impl From<&HandoffCounts> for HintCountsView {
-    fn from(counts: &HandoffCounts) -> Self {
-        Self {
-            hinted: counts.hinted,
-            marked: counts.marked.clone(),
-            not_kept: counts.not_kept,
-            replayed: counts.replayed,
-            replayed_bytes: counts.replayed_bytes,
-            batches: counts.batches,
-            failures: counts.failures,
-            expired: counts.expired,
-            damaged: counts.damaged,
-            dropped_target_left: counts.dropped_target_left,
-            dropped_not_replica: counts.dropped_not_replica,
-            dropped_table: counts.dropped_table,
-            rerouted: counts.rerouted,
-            handed_over: counts.handed_over,
-            taken_over: counts.taken_over,
         }
     }
 }
