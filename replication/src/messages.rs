@@ -9,6 +9,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use cube_storage::dirty::DirtyRange;
 use cube_storage::model::{
     Epoch, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, Record, RecordHeader, RowKey, TableId, Version,
 };
@@ -98,6 +99,8 @@ pub enum RequestBody {
     ScanTable(ScanTable),
     /// Answer what anti-entropy asks.
     AntiEntropy(Box<Question>),
+    /// Keep these dirty marks in the sender's place: it leaves the cluster.
+    TakeMarks(TakeMarks),
     /// Something of a later release, of which only the number is known here. Never sent.
     #[serde(skip)]
     Unknown {
@@ -108,13 +111,13 @@ pub enum RequestBody {
 
 impl RequestBody {
     /// How many kinds of requests this build can carry out.
-    pub const KINDS: u32 = 7;
+    pub const KINDS: u32 = 8;
 
     /// What a peer must have announced to be sent this: nothing for what every release of the protocol's version knows.
     pub fn needs(&self) -> Features {
         match self {
             Self::Write(_) | Self::Read(_) | Self::Scan(_) | Self::Unknown { .. } => Features::default(),
-            Self::HintCredits(_) | Self::TakeHints(_) => Features::HINTS,
+            Self::HintCredits(_) | Self::TakeHints(_) | Self::TakeMarks(_) => Features::HINTS,
             Self::ScanTable(_) => Features::TABLE_SCANS,
             Self::AntiEntropy(_) => Features::ANTI_ENTROPY,
         }
@@ -205,6 +208,15 @@ pub struct HandedHint {
     pub only_copy: bool,
 }
 
+/// Dirty marks that go to another node, which keeps them for their target from now on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TakeMarks {
+    /// Who missed something.
+    pub target: NodeId,
+    /// Where, and a version that none of what was missed there exceeds.
+    pub marks: Vec<(DirtyRange, Version)>,
+}
+
 /// A replica's answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
@@ -243,6 +255,8 @@ pub enum ReplyBody {
     TablePage(TablePage),
     /// What anti-entropy asked.
     AntiEntropy(Box<Answer>),
+    /// The marks are kept, durably.
+    TookMarks,
 }
 
 /// A page of a table to tell: of the rows whose partition keys begin so, in the order of keys, those in these partitions.

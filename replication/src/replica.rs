@@ -72,6 +72,14 @@ impl Replica {
                 }
                 Err(refusal) => answer(self.reply(Err(refusal))),
             },
+            RequestBody::TakeMarks(taken) => match self.receiver() {
+                Ok(hints) => {
+                    let (me, clock) = (self.me, Arc::clone(&self.clock));
+                    hints
+                        .take_marks(taken, Box::new(move |body| answer(Reply { from: me, clock: clock.peek(), body })));
+                }
+                Err(refusal) => answer(self.reply(Err(refusal))),
+            },
             RequestBody::ScanTable(scan) => answer(self.reply(self.scan_table(scan).map(ReplyBody::TablePage))),
             RequestBody::AntiEntropy(question) => {
                 let attendant = self.attendant.get().map(AsRef::as_ref);

@@ -23,6 +23,7 @@ pub struct HandoffCounters {
     pub(super) dropped_table: AtomicU64,
     pub(super) rerouted: AtomicU64,
     pub(super) handed_over: AtomicU64,
+    pub(super) marks_handed_over: AtomicU64,
     pub(super) taken_over: AtomicU64,
 }
 
@@ -58,6 +59,8 @@ pub struct HandoffCounts {
     pub rerouted: u64,
     /// Hints that were handed to another node, because this one leaves.
     pub handed_over: u64,
+    /// Dirty marks that were handed to another node, because this one leaves.
+    pub marks_handed_over: u64,
     /// Hints that were taken from a node that leaves.
     pub taken_over: u64,
 }
@@ -93,6 +96,7 @@ impl HandoffCounters {
             dropped_table: read(&self.dropped_table),
             rerouted: read(&self.rerouted),
             handed_over: read(&self.handed_over),
+            marks_handed_over: read(&self.marks_handed_over),
             taken_over: read(&self.taken_over),
         }
     }

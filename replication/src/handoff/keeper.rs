@@ -5,7 +5,9 @@
 //! it is woken. What waits is bounded in bytes: past the bound only marks are taken, which are small, and only copies are
 //! refused.
 //!
-//! There is one way to a mark, [`HintedHandoff::mark`]: it is durable, counted by cause, and told once per burst.
+//! Rows that are no hints are marked by `keeper/marking.rs`.
+
+mod marking;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,10 +16,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use cube_storage::dirty::{Cause, DirtyError, DirtyRange, DirtyStore};
 use cube_storage::files::{Files, FilesError};
-use cube_storage::hints::{Hint, HintError, HintLimits, HintLog, HintStore, Ticket};
+use cube_storage::hints::{Hint, HintError, HintLimits, HintLog, HintStore, PauseError, Pauses, Ticket};
 use cube_storage::merkle::LeafId;
 use cube_storage::model::{Mutation, NodeId, PartitionBits, TableId, Version};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{HandoffCounters, HandoffSettings, HintKeeper, Kept, Missed, NotKept, OnKept};
 use crate::bursts::Bursts;
@@ -42,6 +44,8 @@ pub struct HintedHandoff {
     away_since_ms: Mutex<BTreeMap<NodeId, u64>>,
     waiting: Mutex<Waiting>,
     wake: Wake,
+    files: Arc<dyn Files>,
+    pauses: Mutex<Pauses>,
 }
 
 /// Bytes of rows that may wait to be written. A disk that is slower than that is not helped by more.
@@ -70,6 +74,8 @@ enum Rows {
     Whole(Vec<Mutation>, Option<u64>),
     /// Rows that found no room to wait in: only where they are.
     Leaves(Vec<Leaf>),
+    /// What another node had marked.
+    Marks(Vec<(DirtyRange, Version)>),
 }
 
 /// Where a row is, and the version that was missed.
@@ -105,7 +111,11 @@ impl HintedHandoff {
         let HandoffParts { files, settings, bits, catalog, clock, wake } = parts;
         let opened = HintStore::open(Arc::clone(&files), Path::new("hints"), settings.limits)?;
         let horizon = Version::new(clock.peek(), NodeId(u16::MAX));
-        let marks = DirtyStore::open(files, Path::new("dirty"), horizon)?;
+        let marks = DirtyStore::open(Arc::clone(&files), Path::new("dirty"), horizon)?;
+        let pauses = Pauses::read(&*files).unwrap_or_else(|error| {
+            tracing::error!(%error, "it is unknown for whom hints were paused: they are delivered to all");
+            Pauses::default()
+        });
         for (target, error) in &marks.failed {
             tracing::error!(%target, %error, "the dirty marks of a target cannot be opened: nothing can be marked for it");
         }
@@ -121,6 +131,8 @@ impl HintedHandoff {
             away_since_ms: Mutex::default(),
             waiting: Mutex::default(),
             wake,
+            files,
+            pauses: Mutex::new(pauses),
         };
         for (target, error) in &opened.failed {
             tracing::error!(%target, %error, "a hint log cannot be opened: all of its target is marked dirty");
@@ -160,6 +172,22 @@ impl HintedHandoff {
     /// Changes only how much hints may hold.
     pub fn set_limits(&self, limits: HintLimits) {
         self.set_settings(HandoffSettings { limits, ..self.settings() });
+    }
+
+    /// Whether an operator wants no hints delivered to a node.
+    pub fn is_paused(&self, target: NodeId) -> bool {
+        self.pauses.lock().holds(target)
+    }
+
+    /// Pauses the delivery to a node, or to all, or lets it go on. It lasts until the opposite is said, and is durable when
+    /// this returns.
+    pub(super) fn pause(&self, target: Option<NodeId>, paused: bool) -> Result<(), PauseError> {
+        let mut pauses = self.pauses.lock();
+        let mut next = pauses.clone();
+        next.set(target, paused);
+        next.keep(&*self.files)?;
+        *pauses = next;
+        Ok(())
     }
 
     /// The time by which hints grow old.
@@ -226,12 +254,14 @@ impl HintedHandoff {
                     let refusal = Refused { cause: Cause::Overload, detail };
                     refused.extend((0..leaves.len()).map(|row| ((place, row), refusal.clone())));
                 }
+                (Rows::Marks(_), _) => {}
             }
         }
         if let Ok(log) = &log {
             refused.extend(self.hint(log, &rows));
         }
         let marked = self.mark_refused(&member.name, entries, &refused);
+        let taken = self.mark_taken(&member.name, entries);
         entries
             .iter()
             .enumerate()
@@ -242,6 +272,7 @@ impl HintedHandoff {
                     Err(NotKept { target, cause })
                 };
                 match (first, &marked) {
+                    _ if matches!(entry.rows, Rows::Marks(_)) => taken.clone().map(|()| Kept::Mark).or_else(not_kept),
                     (None, _) => Ok(Kept::Hint),
                     (Some(refusal), _) if entry.only_copy => not_kept(refusal.detail.clone()),
                     (Some(_), Ok(())) => Ok(Kept::Mark),
@@ -322,75 +353,15 @@ impl HintedHandoff {
         refused
     }
 
-    /// Marks the leaves of rows that are not hinted.
-    fn mark_refused(
-        &self,
-        target: &str,
-        entries: &[Entry],
-        refused: &BTreeMap<(usize, usize), Refused>,
-    ) -> Result<(), String> {
-        let mut by_cause: BTreeMap<Cause, (Vec<Leaf>, &str)> = BTreeMap::new();
-        for ((place, row), refusal) in refused {
-            let Some(entry) = entries.get(*place).filter(|entry| !entry.only_copy) else { continue };
-            let leaf = match &entry.rows {
-                Rows::Whole(mutations, _) => mutations.get(*row).map(|mutation| self.leaf_of(mutation)),
-                Rows::Leaves(leaves) => leaves.get(*row).copied(),
-            };
-            by_cause.entry(refusal.cause).or_insert_with(|| (Vec::new(), &refusal.detail)).0.extend(leaf);
-        }
-        let mut result = Ok(());
-        for (cause, (leaves, detail)) in by_cause {
-            let marked = self.mark(target, leaves, cause, detail).map_err(|error| error.to_string());
-            result = result.and(marked);
-        }
-        result
-    }
-
-    /// Marks leaves dirty for a target: durable when this returns, counted, and told once per burst.
-    pub(super) fn mark(
-        &self,
-        target: &str,
-        leaves: impl IntoIterator<Item = Leaf>,
-        cause: Cause,
-        detail: &str,
-    ) -> Result<(), DirtyError> {
-        let marks = self.marks.target(target)?;
-        let mut count = 0;
-        for (table, leaf, version) in leaves {
-            marks.mark(table, leaf, version, cause);
-            count += 1;
-        }
-        marks.sync()?;
-        self.tell(target, cause, count, detail);
-        Ok(())
-    }
-
-    /// Marks everything of a target: nobody knows what it missed.
-    pub(super) fn mark_everything(&self, target: &str) -> Result<(), DirtyError> {
-        let marks = self.marks.target(target)?;
-        let version = Version::new(self.clock.peek(), NodeId(u16::MAX));
-        marks.mark_range(DirtyRange::Everything, version, Cause::Corrupt);
-        marks.sync()?;
-        self.tell(target, Cause::Corrupt, 1, "nobody knows what it missed: everything is marked");
-        Ok(())
-    }
-
-    fn tell(&self, target: &str, cause: Cause, count: u64, detail: &str) {
-        self.counters.add_marked(cause, count);
-        if count > 0 && self.bursts.lock().begins((target.to_owned(), cause), self.clock.monotonic_ms()) {
-            let cause = cause.as_str();
-            tracing::warn!(target, cause, detail, "what a node missed is marked dirty instead of hinted");
-        }
-    }
-
-    pub(super) fn leaf_of(&self, row: &Mutation) -> Leaf {
-        (row.table, LeafId::of(row.key.token(), self.bits), row.record.version)
-    }
-
     /// Keeps hints that another node hands over, with the time at which it made them.
     pub(super) fn take_over(&self, missed: Missed, created_ms: u64, kept: OnKept) {
         HandoffCounters::add(&self.counters.taken_over, missed.mutations.len() as u64);
         self.enqueue(missed, Some(created_ms), kept);
+    }
+
+    /// Keeps marks that another node hands over.
+    pub(super) fn take_over_marks(&self, target: NodeId, marks: Vec<(DirtyRange, Version)>, kept: OnKept) {
+        self.push(self.waiting.lock(), Entry { target, rows: Rows::Marks(marks), only_copy: false, kept });
     }
 
     fn enqueue(&self, missed: Missed, created_ms: Option<u64>, kept: OnKept) {
@@ -409,7 +380,11 @@ impl HintedHandoff {
         } else {
             Rows::Leaves(mutations.iter().map(|row| self.leaf_of(row)).collect())
         };
-        waiting.entries.push(Entry { target, rows, only_copy, kept });
+        self.push(waiting, Entry { target, rows, only_copy, kept });
+    }
+
+    fn push(&self, mut waiting: MutexGuard<'_, Waiting>, entry: Entry) {
+        waiting.entries.push(entry);
         let is_first = waiting.entries.len() == 1;
         drop(waiting);
         if is_first {
@@ -423,6 +398,7 @@ impl Rows {
         match self {
             Self::Whole(mutations, _) => mutations.len(),
             Self::Leaves(leaves) => leaves.len(),
+            Self::Marks(marks) => marks.len(),
         }
     }
 }

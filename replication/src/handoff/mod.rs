@@ -26,7 +26,7 @@ pub use self::keeper::{HandoffParts, HintedHandoff, Wake};
 pub use self::receiver::{HintReceiver, ReceiverParts};
 pub use self::settings::HandoffSettings;
 pub use self::status::{HandoffStatus, TargetStatus};
-pub use self::worker::{HINTS, HintReplay, HintWorker, ReplayParts, UnknownTarget};
+pub use self::worker::{HINTS, HintReplay, HintWorker, ReplayParts, SteerError};
 
 /// What a replica missed.
 #[derive(Clone, Debug, PartialEq)]

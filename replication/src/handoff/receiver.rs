@@ -9,9 +9,9 @@ use cube_storage::model::NodeId;
 use parking_lot::Mutex;
 
 use super::pace::{Coming, Grant, Incoming, Pace};
-use super::{HintedHandoff, Missed};
+use super::{HintedHandoff, Kept, Missed, NotKept};
 use crate::clock::NodeClock;
-use crate::messages::{HandedHint, Refusal, ReplyBody, TakeHints};
+use crate::messages::{HandedHint, Refusal, ReplyBody, TakeHints, TakeMarks};
 
 /// What a receiver works with.
 pub struct ReceiverParts {
@@ -88,7 +88,7 @@ impl HintReceiver {
         for HandedHint { mutation, created_ms, only_copy } in hints {
             let (left, all_kept, taken) = (Arc::clone(&left), Arc::clone(&all_kept), Arc::clone(&taken));
             let missed = Missed { target, mutations: vec![mutation], only_copy };
-            let kept = move |kept: Result<super::Kept, super::NotKept>| {
+            let kept = move |kept: Result<Kept, NotKept>| {
                 if kept.is_err() {
                     all_kept.store(false, Ordering::Release);
                 }
@@ -104,6 +104,14 @@ impl HintReceiver {
             };
             self.parts.handoff.take_over(missed, created_ms, Box::new(kept));
         }
+    }
+
+    /// Keeps dirty marks in the place of a node that leaves; `taken` is told when they are durable.
+    pub fn take_marks(&self, TakeMarks { target, marks }: TakeMarks, taken: OnTaken) {
+        let told = move |kept: Result<Kept, NotKept>| {
+            taken(kept.map(|_| ReplyBody::TookMarks).map_err(|_| Refusal::DiskFull));
+        };
+        self.parts.handoff.take_over_marks(target, marks, Box::new(told));
     }
 }
 

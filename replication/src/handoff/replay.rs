@@ -261,8 +261,7 @@ impl Replay {
             Sent::Indigestible | Sent::Failed => {
                 track.lease = None;
                 track.failures = track.failures.saturating_add(1);
-                let doubled = BACKOFF_MS_FIRST.saturating_mul(1 << (track.failures - 1).min(16));
-                track.wait = Some((now_ms + doubled.min(BACKOFF_MS_MAX), ReplayState::BackingOff));
+                track.wait = Some((now_ms + backoff_ms(track.failures), ReplayState::BackingOff));
             }
         }
     }
@@ -292,6 +291,11 @@ impl Replay {
         track.under_way = None;
         Some(track)
     }
+}
+
+/// The wait after so many failures in a row.
+pub(super) fn backoff_ms(failures: u32) -> u64 {
+    BACKOFF_MS_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(BACKOFF_MS_MAX)
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub struct TargetStatus {
 pub struct HandoffStatus {
     /// By the name of the target; those without hints and marks too, if they ever had some.
     pub targets: BTreeMap<String, TargetStatus>,
+    /// The names of members that an operator wants no hints delivered to.
+    pub paused: Vec<String>,
     /// What is coming to this node.
     pub incoming: Incoming,
     /// What happened since it started.

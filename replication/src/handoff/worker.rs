@@ -6,16 +6,19 @@
 //! said that all of it is durable there, so a crash of either side only sends some of it again.
 
 mod batch;
+mod marks;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use cube_storage::hints::PauseError;
 use cube_storage::model::NodeId;
 use parking_lot::Mutex;
 use thiserror::Error;
 
 use self::batch::{Batch, Verdict};
+use self::marks::MarksHandover;
 use super::pace::{Coming, Grant};
 use super::replay::{Command, Replay, ReplayState, Sent};
 use super::{HandoffCounters, HandoffStatus, HintReceiver, HintedHandoff, TargetStatus};
@@ -39,8 +42,6 @@ const BATCH_TIMEOUT_MS: u32 = 10_000;
 const COMMANDS_PER_STEP: usize = 16;
 /// What a target leases itself where nobody grants: hints that go to other nodes than it, or to an older release.
 const LOCAL_LEASE: Grant = Grant::Lease { bytes: 1 << 20, for_ms: 1_000 };
-/// The number of what is sent without an interest in the answer.
-const NOBODYS: u64 = 0;
 /// How often the log tells how far a replay has come.
 const TELL_EVERY_MS: u64 = 10_000;
 
@@ -66,12 +67,18 @@ pub struct ReplayParts {
     pub wake: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// There is no such target.
+/// Why an operator's wish was not followed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("no member of the cluster is named {name:?}")]
-pub struct UnknownTarget {
-    /// The name given.
-    pub name: String,
+pub enum SteerError {
+    /// There is no such target.
+    #[error("no member of the cluster is named {name:?}")]
+    UnknownTarget {
+        /// The name given.
+        name: String,
+    },
+    /// It would not outlive this process.
+    #[error("the decision cannot be kept: {0}")]
+    NotKept(#[from] PauseError),
 }
 
 /// The replay of one node, as others see it: gossip, operators, the status.
@@ -105,14 +112,26 @@ struct State {
     elsewhere: BTreeMap<NodeId, MemberState>,
     check_due_ms: u64,
     handing_over: bool,
-    paused_all: bool,
+    marks: MarksHandover,
+    /// When it was last told that hints for a node that is alive are paused.
+    told_paused_ms: BTreeMap<NodeId, u64>,
 }
 
 /// What a callback brought.
 struct Event {
-    target: NodeId,
-    attempt: u64,
+    asked: Asked,
     answer: Result<Reply, PeerError>,
+}
+
+/// What an answer is about.
+#[derive(Clone, Copy)]
+enum Asked {
+    /// A lease or a batch of hints.
+    Replay { target: NodeId, attempt: u64 },
+    /// Whether dirty marks are kept elsewhere.
+    Marks { attempt: u64 },
+    /// Nothing that anybody waits for.
+    Nothing,
 }
 
 /// The worker: steps what [`HintReplay`] shows.
@@ -151,25 +170,26 @@ impl HintReplay {
     }
 
     /// An operator wants hints delivered now, to one node or to all.
-    pub fn replay_now(&self, name: Option<&str>) -> Result<(), UnknownTarget> {
+    pub fn replay_now(&self, name: Option<&str>) -> Result<(), SteerError> {
         self.wish(self.named(name)?);
         Ok(())
     }
 
-    /// An operator wants no hints delivered for now, or delivered again. Hints are kept all the same.
-    pub fn pause(&self, name: Option<&str>, paused: bool) -> Result<(), UnknownTarget> {
+    /// An operator wants no hints delivered until he says otherwise, or delivered again. Hints are kept all the same. It is
+    /// durable when this returns.
+    pub fn pause(&self, name: Option<&str>, paused: bool) -> Result<(), SteerError> {
         let targets = self.named(name)?;
+        self.parts.handoff.pause(name.and(targets.first().copied()), paused)?;
         let mut state = self.state.lock();
-        if name.is_none() {
-            state.paused_all = paused;
-        }
         targets.into_iter().for_each(|target| state.replay.pause(target, paused));
         drop(state);
+        tracing::warn!(node = name.unwrap_or("all"), paused, "an operator steers the delivery of hints");
         self.wish(None);
         Ok(())
     }
 
-    /// This node leaves: from now on hints for targets that are down go to other nodes, which keep them in its place.
+    /// This node leaves: from now on hints for targets that are down, and all dirty marks, go to other nodes, which keep them
+    /// in its place.
     pub fn begin_handover(&self) {
         self.state.lock().handing_over = true;
         self.wish(None);
@@ -184,19 +204,24 @@ impl HintReplay {
         (self.parts.wake)();
     }
 
-    /// Hints that are still here. A node that leaves is gone only when there are none.
+    /// Hints that are still here. A node that leaves is gone only when there are none, and no marks either.
     pub fn hints_left(&self) -> u64 {
         self.parts.handoff.hints().totals().values().map(|totals| totals.records).sum()
     }
 
+    /// Dirty marks that are still here.
+    pub fn marks_left(&self) -> u64 {
+        self.parts.handoff.marks().totals().values().map(|totals| totals.marks).sum()
+    }
+
     /// The members that a name means: the one, or all.
-    fn named(&self, name: Option<&str>) -> Result<Vec<NodeId>, UnknownTarget> {
+    fn named(&self, name: Option<&str>) -> Result<Vec<NodeId>, SteerError> {
         let state = self.parts.catalog.current();
         match name {
             None => Ok(state.topology.members().keys().copied().collect()),
             Some(name) => match state.topology.member_named(name) {
                 Some(member) => Ok(vec![member.id]),
-                None => Err(UnknownTarget { name: name.to_owned() }),
+                None => Err(SteerError::UnknownTarget { name: name.to_owned() }),
             },
         }
     }
@@ -216,8 +241,11 @@ impl HintReplay {
             let mut replay = state.replay.progress(id, now_ms);
             if replay.state == ReplayState::Idle && hints.records > 0 {
                 // They are newer than the last look.
-                let is_alive = self.parts.membership.is_alive(id);
-                replay.state = if is_alive { ReplayState::Running } else { ReplayState::TargetDown };
+                replay.state = match self.parts.membership.is_alive(id) {
+                    _ if handoff.is_paused(id) => ReplayState::Paused,
+                    true => ReplayState::Running,
+                    false => ReplayState::TargetDown,
+                };
             }
             TargetStatus {
                 oldest_age_ms: hints.oldest_created_ms.map(|made_ms| wall_ms.saturating_sub(made_ms)),
@@ -234,7 +262,10 @@ impl HintReplay {
         let handing_over = state.handing_over;
         drop(state);
         let counts = handoff.counters().snapshot();
-        HandoffStatus { targets, incoming: self.parts.receiver.incoming(), counts, handing_over }
+        let members = cluster.topology.members().values().filter(|member| member.id != self.parts.me);
+        let present = members.filter(|member| member.state != MemberState::Left);
+        let paused = present.filter(|member| handoff.is_paused(member.id)).map(|member| member.name.clone()).collect();
+        HandoffStatus { targets, paused, incoming: self.parts.receiver.incoming(), counts, handing_over }
     }
 
     /// Does what is due, without waiting for anyone.
@@ -260,7 +291,8 @@ impl HintReplay {
                 }
             }
         }
-        let due_ms = state.replay.due_ms().unwrap_or(u64::MAX).min(state.check_due_ms);
+        let marks_due_ms = self.hand_marks_over(&mut state, now_ms);
+        let due_ms = state.replay.due_ms().unwrap_or(u64::MAX).min(state.check_due_ms).min(marks_due_ms);
         if due_ms <= now_ms { Step::Busy } else { Step::Idle { until_ms: due_ms } }
     }
 
@@ -284,15 +316,11 @@ impl HintReplay {
             *told_ms = now_ms;
             tracing::info!(%target, left, taken, "hints are being replayed");
         }
-        self.send(target, attempt, ASK_TIMEOUT_MS, RequestBody::HintCredits(coming));
+        self.send(target, Asked::Replay { target, attempt }, ASK_TIMEOUT_MS, RequestBody::HintCredits(coming));
     }
 
     /// Sends a request whose answer becomes an event.
-    fn send(&self, to: NodeId, attempt: u64, time_left_ms: u32, body: RequestBody) {
-        self.send_for(to, to, attempt, time_left_ms, body);
-    }
-
-    fn send_for(&self, to: NodeId, target: NodeId, attempt: u64, time_left_ms: u32, body: RequestBody) {
+    fn send(&self, to: NodeId, asked: Asked, time_left_ms: u32, body: RequestBody) {
         let parts = &self.parts;
         let request = Request {
             protocol: PROTOCOL,
@@ -309,7 +337,7 @@ impl HintReplay {
                 // A clock out of bound is not absorbed; hints are old whatever the clocks say.
                 let _absorbed = clock.observe(reply.clock);
             }
-            events.lock().push(Event { target, attempt, answer });
+            events.lock().push(Event { asked, answer });
             wake();
         };
         if to == parts.me {
@@ -318,11 +346,13 @@ impl HintReplay {
         parts.transport.send(to, Lane::Background, request, Box::new(told));
     }
 
-    fn on_event(&self, state: &mut State, Event { target, attempt, answer }: Event, now_ms: u64) {
-        if attempt == NOBODYS {
-            return;
-        }
+    fn on_event(&self, state: &mut State, Event { asked, answer }: Event, now_ms: u64) {
         let body = answer.map(|reply| reply.body).map_err(|error| error.to_string());
+        let (target, attempt) = match asked {
+            Asked::Replay { target, attempt } => (target, attempt),
+            Asked::Marks { attempt } => return self.on_marks_answer(state, attempt, body, now_ms),
+            Asked::Nothing => return,
+        };
         if state.batches.get(&target).is_some_and(|batch| batch.attempt == attempt)
             && let Some(batch) = state.batches.remove(&target)
         {
@@ -351,7 +381,7 @@ impl HintReplay {
         if let Some((before, _)) = state.begun.remove(&target) {
             let (sent_records, sent_bytes) = state.replay.take_sent(target);
             let coming = Coming { records: 0, bytes: 0, sent_records, sent_bytes };
-            self.send(target, NOBODYS, ASK_TIMEOUT_MS, RequestBody::HintCredits(coming));
+            self.send(target, Asked::Nothing, ASK_TIMEOUT_MS, RequestBody::HintCredits(coming));
             let taken = state.replay.progress(target, now_ms).taken.saturating_sub(before);
             tracing::info!(%target, taken, "all hints are replayed");
         }

@@ -227,6 +227,7 @@ fn forget_claims(body: &mut RequestBody) {
         RequestBody::ScanTable(scan) => scan.partitions.iter_mut().for_each(|run| run.epoch = Epoch(u64::MAX)),
         RequestBody::HintCredits(_)
         | RequestBody::TakeHints(_)
+        | RequestBody::TakeMarks(_)
         | RequestBody::AntiEntropy(_)
         | RequestBody::Unknown { .. } => {}
     }

@@ -212,6 +212,11 @@ impl Cluster {
         told.lock().take().unwrap()
     }
 
+    /// One step of a node's worker.
+    pub(crate) fn step(&self, id: u16) {
+        self.node(id).worker.lock().step(self.time.monotonic_ms()).unwrap();
+    }
+
     /// Steps, delivers and commits until nothing moves.
     pub(crate) fn settle(&self) {
         for _ in 0..1_000 {

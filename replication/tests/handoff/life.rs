@@ -1,8 +1,9 @@
 //! Hints whose holder or target leaves the cluster, or whose target is no replica of the row any more.
 
 use cube_replication::handoff::Kept;
+use cube_storage::hints::HintLimits;
 
-use crate::cluster::{Cluster, state, value};
+use crate::cluster::{Cluster, n, state, value};
 
 #[test]
 fn hints_of_a_node_that_left_are_dropped_and_counted_and_its_only_copies_go_to_a_replica() {
@@ -55,4 +56,69 @@ fn a_node_that_leaves_hands_its_hints_to_another_one_which_delivers_them() {
     cluster.settle();
     assert!(["a", "b", "only"].iter().all(|key| cluster.held(2, key).is_some()));
     assert_eq!(cluster.hints(0, 2), 0);
+}
+
+/// Node 3 has marked all of these for node 2, which is dead.
+fn marked(cluster: &Cluster, keys: &[&str]) {
+    cluster.node(3).handoff.set_limits(HintLimits { keys_max: 0, ..HintLimits::default() });
+    for key in keys {
+        assert_eq!(cluster.keep(3, 2, vec![value(key, 1)], false), Ok(Kept::Mark));
+    }
+}
+
+#[test]
+fn a_node_that_leaves_hands_its_dirty_marks_to_another_one_before_it_drops_them() {
+    let cluster = Cluster::new();
+    cluster.kill(2);
+    marked(&cluster, &["a", "b", "c"]);
+    cluster.keep(3, 1, vec![value("d", 1)], false).unwrap();
+    assert_eq!(cluster.node(3).replay.marks_left(), 4);
+    // Who should keep them does not answer: they stay.
+    cluster.network.disconnect(n(0));
+    cluster.node(3).replay.begin_handover();
+    cluster.pass_ms(60_000);
+    assert_eq!((cluster.node(3).replay.marks_left(), cluster.counts(3).marks_handed_over), (4, 0));
+    cluster.revive(0);
+    (0..4).for_each(|_| cluster.pass_ms(30_000));
+    assert_eq!((cluster.node(3).replay.marks_left(), cluster.counts(3).marks_handed_over), (0, 4));
+    assert!(["a", "b", "c"].iter().all(|key| cluster.is_marked(0, 2, key) && !cluster.is_marked(3, 2, key)));
+    assert!(cluster.is_marked(0, 1, "d"), "those of nodes that are alive too");
+    assert_eq!(cluster.counts(0).marked["handover"], 4);
+    // A write that comes while it leaves is no exception.
+    marked(&cluster, &["late"]);
+    cluster.pass_ms(60_000);
+    assert!(cluster.node(3).replay.marks_left() == 0 && cluster.is_marked(0, 2, "late"));
+}
+
+#[test]
+fn dirty_marks_that_were_handed_over_are_there_after_both_sides_crashed() {
+    let mut cluster = Cluster::new();
+    cluster.kill(2);
+    marked(&cluster, &["a", "b"]);
+    cluster.node(3).replay.begin_handover();
+    // As far as the question, which is answered when the marks are durable.
+    cluster.step(3);
+    cluster.network.deliver();
+    cluster.node(0).handoff.flush();
+    cluster.restart(0);
+    cluster.restart(3);
+    assert!(["a", "b"].iter().all(|key| cluster.is_marked(0, 2, key) && cluster.is_marked(3, 2, key)));
+    cluster.kill(2);
+    cluster.node(3).replay.begin_handover();
+    (0..4).for_each(|_| cluster.pass_ms(30_000));
+    assert_eq!(cluster.node(3).replay.marks_left(), 0, "twice is no harm");
+    assert!(["a", "b"].iter().all(|key| cluster.is_marked(0, 2, key)));
+    cluster.restart(3);
+    assert_eq!(cluster.node(3).replay.marks_left(), 0);
+}
+
+#[test]
+fn the_dirty_marks_of_a_node_that_left_are_dropped_without_hints_for_it_too() {
+    let cluster = Cluster::new();
+    cluster.kill(2);
+    marked(&cluster, &["a"]);
+    cluster.node(3).catalog.advance(state(&[0, 1], &[2]));
+    cluster.pass_ms(20_000);
+    assert_eq!(cluster.node(3).replay.marks_left(), 0);
+    assert!(!cluster.node(3).handoff.marks().totals().contains_key("node-2"));
 }

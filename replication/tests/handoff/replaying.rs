@@ -120,6 +120,42 @@ fn an_operator_stops_the_delivery_and_lets_it_go_on() {
 }
 
 #[test]
+fn a_pause_outlives_the_process_and_ends_for_one_node_without_ending_for_the_others() {
+    let mut cluster = Cluster::new();
+    cluster.kill(2);
+    cluster.keep(0, 2, vec![value("a", 1)], false).unwrap();
+    cluster.keep(0, 1, vec![value("b", 1)], false).unwrap();
+    cluster.node(0).replay.pause(None, true).unwrap();
+    cluster.revive(2);
+    cluster.restart(0);
+    assert_eq!(cluster.status(0, 2).replay.state, ReplayState::Paused, "before it was looked at too");
+    cluster.pass_ms(60_000);
+    assert_eq!((cluster.hints(0, 1), cluster.hints(0, 2)), (1, 1));
+    assert_eq!(cluster.node(0).replay.status().paused, ["node-1", "node-2", "node-3"]);
+    cluster.node(0).replay.pause(Some("node-2"), false).unwrap();
+    cluster.pass_ms(60_000);
+    assert_eq!((cluster.hints(0, 1), cluster.hints(0, 2)), (1, 0));
+    cluster.restart(0);
+    cluster.pass_ms(60_000);
+    assert_eq!((cluster.hints(0, 1), cluster.node(0).replay.status().paused.len()), (1, 2));
+    cluster.node(0).replay.pause(None, false).unwrap();
+    cluster.settle();
+    assert_eq!((cluster.hints(0, 1), cluster.node(0).replay.status().paused.len()), (0, 0));
+}
+
+#[test]
+fn a_pause_that_cannot_be_kept_is_refused_and_changes_nothing() {
+    let cluster = Cluster::new();
+    cluster.keep(0, 2, vec![value("a", 1)], false).unwrap();
+    let files = &cluster.node(0).files;
+    files.set_capacity(Some(files.used_bytes()));
+    assert!(cluster.node(0).replay.pause(Some("node-2"), true).is_err());
+    assert!(cluster.node(0).replay.status().paused.is_empty());
+    cluster.settle();
+    assert_eq!(cluster.hints(0, 2), 0);
+}
+
+#[test]
 fn a_target_that_does_not_answer_is_tried_again_ever_more_rarely_and_at_once_when_asked_to() {
     let cluster = Cluster::new();
     cluster.kill(2);

@@ -31,6 +31,8 @@ pub struct HintsView {
     /// The age of the oldest hint, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_hint_age_ms: Option<u64>,
+    /// The names of nodes that an operator wants no hints delivered to.
+    pub paused: Vec<String>,
     /// Everything else, by the name of the node.
     pub nodes: BTreeMap<String, NodeHintsView>,
     /// What others have yet to send to this node.
@@ -123,6 +125,7 @@ impl HintsView {
             total_bytes: targets.clone().map(|(_, target)| target.hints.bytes).sum(),
             dirty_ranges: dirty.map(|(name, target)| (name.clone(), target.marks.marks)).collect(),
             oldest_hint_age_ms: targets.clone().filter_map(|(_, target)| target.oldest_age_ms).max(),
+            paused: status.paused.clone(),
             nodes: targets.map(|(name, target)| (name.clone(), target.into())).collect(),
             incoming: IncomingView {
                 records: incoming.senders.values().map(|(records, _)| records).sum(),
@@ -141,7 +144,9 @@ impl HintsView {
     /// The lines of `STATS`.
     pub fn lines(&self) -> Vec<String> {
         let nodes = self.node_hints.iter().map(|(name, hints)| format!("Hints for {name}: {hints}"));
-        std::iter::once(format!("Pending Hints: {}", self.total_hints)).chain(nodes).collect()
+        let paused =
+            self.paused.iter().map(|name| format!("Hints PAUSED for {name}: kept, and not delivered until resumed"));
+        std::iter::once(format!("Pending Hints: {}", self.total_hints)).chain(nodes).chain(paused).collect()
     }
 }
 
@@ -180,5 +185,7 @@ mod tests {
         let view = HintsView { total_hints: 45, node_hints, ..HintsView::default() };
         assert_eq!(view.lines(), ["Pending Hints: 45", "Hints for node-2: 1", "Hints for node-3: 44"]);
         assert_eq!(HintsView::default().lines(), ["Pending Hints: 0"]);
+        let paused = HintsView { paused: vec!["node-3".to_owned()], ..HintsView::default() };
+        assert_eq!(paused.lines()[1], "Hints PAUSED for node-3: kept, and not delivered until resumed");
     }
 }

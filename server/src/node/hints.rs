@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cube_replication::catalog::Catalog;
 use cube_replication::clock::NodeClock;
 use cube_replication::handoff::{
-    HINTS, HintReceiver, HintReplay, HintWorker, HintedHandoff, ReceiverParts, ReplayParts, UnknownTarget,
+    HINTS, HintReceiver, HintReplay, HintWorker, HintedHandoff, ReceiverParts, ReplayParts, SteerError,
 };
 use cube_replication::membership::Membership;
 use cube_replication::replica::Replica;
@@ -86,6 +86,9 @@ impl Member {
             HintOrder::Pause => self.hint_replay.pause(node, true),
             HintOrder::Resume => self.hint_replay.pause(node, false),
         };
-        steered.map_err(|error: UnknownTarget| AdminError::Invalid { reason: error.to_string() })
+        steered.map_err(|error| match error {
+            SteerError::UnknownTarget { .. } => AdminError::Invalid { reason: error.to_string() },
+            SteerError::NotKept(_) => AdminError::Conflict { reason: error.to_string() },
+        })
     }
 }

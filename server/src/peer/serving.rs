@@ -131,6 +131,7 @@ impl Serving {
                 RequestBody::Write(_)
                 | RequestBody::HintCredits(_)
                 | RequestBody::TakeHints(_)
+                | RequestBody::TakeMarks(_)
                 | RequestBody::Unknown { .. } => self.serve_one(conversation, asked),
                 RequestBody::Read(_) => {
                     let Some(asked) = self.serve_at_once(conversation, asked) else { continue };

@@ -178,6 +178,18 @@ fn an_older_hint_changes_nothing_and_a_hint_of_a_deleted_key_does_not_bring_it_b
     assert!(gone.is_success(), "{gone}");
     let hints = api.hints().unwrap();
     assert_eq!((&hints["totalHints"], &hints["nodes"]["node-3"]["state"]), (&json!(3), &json!("PAUSED")), "{hints}");
+    cluster.kill(&[1]);
+    cluster.restart(&[1]);
+    cluster.wait_seen(1, &[3], "ALIVE");
+    let mut api = cluster.api(1);
+    let hints = api.hints().unwrap();
+    assert_eq!(
+        (&hints["totalHints"], &hints["paused"]),
+        (&json!(3), &json!(["node-3"])),
+        "it outlives the process: {hints}"
+    );
+    let lines = api.stats().unwrap()["lines"].to_string();
+    assert!(lines.contains("Hints PAUSED for node-3"), "{lines}");
     assert!(api.steer_hints("resume", &json!({"node": "node-3"})).unwrap().is_success());
     assert!(api.steer_hints("replay", &json!({})).unwrap().is_success());
     wait_delivered(&cluster, &[1, 2], PATIENCE);

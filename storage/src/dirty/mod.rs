@@ -125,12 +125,22 @@ pub enum Cause {
     Overload,
     /// The target refuses the row for good.
     Refused,
+    /// Another node had marked it, and left.
+    Handover,
 }
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Cap, Self::Window, Self::Disk, Self::Corrupt, Self::Disabled, Self::Overload, Self::Refused];
+    pub const ALL: [Self; 8] = [
+        Self::Cap,
+        Self::Window,
+        Self::Disk,
+        Self::Corrupt,
+        Self::Disabled,
+        Self::Overload,
+        Self::Refused,
+        Self::Handover,
+    ];
 
     /// Its name, as it is shown and counted.
     pub fn as_str(self) -> &'static str {
@@ -142,6 +152,7 @@ impl Cause {
             Self::Disabled => "disabled",
             Self::Overload => "overload",
             Self::Refused => "refused",
+            Self::Handover => "handover",
         }
     }
 }

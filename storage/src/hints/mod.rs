@@ -25,6 +25,7 @@ mod frame;
 mod index;
 mod limits;
 mod log;
+mod pauses;
 mod reader;
 mod recovery;
 mod replay;
@@ -40,6 +41,7 @@ pub use self::error::HintError;
 pub use self::expiry::{Expired, ExpiredHint};
 pub use self::limits::{Full, HintLimits};
 pub use self::log::{Counters, HintLog, HintTotals};
+pub use self::pauses::{PauseError, Pauses};
 pub use self::replay::{HintBatch, ReadLimits, Stored};
 pub use self::store::{HintStore, OpenedHints};
 

@@ -3,6 +3,7 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
+use cube_storage::dirty::DirtyRange;
 use cube_storage::merkle::{LeafId, LeafSum};
 use cube_storage::model::{
     Body, Epoch, Expiry, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, Record, RecordHeader, RowKey, TableId,
@@ -18,7 +19,7 @@ use crate::anti_entropy::questions::{
 use crate::handoff::pace::{Coming, Grant};
 use crate::messages::{
     Condition, Features, Found, HandedHint, PROTOCOL, PartitionRun, ReadRows, Refusal, Reply, ReplyBody, Request,
-    RequestBody, ScanRows, ScanTable, Stamp, TablePage, TakeHints, Want, WriteRows,
+    RequestBody, ScanRows, ScanTable, Stamp, TablePage, TakeHints, TakeMarks, Want, WriteRows,
 };
 
 fn hlc() -> impl Strategy<Value = Hlc> {
@@ -130,6 +131,17 @@ fn take_hints() -> impl Strategy<Value = TakeHints> {
         .prop_map(|(target, hints)| TakeHints { target: NodeId(target), hints })
 }
 
+fn take_marks() -> impl Strategy<Value = TakeMarks> {
+    let range = prop_oneof![
+        Just(DirtyRange::Everything),
+        any::<u32>().prop_map(|table| DirtyRange::Table(TableId(table))),
+        (any::<u32>(), any::<u16>()).prop_map(|(table, at)| DirtyRange::Partition(TableId(table), PartitionId(at))),
+        any::<[u32; 2]>().prop_map(|[table, leaf]| DirtyRange::Leaf(TableId(table), LeafId(leaf))),
+    ];
+    (any::<u16>(), prop::collection::vec((range, version()), 0..6))
+        .prop_map(|(target, marks)| TakeMarks { target: NodeId(target), marks })
+}
+
 fn scan_table() -> impl Strategy<Value = ScanTable> {
     let run = ([any::<u16>(), any::<u16>()], epoch()).prop_map(|([first, last], epoch)| PartitionRun {
         first: PartitionId(first),
@@ -159,6 +171,7 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
         take_hints().prop_map(RequestBody::TakeHints),
         scan_table().prop_map(RequestBody::ScanTable),
         question().prop_map(|question| RequestBody::AntiEntropy(Box::new(question))),
+        take_marks().prop_map(RequestBody::TakeMarks),
     ];
     (any::<u16>(), any::<u64>(), any::<u16>(), hlc(), any::<u32>(), any::<bool>(), body).prop_map(
         |(protocol, features, from, clock, time_left_ms, explain, body)| Request {
@@ -231,6 +244,7 @@ pub(super) fn reply() -> impl Strategy<Value = Reply> {
         page.prop_map(|(rows, next, floor)| ReplyBody::Page { rows, next, floor }),
         grant().prop_map(ReplyBody::HintCredits),
         Just(ReplyBody::TookHints),
+        Just(ReplyBody::TookMarks),
         table_page().prop_map(ReplyBody::TablePage),
         told().prop_map(|told| ReplyBody::AntiEntropy(Box::new(told))),
     ];
@@ -358,6 +372,7 @@ pub(super) fn one_of_each() -> Vec<RequestBody> {
         RequestBody::TakeHints(TakeHints { target: NodeId(1), hints: Vec::new() }),
         RequestBody::ScanTable(scan_table),
         RequestBody::AntiEntropy(Box::new(Question::Watermark)),
+        RequestBody::TakeMarks(TakeMarks { target: NodeId(1), marks: Vec::new() }),
     ]
 }
 

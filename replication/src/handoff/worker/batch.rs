@@ -11,7 +11,7 @@ use super::super::HandoffCounters;
 use super::super::keeper::{Leaf, bytes_of};
 use super::super::replay::Sent;
 use super::super::route::{Destination, destination};
-use super::{BATCH_TIMEOUT_MS, HintReplay, State};
+use super::{Asked, BATCH_TIMEOUT_MS, HintReplay, State};
 use crate::messages::{HandedHint, Refusal, ReplyBody, RequestBody, Stamp, TakeHints, WriteRows};
 use crate::topology::MemberState;
 
@@ -169,7 +169,7 @@ impl HintReplay {
             }),
         };
         state.batches.insert(target, Batch { attempt, log, rows, through, kind });
-        self.send_for(to, target, attempt, BATCH_TIMEOUT_MS, body);
+        self.send(to, Asked::Replay { target, attempt }, BATCH_TIMEOUT_MS, body);
     }
 
     /// Reads the next hints, and leaves out what nobody misses. An only copy that goes elsewhere is a batch of its own.
@@ -244,8 +244,8 @@ impl HintReplay {
         chosen.ok_or_else(|| "no replica is alive to take a write's only copy".to_owned())
     }
 
-    /// A node that keeps hints in this one's place.
-    fn holder(&self, target: NodeId) -> Option<NodeId> {
+    /// A node that keeps hints and marks in this one's place.
+    pub(super) fn holder(&self, target: NodeId) -> Option<NodeId> {
         let cluster = self.parts.catalog.current();
         let members = cluster.topology.members().values().filter(|member| member.state == MemberState::Ready);
         let others = members.map(|member| member.id).filter(|node| *node != self.parts.me && *node != target);

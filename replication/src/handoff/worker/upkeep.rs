@@ -16,6 +16,8 @@ use crate::topology::{Member, MemberState};
 const EXPIRE_AT_ONCE: ReadLimits = ReadLimits { records: 1_024, bytes: 8 << 20 };
 /// How often that is done for a log in one look; the rest waits for the next one.
 const EXPIRE_ROUNDS: usize = 8;
+/// How often the log says that hints are paused which could be delivered.
+const TELL_PAUSED_EVERY_MS: u64 = 600_000;
 
 impl HintReplay {
     /// Looks at every member and every log. Whether there is more to do than one look does.
@@ -47,6 +49,7 @@ impl HintReplay {
                 None => self.remove(log.target()),
             }
         }
+        self.remove_marks_of_the_gone(&members);
         for id in cluster.topology.members().keys().filter(|id| !with_log.contains(id)) {
             state.elsewhere.remove(id);
             let alive = self.parts.membership.is_alive(*id);
@@ -70,10 +73,23 @@ impl HintReplay {
         } else {
             state.elsewhere.remove(&member.id);
         }
-        if state.paused_all {
-            state.replay.pause(member.id, true);
+        let is_paused = self.parts.handoff.is_paused(member.id);
+        state.replay.pause(member.id, is_paused);
+        if is_paused && is_alive && totals.records > 0 {
+            self.tell_paused(state, member, totals.records);
         }
         state.replay.look(member.id, Seen { alive: is_alive || goes_elsewhere, oldest_ms });
+    }
+
+    /// A pause that was forgotten costs hints when they grow older than the window.
+    fn tell_paused(&self, state: &mut State, member: &Member, hints: u64) {
+        let now_ms = self.parts.clock.monotonic_ms();
+        let told_ms = state.told_paused_ms.get(&member.id);
+        if told_ms.is_none_or(|told_ms| now_ms.saturating_sub(*told_ms) >= TELL_PAUSED_EVERY_MS) {
+            state.told_paused_ms.insert(member.id, now_ms);
+            let target = &member.name;
+            tracing::warn!(target, hints, "hints for a node that is alive are paused, and not delivered until resumed");
+        }
     }
 
     /// Its target left: nothing of it is missed any more.
@@ -89,6 +105,28 @@ impl HintReplay {
                 }
             }
             Err(error) => tracing::warn!(target, %error, "the hints of a node that left the cluster stay"),
+        }
+    }
+
+    /// Nodes that left without hints for them may have marks all the same.
+    fn remove_marks_of_the_gone(&self, members: &BTreeMap<&str, &Member>) {
+        let handoff = &self.parts.handoff;
+        for marks in handoff.marks().targets() {
+            let target = marks.target();
+            let is_gone = members.get(target).is_none_or(|member| member.state == MemberState::Left);
+            if !is_gone || handoff.hints().totals().contains_key(target) {
+                continue;
+            }
+            match handoff.marks().remove_target(target) {
+                Ok(totals) => {
+                    tracing::info!(
+                        target,
+                        marks = totals.marks,
+                        "dirty marks of a node that left the cluster are dropped"
+                    );
+                }
+                Err(error) => tracing::warn!(target, %error, "the dirty marks of a node that left the cluster stay"),
+            }
         }
     }
 
