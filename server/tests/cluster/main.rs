@@ -18,6 +18,7 @@ mod forming;
 mod growing;
 mod harness;
 mod hints;
+mod hints_catching_up;
 mod hints_damage;
 mod hints_limits;
 mod kill_all;
