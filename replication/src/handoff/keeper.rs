@@ -174,6 +174,11 @@ impl HintedHandoff {
         self.set_settings(HandoffSettings { limits, ..self.settings() });
     }
 
+    /// Whether this node's map of the cluster names a target, present or left.
+    pub(super) fn knows(&self, target: NodeId) -> bool {
+        self.catalog.current().topology.member(target).is_some()
+    }
+
     /// Whether an operator wants no hints delivered to a node.
     pub fn is_paused(&self, target: NodeId) -> bool {
         self.pauses.lock().holds(target)
@@ -272,7 +277,10 @@ impl HintedHandoff {
                     Err(NotKept { target, cause })
                 };
                 match (first, &marked) {
-                    _ if matches!(entry.rows, Rows::Marks(_)) => taken.clone().map(|()| Kept::Mark).or_else(not_kept),
+                    // Whoever had marked it keeps it, and tries again.
+                    _ if matches!(entry.rows, Rows::Marks(_)) => {
+                        taken.clone().map(|()| Kept::Mark).map_err(|cause| NotKept { target, cause })
+                    }
                     (None, _) => Ok(Kept::Hint),
                     (Some(refusal), _) if entry.only_copy => not_kept(refusal.detail.clone()),
                     (Some(_), Ok(())) => Ok(Kept::Mark),
@@ -287,7 +295,9 @@ impl HintedHandoff {
         if entry.only_copy {
             return Err(NotKept { target: entry.target, cause: "it has left the cluster".into() });
         }
-        HandoffCounters::add(&self.counters.dropped_target_left, entry.rows.len() as u64);
+        if !matches!(entry.rows, Rows::Marks(_)) {
+            HandoffCounters::add(&self.counters.dropped_target_left, entry.rows.len() as u64);
+        }
         Ok(Kept::Left)
     }
 

@@ -79,6 +79,9 @@ impl HintReceiver {
 
     /// Keeps hints in the place of a node that leaves; `taken` is told when all of them are durable.
     pub fn take(&self, TakeHints { target, hints }: TakeHints, taken: OnTaken) {
+        if let Err(refusal) = self.check_known(target) {
+            return taken(Err(refusal));
+        }
         let left = Arc::new(AtomicUsize::new(hints.len()));
         if hints.is_empty() {
             return taken(Ok(ReplyBody::TookHints));
@@ -108,10 +111,19 @@ impl HintReceiver {
 
     /// Keeps dirty marks in the place of a node that leaves; `taken` is told when they are durable.
     pub fn take_marks(&self, TakeMarks { target, marks }: TakeMarks, taken: OnTaken) {
+        if let Err(refusal) = self.check_known(target) {
+            return taken(Err(refusal));
+        }
         let told = move |kept: Result<Kept, NotKept>| {
             taken(kept.map(|_| ReplyBody::TookMarks).map_err(|_| Refusal::DiskFull));
         };
         self.parts.handoff.take_over_marks(target, marks, Box::new(told));
+    }
+
+    /// A member that is newer than this node's map must not be taken for one that left, whose hints nobody misses.
+    fn check_known(&self, target: NodeId) -> Result<(), Refusal> {
+        let unknown = || Refusal::Unsupported(format!("keeping what {target} missed: its map does not name it yet"));
+        self.parts.handoff.knows(target).then_some(()).ok_or_else(unknown)
     }
 }
 

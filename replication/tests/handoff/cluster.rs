@@ -12,6 +12,7 @@ use cube_replication::handoff::{
 };
 use cube_replication::lifecycle::adopt;
 use cube_replication::membership::Scripted;
+use cube_replication::messages::{Features, PROTOCOL, Refusal, ReplyBody, Request, RequestBody};
 use cube_replication::replica::Replica;
 use cube_replication::topology::{Addresses, Assignment, Member, MemberState, Strategy, Topology, TopologyChange};
 use cube_replication::transport::{Delivery, InProcess};
@@ -215,6 +216,24 @@ impl Cluster {
     /// One step of a node's worker.
     pub(crate) fn step(&self, id: u16) {
         self.node(id).worker.lock().step(self.time.monotonic_ms()).unwrap();
+    }
+
+    /// What a node answers to a question of node 3.
+    pub(crate) fn ask(&self, of: u16, body: RequestBody) -> Result<ReplyBody, Refusal> {
+        let request = Request {
+            protocol: PROTOCOL,
+            features: Features::default(),
+            from: n(3),
+            clock: Hlc(0),
+            time_left_ms: 1_000,
+            explain: false,
+            body,
+        };
+        let told = Arc::new(Mutex::new(None));
+        let teller = Arc::clone(&told);
+        self.node(of).replica.handle(request, Box::new(move |reply| *teller.lock() = Some(reply.body)));
+        self.node(of).handoff.flush();
+        told.lock().take().unwrap()
     }
 
     /// Steps, delivers and commits until nothing moves.

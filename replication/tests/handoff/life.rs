@@ -1,9 +1,11 @@
 //! Hints whose holder or target leaves the cluster, or whose target is no replica of the row any more.
 
 use cube_replication::handoff::Kept;
+use cube_replication::messages::{HandedHint, Refusal, ReplyBody, RequestBody, TakeHints, TakeMarks};
+use cube_storage::dirty::DirtyRange;
 use cube_storage::hints::HintLimits;
 
-use crate::cluster::{Cluster, n, state, value};
+use crate::cluster::{Cluster, at, n, state, value};
 
 #[test]
 fn hints_of_a_node_that_left_are_dropped_and_counted_and_its_only_copies_go_to_a_replica() {
@@ -121,4 +123,25 @@ fn the_dirty_marks_of_a_node_that_left_are_dropped_without_hints_for_it_too() {
     cluster.pass_ms(20_000);
     assert_eq!(cluster.node(3).replay.marks_left(), 0);
     assert!(!cluster.node(3).handoff.marks().totals().contains_key("node-2"));
+}
+
+#[test]
+fn nothing_is_kept_for_a_member_that_is_newer_than_the_map_so_that_its_holder_keeps_it() {
+    let cluster = Cluster::new();
+    let hint = HandedHint { mutation: value("a", 1), created_ms: 1, only_copy: false };
+    let take = |target: u16| {
+        let hints = RequestBody::TakeHints(TakeHints { target: n(target), hints: vec![hint.clone()] });
+        let marks =
+            RequestBody::TakeMarks(TakeMarks { target: n(target), marks: vec![(DirtyRange::Everything, at(1))] });
+        [cluster.ask(0, hints), cluster.ask(0, marks)]
+    };
+    assert!(take(9).iter().all(|answer| matches!(answer, Err(Refusal::Unsupported(_)))));
+    assert_eq!(take(2), [Ok(ReplyBody::TookHints), Ok(ReplyBody::TookMarks)]);
+    cluster.node(0).catalog.advance(state(&[0, 1], &[2]));
+    assert_eq!(
+        take(2),
+        [Ok(ReplyBody::TookHints), Ok(ReplyBody::TookMarks)],
+        "nobody misses what one that left missed"
+    );
+    assert_eq!(cluster.counts(0).dropped_target_left, 1);
 }
