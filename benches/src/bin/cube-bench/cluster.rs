@@ -52,8 +52,33 @@ pub(crate) struct Cluster {
     pub(crate) client: Client,
     /// What is told of each process: its name and number.
     pub(crate) pids: Vec<(String, u32)>,
-    // Dropped in this order: the processes before what they stand on.
-    _own: Option<(Vec<Process>, TempDir, Block)>,
+    /// None where the cluster was given.
+    own: Vec<Node>,
+    // Dropped after the processes, which stand on it.
+    _ground: Option<(TempDir, Block)>,
+}
+
+/// A node that was started for the measurement.
+struct Node {
+    name: String,
+    grpc: String,
+    words: Vec<String>,
+    log: PathBuf,
+    program: PathBuf,
+    /// None while it is dead.
+    process: Option<Process>,
+}
+
+impl Node {
+    fn start(&mut self) -> Result<()> {
+        self.process = Some(Process::start(&self.program, &self.words, &self.log)?);
+        Ok(())
+    }
+
+    /// Fails if it has ended by itself.
+    fn check(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), |process| process.check(&self.name, &self.log))
+    }
 }
 
 impl Cluster {
@@ -63,7 +88,7 @@ impl Cluster {
         }
         let client = Client::connect(&nodes.addresses).await?;
         let pids = nodes.pids.iter().enumerate().map(|(index, pid)| (format!("node {}", index + 1), *pid)).collect();
-        Ok(Self { client, pids, _own: None })
+        Ok(Self { client, pids, own: Vec::new(), _ground: None })
     }
 
     async fn start(nodes: &Nodes) -> Result<Self> {
@@ -73,7 +98,7 @@ impl Cluster {
             None => beside("cubed")?,
         };
         let seeds: Vec<String> = (1..=NODES).map(|number| format!("{}:7401", block.node(number))).collect();
-        let mut processes = Vec::new();
+        let mut own = Vec::new();
         for number in 1..=NODES {
             let (name, ip) = (format!("node-{number}"), block.node(number));
             let mut words = vec!["start".to_owned(), "--name".to_owned(), name.clone()];
@@ -84,32 +109,65 @@ impl Cluster {
             }
             seeds.iter().for_each(|seed| say("--seed", seed.clone()));
             nodes.settings.iter().for_each(|setting| say("--set", setting.clone()));
-            let log = dir.path().join(format!("{name}.log"));
-            processes.push((Process::start(&program, &words, &log)?, name, log));
+            let (log, grpc) = (dir.path().join(format!("{name}.log")), format!("{ip}:7400"));
+            let mut node = Node { name, grpc, words, log, program: program.clone(), process: None };
+            node.start()?;
+            own.push(node);
         }
-        let addresses = (1..=NODES).map(|number| format!("{}:7400", block.node(number)));
-        let client = ready(&addresses.collect::<Vec<_>>(), &mut processes).await?;
-        let pids = processes.iter().map(|(process, name, _)| (name.clone(), process.pid())).collect();
-        let processes = processes.into_iter().map(|(process, _, _)| process).collect();
-        Ok(Self { client, pids, _own: Some((processes, dir, block)) })
+        let client = ready(&mut own).await?;
+        let mut cluster = Self { client, pids: Vec::new(), own, _ground: Some((dir, block)) };
+        cluster.note_pids();
+        Ok(cluster)
+    }
+
+    fn note_pids(&mut self) {
+        let pid = |node: &Node| Some((node.name.clone(), node.process.as_ref()?.pid()));
+        self.pids = self.own.iter().filter_map(pid).collect();
+    }
+
+    fn own(&mut self, name: &str) -> Result<&mut Node> {
+        let node = self.own.iter_mut().find(|node| node.name == name);
+        node.ok_or_else(|| format!("{name} was not started for this measurement").into())
+    }
+
+    /// Kills a node as a loss of its machine does: it gets no chance to say goodbye.
+    pub(crate) fn kill(&mut self, name: &str) -> Result<()> {
+        self.own(name)?.process = None;
+        self.note_pids();
+        Ok(())
+    }
+
+    /// Starts a node again that was killed. It may take a while until it serves.
+    pub(crate) fn restart(&mut self, name: &str) -> Result<()> {
+        self.own(name)?.start()?;
+        self.note_pids();
+        Ok(())
+    }
+
+    /// Where clients reach the nodes that were started for the measurement, by name.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.own.iter().map(|node| (node.name.as_str(), node.grpc.as_str()))
+    }
+
+    /// Fails if a node that should run has ended by itself.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.own.iter_mut().try_for_each(Node::check)
     }
 }
 
 /// A client of the cluster once every node takes writes to all replicas.
-async fn ready(addresses: &[String], processes: &mut [(Process, String, PathBuf)]) -> Result<Client> {
+async fn ready(nodes: &mut [Node]) -> Result<Client> {
     let deadline = Instant::now() + START_MAX;
     loop {
-        for (process, name, log) in &mut *processes {
-            process.check(name, log)?;
-        }
         let mut problems = String::new();
-        for address in addresses {
-            if let Err(error) = takes_writes(address).await {
-                write!(problems, "\n{address}: {error}")?;
+        for node in &mut *nodes {
+            node.check()?;
+            if let Err(error) = takes_writes(&node.grpc).await {
+                write!(problems, "\n{}: {error}", node.grpc)?;
             }
         }
         if problems.is_empty() {
-            return Ok(Client::connect(addresses).await?);
+            return Ok(Client::connect(nodes.iter().map(|node| &node.grpc)).await?);
         }
         if Instant::now() > deadline {
             return Err(format!("the cluster does not start:{problems}").into());

@@ -5,8 +5,9 @@
 //! come meanwhile, not only for those that were under way (no coordinated omission).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cube_benches::Result;
@@ -14,7 +15,7 @@ use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::figures::{Figures, Meter};
+use super::figures::{Expense, Figures, Meter};
 use super::keys::Draw;
 use super::options::Shape;
 use super::subject::Subject;
@@ -50,26 +51,53 @@ impl Seen {
 }
 
 /// When what is seen counts.
-#[derive(Clone, Copy)]
-struct Window {
-    start: Instant,
-    end: Instant,
+#[derive(Default)]
+pub(crate) struct Window {
+    start: OnceLock<Instant>,
+    end: OnceLock<Instant>,
+}
+
+impl Window {
+    /// From now on it counts, and so does what these processes spend.
+    pub(crate) fn begin(&self, pids: &[(String, u32)]) -> Meter {
+        self.start.get_or_init(Instant::now);
+        Meter::start(pids)
+    }
+
+    /// Nothing counts any more: the load ends.
+    pub(crate) fn end(&self, meter: Meter) -> Expense {
+        self.end.get_or_init(Instant::now);
+        meter.stop()
+    }
+
+    fn is_over(&self, at: Instant) -> bool {
+        self.end.get().is_some_and(|end| at >= *end)
+    }
+
+    fn holds(&self, at: Instant) -> bool {
+        self.start.get().is_some_and(|start| at >= *start) && !self.is_over(at)
+    }
 }
 
 /// Writes every row of a workload once.
 pub(crate) async fn preload(subject: &Subject, shape: &Shape) -> Result<()> {
-    let next = Arc::new(AtomicU64::new(0));
+    write_once(subject, shape, 0..shape.rows).await
+}
+
+/// Writes the rows of these numbers, each once.
+pub(crate) async fn write_once(subject: &Subject, shape: &Shape, rows: Range<u64>) -> Result<()> {
+    let next = Arc::new(AtomicU64::new(rows.start));
     let mut workers = JoinSet::new();
     for worker in 0..PRELOAD_WORKERS {
-        let (subject, shape, next) = (subject.clone(), shape.clone(), Arc::clone(&next));
+        let (subject, shape, next, end) = (subject.clone(), shape.clone(), Arc::clone(&next), rows.end);
         workers.spawn(async move {
             let mut draw = Draw::new(&shape, u64::MAX - worker);
             loop {
                 let first = next.fetch_add(PRELOAD_ROWS, Ordering::Relaxed);
-                if first >= shape.rows {
+                if first >= end {
                     return Ok(());
                 }
-                let rows = first..(first + PRELOAD_ROWS).min(shape.rows);
+                let rows = first..(first + PRELOAD_ROWS).min(end);
                 let mut tries = 0;
                 while let Err(kind) = subject.preload(&shape, rows.clone(), &mut draw).await {
                     tries += 1;
@@ -87,28 +115,41 @@ pub(crate) async fn preload(subject: &Subject, shape: &Shape) -> Result<()> {
     Ok(())
 }
 
-/// Runs a workload and says what came of it.
+/// Runs a workload for as long as it says, and tells what came of it.
 pub(crate) async fn run(name: &str, subject: &Subject, shape: &Shape, pids: &[(String, u32)]) -> Result<Figures> {
-    let begin = Instant::now();
-    let window = Window { start: begin + shape.warm_up, end: begin + shape.warm_up + shape.time };
-    let next = Arc::new(AtomicU64::new(0));
+    let (window, start) = (Arc::new(Window::default()), Instant::now() + shape.warm_up);
+    let course = async {
+        sleep_until(start).await;
+        let meter = window.begin(pids);
+        sleep_until(start + shape.time).await;
+        Ok(window.end(meter))
+    };
+    run_while(name, subject, shape, &window, course).await
+}
+
+/// Runs a workload while something else takes its course, which begins and ends the window in which it counts.
+pub(crate) async fn run_while(
+    name: &str,
+    subject: &Subject,
+    shape: &Shape,
+    window: &Arc<Window>,
+    course: impl Future<Output = Result<Expense>>,
+) -> Result<Figures> {
+    let (next, started) = (Arc::new(AtomicU64::new(0)), Instant::now());
     let mut workers = JoinSet::new();
     for worker in 0..shape.in_flight.max(1) {
-        let (subject, shape, next) = (subject.clone(), shape.clone(), Arc::clone(&next));
+        let (subject, shape, next, window) = (subject.clone(), shape.clone(), Arc::clone(&next), Arc::clone(window));
         workers.spawn(async move {
             let mut draw = Draw::new(&shape, worker as u64);
             let mut seen = Seen::new()?;
             match shape.rate {
-                None => closed(&subject, &shape, &mut draw, window, &mut seen).await,
-                Some(rate) => open(&subject, &shape, &mut draw, window, rate, (begin, &next), &mut seen).await,
+                None => closed(&subject, &shape, &mut draw, &window, &mut seen).await,
+                Some(rate) => open(&subject, &shape, &mut draw, &window, rate, (started, &next), &mut seen).await,
             }
             Ok::<_, cube_benches::Error>(seen)
         });
     }
-    sleep_until(window.start).await;
-    let meter = Meter::start(pids);
-    sleep_until(window.end).await;
-    let spent = meter.stop();
+    let spent = course.await?;
     let mut all = Seen::new()?;
     while let Some(worker) = workers.join_next().await {
         all.add(&worker??)?;
@@ -117,15 +158,15 @@ pub(crate) async fn run(name: &str, subject: &Subject, shape: &Shape, pids: &[(S
 }
 
 /// One request after the other.
-async fn closed(subject: &Subject, shape: &Shape, draw: &mut Draw, window: Window, seen: &mut Seen) {
+async fn closed(subject: &Subject, shape: &Shape, draw: &mut Draw, window: &Window, seen: &mut Seen) {
     loop {
         let start = Instant::now();
-        if start >= window.end {
+        if window.is_over(start) {
             return;
         }
         let outcome = subject.ask(shape, draw).await;
         let end = Instant::now();
-        if end >= window.start && end < window.end {
+        if window.holds(end) {
             record(seen, outcome, end - start);
         }
     }
@@ -136,7 +177,7 @@ async fn open(
     subject: &Subject,
     shape: &Shape,
     draw: &mut Draw,
-    window: Window,
+    window: &Window,
     rate: f64,
     schedule: (Instant, &AtomicU64),
     seen: &mut Seen,
@@ -144,13 +185,13 @@ async fn open(
     loop {
         let number = schedule.1.fetch_add(1, Ordering::Relaxed);
         let due = schedule.0 + Duration::from_secs_f64(number as f64 / rate);
-        if due >= window.end {
+        sleep_until(due).await;
+        if window.is_over(due) {
             return;
         }
-        sleep_until(due).await;
         let outcome = subject.ask(shape, draw).await;
         // Every request that was due in the window counts, however late its answer came.
-        if due >= window.start {
+        if window.holds(due) {
             record(seen, outcome, due.elapsed());
         }
     }

@@ -23,7 +23,7 @@ const SWEEP: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 
 /// What is wanted of a run: more of the rate, less of the processor's time.
 #[derive(Serialize)]
-struct Mark {
+pub(crate) struct Mark {
     what: String,
     wanted: f64,
     measured: f64,
@@ -31,12 +31,21 @@ struct Mark {
     ratio: f64,
 }
 
-fn at_least(what: impl Into<String>, wanted: f64, measured: f64) -> Mark {
+pub(crate) fn at_least(what: impl Into<String>, wanted: f64, measured: f64) -> Mark {
     Mark { what: what.into(), wanted, measured, ratio: measured / wanted }
 }
 
-fn at_most(what: impl Into<String>, wanted: f64, measured: f64) -> Mark {
+pub(crate) fn at_most(what: impl Into<String>, wanted: f64, measured: f64) -> Mark {
     Mark { what: what.into(), wanted, measured, ratio: wanted / measured }
+}
+
+/// How far each is from its mark, for people.
+pub(crate) fn print(marks: &[Mark]) {
+    println!("\n| mark | wanted | measured | ratio (1 is met) |\n|---|---|---|---|");
+    for Mark { what, wanted, measured, ratio } in marks {
+        let digits = if *wanted < 10.0 { 2 } else { 0 };
+        println!("| {what} | {wanted:.digits$} | {measured:.digits$} | {ratio:.2} |");
+    }
 }
 
 /// A workload as the marks mean it.
@@ -97,10 +106,7 @@ pub(crate) async fn all(marks: &Marks) -> Result<()> {
         runs.0.extend(figures);
         table.extend(large);
     }
-    println!("\n| mark | wanted | measured | ratio (1 is met) |\n|---|---|---|---|");
-    for mark in &table {
-        println!("| {} | {:.0} | {:.0} | {:.2} |", mark.what, mark.wanted, mark.measured, mark.ratio);
-    }
+    print(&table);
     #[derive(Serialize)]
     struct Report<'a> {
         marks: &'a [Mark],

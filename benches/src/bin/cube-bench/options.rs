@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Reads(Turns),
     /// The same workload against Cube KV and etcd, in turns.
     Peers(Turns),
+    /// How fast a node that was away gets the hints for it, and what clients feel of that. Starts a cluster of its own.
+    Replay(Replay),
 }
 
 /// What is done.
@@ -186,6 +188,21 @@ pub(crate) struct Overload {
     /// Requests that each node takes at once.
     #[arg(long, default_value_t = 64)]
     pub(crate) places: usize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    pub(crate) nodes: Nodes,
+    /// Rows that are written while a node is dead.
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) writes: u64,
+    /// How long each run without a replay is.
+    #[arg(long, value_parser = seconds, default_value = "10")]
+    pub(crate) time: Duration,
+    /// Where the figures go as JSON.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
 }
 
 fn seconds(given: &str) -> Result<Duration, String> {

@@ -17,9 +17,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program that dies with this one, with what it prints in a file.
+    /// Starts a program that dies with this one, with what it prints at the end of a file.
     pub(crate) fn start(program: &Path, arguments: &[String], output: &Path) -> Result<Self> {
-        let log = fs::File::create(output)?;
+        let log = fs::OpenOptions::new().create(true).append(true).open(output)?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
