@@ -25,4 +25,5 @@ pub mod replica;
 pub mod sim;
 pub mod topology;
 pub mod transport;
+pub mod watermark;
 pub mod worker;

@@ -58,6 +58,7 @@ use crate::messages::{Features, PROTOCOL, Reply, Request, RequestBody};
 use crate::replica::Replica;
 use crate::topology::{DataCenter, Route};
 use crate::transport::{Lane, PeerError, PeerTransport};
+use crate::watermark::UnderWay;
 
 /// What an operator chooses of a coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +115,7 @@ pub struct Coordinator {
     settings: Settings,
     limits: Limits,
     load: Load,
+    writes: Arc<UnderWay>,
     deadlines: Arc<Deadlines>,
     peers: Peers,
     figures: Figures,
@@ -165,6 +167,7 @@ impl Coordinator {
             settings,
             limits,
             load: Load::default(),
+            writes: UnderWay::new(Arc::clone(&parts.clock)),
             deadlines: Arc::default(),
             peers: Peers::default(),
             figures: Figures::default(),
@@ -237,6 +240,11 @@ impl Coordinator {
     /// Operations that have not ended: those of [`Self::in_flight`], and those that still wait for a late replica.
     pub fn under_way(&self) -> usize {
         self.deadlines.len()
+    }
+
+    /// The writes that have not ended, by which they hold down the watermark of the node.
+    pub fn writes_under_way(&self) -> &Arc<UnderWay> {
+        &self.writes
     }
 
     /// What reads came upon since the node started, by table.

@@ -18,7 +18,7 @@ use cube_storage::dirty::{Cause, DirtyError, DirtyRange, DirtyStore};
 use cube_storage::files::{Files, FilesError};
 use cube_storage::hints::{Hint, HintError, HintLimits, HintLog, HintStore, PauseError, Pauses, Ticket};
 use cube_storage::merkle::LeafId;
-use cube_storage::model::{Mutation, NodeId, PartitionBits, TableId, Version};
+use cube_storage::model::{Hlc, Mutation, NodeId, PartitionBits, TableId, Version};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{HandoffCounters, HandoffSettings, HintKeeper, Kept, Missed, NotKept, OnKept};
@@ -42,6 +42,8 @@ pub struct HintedHandoff {
     bursts: Mutex<Bursts<(String, Cause)>>,
     /// Since when targets are away, by this node's clock for deadlines.
     away_since_ms: Mutex<BTreeMap<NodeId, u64>>,
+    /// The oldest version of the hints that were handed over to another node.
+    pub(super) handed_over: Mutex<Option<Hlc>>,
     waiting: Mutex<Waiting>,
     wake: Wake,
     files: Arc<dyn Files>,
@@ -129,6 +131,7 @@ impl HintedHandoff {
             counters: HandoffCounters::default(),
             bursts: Mutex::default(),
             away_since_ms: Mutex::default(),
+            handed_over: Mutex::default(),
             waiting: Mutex::default(),
             wake,
             files,

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use cube_storage::dirty::DirtyTotals;
 use cube_storage::hints::HintTotals;
+use cube_storage::model::Hlc;
 
-use super::HandoffCounts;
 use super::pace::Incoming;
 use super::replay::Progress;
+use super::{HandoffCounts, HintedHandoff};
 
 /// Hints and marks for one target, and how their replay stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,5 +48,21 @@ impl HandoffStatus {
     /// Hints for all targets.
     pub fn total_hints(&self) -> u64 {
         self.targets.values().map(|target| target.hints.keys).sum()
+    }
+}
+
+impl HintedHandoff {
+    /// No hint that is kept has an older version; nothing where none is kept.
+    pub fn oldest_hint(&self) -> Option<Hlc> {
+        let of_logs = self.hints().totals().into_values().filter_map(|totals| totals.oldest_hlc).min();
+        let handed_over = *self.handed_over.lock();
+        of_logs.into_iter().chain(handed_over).min()
+    }
+
+    /// Hints that another node keeps from now on. Nobody's watermark may pass them before all know that it holds them, so
+    /// they count as held here as well until this process ends: it is about to leave.
+    pub(crate) fn note_handed_over(&self, oldest: Hlc) {
+        let mut handed_over = self.handed_over.lock();
+        *handed_over = Some(handed_over.map_or(oldest, |known| known.min(oldest)));
     }
 }

@@ -32,6 +32,7 @@ use crate::messages::{Reply, RequestBody, Stamp, WriteRows};
 use crate::replica::refuse_clock;
 use crate::topology::PartitionMap;
 use crate::transport::PeerError;
+use crate::watermark::Held;
 
 /// Told once what came of a write: for each partition key of the request, in the order they first appear.
 pub type OnWritten = Box<dyn FnOnce(Result<Vec<Result<Written, RequestError>>, RequestError>) + Send>;
@@ -55,6 +56,8 @@ struct WriteOperation {
     ledger: Option<Arc<Ledger>>,
     deadline: Deadline,
     state: Mutex<State>,
+    /// Keeps this node's watermark below the write as long as anything of it is under way.
+    _held: Held,
 }
 
 struct State {
@@ -99,7 +102,7 @@ impl Coordinator {
         }
         let state = self.parts.catalog.current();
         let target = state.schema.find(&request.table.keyspace, &request.table.table)?;
-        let source = self.source(&request)?;
+        let (source, held) = self.source(&request)?;
         let batch = self.batch(&request, target, source.version())?;
         admitted.reserve(batch.len_bytes())?;
         let local = self.data_center(&state);
@@ -116,6 +119,7 @@ impl Coordinator {
             coordinator: Arc::clone(self),
             target,
             seen: request.seen,
+            _held: held,
             ledger: self.ledger((Kind::Write, target.table.id), &request.terms, &state),
             deadline: self.deadlines.at(self.parts.clock.monotonic_ms() + u64::from(timeout_ms)),
             state: Mutex::new(State {
@@ -129,19 +133,24 @@ impl Coordinator {
         })
     }
 
-    fn source(&self, request: &WriteRequest) -> Result<Source, ClockError> {
-        let clock = &self.parts.clock;
+    fn source(&self, request: &WriteRequest) -> Result<(Source, Held), ClockError> {
+        let (clock, writes) = (&self.parts.clock, &self.writes);
         Ok(match (request.timestamp, request.seen) {
             (Some(timestamp), _) => {
                 clock.check(timestamp)?;
-                Source::Client(Version::new(timestamp, NodeId::CLIENT))
+                let (version, held) = writes.begin(|| Ok::<_, ClockError>(Version::new(timestamp, NodeId::CLIENT)))?;
+                (Source::Client(version), held)
             }
             // Out of bound it is not taken at its word, or a client could stamp as it likes: where it is true, the
             // replicas say so.
             (None, Some(seen)) if clock.check(seen.hlc).is_ok() => {
-                Source::After { version: clock.stamp_after(seen)?, seen }
+                let (version, held) = writes.begin(|| clock.stamp_after(seen))?;
+                (Source::After { version, seen }, held)
             }
-            (None, _) => Source::Clock(clock.stamp()?),
+            (None, _) => {
+                let (version, held) = writes.begin(|| clock.stamp())?;
+                (Source::Clock(version), held)
+            }
         })
     }
 
@@ -288,6 +297,11 @@ impl WriteOperation {
     fn note(self: &Arc<Self>, group: usize, round: u32, missed: Missed) {
         let operation = Arc::clone(self);
         let (node, only_copy) = (missed.target, missed.only_copy);
+        let may_be_lost = |row: &Mutation| self.coordinator.writes.may_be_lost(row.record.version);
+        if only_copy && missed.mutations.iter().any(may_be_lost) {
+            let cause = "its timestamp is so old that a hint alone might be refused later".into();
+            return self.on_noted((group, round), node, only_copy, Err(NotKept { target: node, cause }));
+        }
         let kept = Box::new(move |kept| operation.on_noted((group, round), node, only_copy, kept));
         self.coordinator.parts.hints.keep(missed, kept);
     }

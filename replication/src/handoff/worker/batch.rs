@@ -266,6 +266,11 @@ impl HintReplay {
             None => Some(batch.through),
             Some(_) => taken.checked_sub(1).and_then(|last| batch.rows.get(last)).map(|row| row.after),
         };
+        if batch.kind == Kind::HandedOver
+            && let Some(oldest) = batch.rows.iter().take(taken).map(|row| row.leaf.2.hlc).min()
+        {
+            self.parts.handoff.note_handed_over(oldest);
+        }
         if let Some(Err(error)) = through.map(|through| batch.log.acknowledge(through)) {
             return self.failed(state, target, attempt, error.to_string(), now_ms);
         }
