@@ -174,6 +174,10 @@ impl Backfill {
             Ok(Err(refusal)) => return self.on_failure(source, position, &refusal),
             Err(error) => return self.on_failure(source, position, &error),
         };
+        // Before the rows: what the source has purged by its floor must not come from anywhere else either.
+        if let Err(error) = self.parts.store.take_floors(&[(table, self.partition, floor)]) {
+            return self.on_failure(source, position, &error);
+        }
         let (backfill, told) = (Arc::clone(self), rows.len() as u64);
         let applied = move |result: Result<Vec<Outcome>, StoreError>| {
             match result {

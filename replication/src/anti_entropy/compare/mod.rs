@@ -15,7 +15,7 @@ mod rows;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cube_storage::merkle::{DEPTH, FAN_OUT, LeafId};
-use cube_storage::model::{Batch, Hlc, Mutation, NodeId, Outcome, PartitionId, TableId};
+use cube_storage::model::{Batch, Epoch, Hlc, Mutation, NodeId, Outcome, PartitionId, TableId};
 use cube_storage::{Store, StoreError, TreeNodes};
 
 use self::rows::Rows;
@@ -104,6 +104,9 @@ pub enum Mode {
 struct State {
     /// The floor that both sides have.
     floor: Hlc,
+    /// The map that this node had fenced when the comparison began: rows go by it, so that neither side takes one for a
+    /// partition that it is about to clear or has cleared.
+    map: Epoch,
     verdict: Verdict,
 }
 
@@ -139,7 +142,7 @@ pub struct Session {
 impl Session {
     /// A comparison of these trees with a peer, as of a horizon.
     pub fn new(peer: NodeId, horizon: Hlc, mode: Mode, trees: impl IntoIterator<Item = Tree>) -> Self {
-        let state = State { floor: Hlc(0), verdict: Verdict::Equal };
+        let state = State { floor: Hlc(0), map: Epoch(0), verdict: Verdict::Equal };
         Self {
             peer,
             horizon,
@@ -215,6 +218,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether rows are on their way to the peer.
+    pub fn is_sending(&self) -> bool {
+        self.rows.is_under_way()
+    }
+
     /// The peer told what came of each row that was sent; nothing of those it could not take.
     pub fn on_sent(&mut self, outcomes: &[Option<Outcome>]) {
         let rows = self.rows.take_under_way();
@@ -252,6 +260,11 @@ impl Session {
         }
     }
 
+    /// The map by which rows of a tree go.
+    fn map_of(&self, tree: Tree) -> Option<Epoch> {
+        self.trees.get(&tree).map(|state| state.map)
+    }
+
     /// Whether a tree is still being compared.
     fn is_open(&self, tree: Tree) -> bool {
         let verdict = self.trees.get(&tree).map(|state| state.verdict);
@@ -272,6 +285,9 @@ impl Session {
             match comparable(store, tree) {
                 Ok(()) => known.push(tree),
                 Err(cause) => self.set(tree, Verdict::Here(cause)),
+            }
+            if let (Some(state), Ok(options)) = (self.trees.get_mut(&tree), store.table(tree.0)) {
+                state.map = store.partition(options.placement, tree.1).epoch;
             }
         }
         for (tree, root) in known.iter().zip(store.roots_as_of(self.horizon, &known)) {

@@ -94,6 +94,10 @@ impl Rows {
         self.work.push_back(Work::List { table, leaves });
     }
 
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
     pub(super) fn take_under_way(&mut self) -> Vec<Tree> {
         std::mem::take(&mut self.under_way)
     }
@@ -310,8 +314,8 @@ impl Session {
                     continue;
                 }
             };
-            let floor = store.range_state(table, tree.1).floor;
-            if let Some(mutation) = batch.take(tree, floor, Mutation { table, key, record, claim: None }) {
+            let (floor, claim) = (store.range_state(table, tree.1).floor, self.map_of(tree));
+            if let Some(mutation) = batch.take(tree, floor, Mutation { table, key, record, claim }) {
                 self.rows.push.push_front((table, mutation.key));
                 break;
             }
@@ -344,11 +348,8 @@ impl Session {
         for (key, HeldRow { record, floor }) in keys.into_iter().zip(held) {
             let Some(record) = record else { continue };
             let tree = (table, store.bits().partition_of(key.token()));
-            self.rows.arrived.push_back(Arrived {
-                tree,
-                floor,
-                mutation: Mutation { table, key, record, claim: None },
-            });
+            let mutation = Mutation { table, key, record, claim: self.map_of(tree) };
+            self.rows.arrived.push_back(Arrived { tree, floor, mutation });
         }
     }
 
