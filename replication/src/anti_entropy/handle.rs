@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use cube_storage::Store;
 use cube_storage::dirty::DirtyMarks;
 use cube_storage::model::{Hlc, NodeId, TableId};
@@ -82,6 +83,23 @@ pub struct Parts {
     pub wake: Box<dyn Fn() + Send + Sync>,
 }
 
+/// What came of comparisons with one peer.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct PeerStatus {
+    /// When the last one came to its end, by the node's clock for deadlines.
+    pub compared_ms: Option<u64>,
+    /// That came to their end.
+    pub comparisons: u64,
+    /// That the peer had no time for; each was asked for again.
+    pub refused: u64,
+    /// That failed.
+    pub failed: u64,
+    /// What was exchanged.
+    pub tally: Tally,
+    /// What was wrong the last time something was, until a comparison comes to its end again.
+    pub last_error: Option<String>,
+}
+
 /// What anti-entropy did and knows, as an operator sees it.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
@@ -91,8 +109,10 @@ pub struct Status {
     pub passes: u64,
     /// Comparisons that ended.
     pub comparisons: u64,
-    /// Comparisons that failed or were refused.
+    /// Comparisons that failed.
     pub failed: u64,
+    /// The same and more by peer.
+    pub peers: BTreeMap<NodeId, PeerStatus>,
     /// What was exchanged.
     pub tally: Tally,
     /// Dirty marks that were cleared.
@@ -101,7 +121,7 @@ pub struct Status {
     pub purge_rounds: u64,
     /// Rows purged by them, on all replicas.
     pub purged_rows: u64,
-    /// Who keeps which trees from being purged.
+    /// Who keeps which trees from being purged, of those that this node sees to.
     pub purge_blocked: BTreeMap<Tree, BTreeSet<NodeId>>,
     /// With whom replicas are compared at the moment.
     pub comparing: Option<NodeId>,
@@ -112,7 +132,7 @@ pub struct Status {
 /// Anti-entropy of one node, apart from its worker.
 pub struct AntiEntropy {
     pub(super) parts: Parts,
-    pub(super) settings: Settings,
+    settings: ArcSwap<Settings>,
     pub(super) status: Mutex<Status>,
     pub(super) board: Mutex<Board>,
     /// With whom a comparison is under way, and whether the peer has answered it.
@@ -121,27 +141,45 @@ pub struct AntiEntropy {
     readings: Mutex<VecDeque<(u64, Hlc)>>,
 }
 
+/// How a comparison ended.
+pub(super) enum Ended<'a> {
+    Compared,
+    /// The peer has no time for it now.
+    Refused,
+    Failed(&'a dyn std::fmt::Display),
+}
+
 /// Readings within the time of the horizon, which is how finely it moves.
 const READINGS_PER_HORIZON: u64 = 10;
 
 impl AntiEntropy {
     /// Anti-entropy that works with these parts.
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
-        let status = Status { enabled: settings.enabled, ..Status::default() };
         Arc::new(Self {
             parts,
-            settings,
-            status: Mutex::new(status),
+            settings: ArcSwap::from_pointee(settings),
+            status: Mutex::default(),
             board: Mutex::default(),
             comparing: Mutex::default(),
             readings: Mutex::default(),
         })
     }
 
+    /// The settings in force.
+    pub fn settings(&self) -> Settings {
+        **self.settings.load()
+    }
+
+    /// Changes the settings: they hold from the next step of the worker on.
+    pub fn set_settings(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+        (self.parts.wake)();
+    }
+
     /// What it did.
     pub fn status(&self) -> Status {
         let comparing = self.comparing.lock().map(|(peer, _)| peer);
-        Status { comparing, ..self.status.lock().clone() }
+        Status { enabled: self.settings().enabled, comparing, ..self.status.lock().clone() }
     }
 
     /// In sync as of: the oldest of each table.
@@ -163,7 +201,7 @@ impl AntiEntropy {
     /// not do: after a node whose clock was ahead, all versions are ahead of the time until it has caught up with them.
     pub(super) fn horizon(&self) -> Hlc {
         let (now_ms, now, horizon_ms) =
-            (self.parts.clock.monotonic_ms(), self.parts.clock.peek(), self.settings.horizon_ms);
+            (self.parts.clock.monotonic_ms(), self.parts.clock.peek(), self.settings().horizon_ms);
         let mut readings = self.readings.lock();
         let step_ms = (horizon_ms / READINGS_PER_HORIZON).max(1);
         if readings.back().is_none_or(|(last_ms, _)| now_ms.saturating_sub(*last_ms) >= step_ms) {
@@ -223,15 +261,30 @@ impl AntiEntropy {
     }
 
     /// Every member that has not left.
-    pub(super) fn members(state: &ClusterState) -> Vec<NodeId> {
+    pub fn members(state: &ClusterState) -> Vec<NodeId> {
         let members = state.topology.members().values();
         members.filter(|member| member.state != MemberState::Left).map(|member| member.id).collect()
     }
 
-    pub(super) fn note_error(&self, error: &dyn std::fmt::Display) {
+    /// A comparison came to its end, or did not.
+    pub(super) fn note(&self, peer: NodeId, tally: &Tally, ended: Ended<'_>) {
+        let now_ms = self.parts.clock.monotonic_ms();
         let mut status = self.status.lock();
-        status.failed += 1;
-        status.last_error = Some(error.to_string());
+        status.tally.add(tally);
+        let known = status.peers.entry(peer).or_default();
+        known.tally.add(tally);
+        match ended {
+            Ended::Compared => {
+                (known.comparisons, known.compared_ms, known.last_error) = (known.comparisons + 1, Some(now_ms), None);
+                status.comparisons += 1;
+            }
+            Ended::Refused => known.refused += 1,
+            Ended::Failed(error) => {
+                (known.failed, known.last_error) = (known.failed + 1, Some(error.to_string()));
+                status.failed += 1;
+                status.last_error = Some(error.to_string());
+            }
+        }
     }
 }
 

@@ -127,6 +127,12 @@ impl Schedule {
         Self { pace, peers: BTreeMap::new(), next_pass_ms: 0 }
     }
 
+    /// From now on passes follow each other at this pace.
+    pub fn set_pace(&mut self, pace: Pace, now_ms: u64) {
+        self.pace = pace;
+        self.next_pass_ms = self.next_pass_ms.min(now_ms.saturating_add(pace.interval_ms));
+    }
+
     /// Takes note of who is alive. A peer that returned is compared with at once.
     pub fn see(&mut self, peer: NodeId, is_alive: bool, now_ms: u64) {
         let fresh = Peer {

@@ -29,7 +29,25 @@ const EMPTY_MS: u64 = 10_000;
 /// A full cycle in a week.
 pub const CYCLE_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
-/// How far the scrub has come, as an operator sees it. Kept over a restart, it goes on where it was.
+/// How long a scrub that is switched off rests, unless it is woken.
+const OFF_MS: u64 = 60_000;
+
+/// What an operator chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubSettings {
+    /// Whether it runs by itself. When it is asked for, it runs all the same.
+    pub enabled: bool,
+    /// The time of a full cycle.
+    pub cycle_ms: u64,
+}
+
+impl Default for ScrubSettings {
+    fn default() -> Self {
+        Self { enabled: true, cycle_ms: CYCLE_MS }
+    }
+}
+
+/// How far the scrub has come, as an operator sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ScrubStatus {
     /// The table that is scrubbed, and the leaf that is next.
@@ -40,6 +58,14 @@ pub struct ScrubStatus {
     pub rows: u64,
     /// Damaged places found since the start.
     pub damaged: u64,
+    /// How much of the present cycle is done, in thousandths.
+    pub done_permille: u16,
+    /// When the last cycle ended, by the node's clock for deadlines.
+    pub cycle_ended_ms: Option<u64>,
+    /// Damaged places that the last full cycle found.
+    pub last_cycle_damaged: u64,
+    /// Damaged places that the present cycle has found.
+    pub cycle_damaged: u64,
     /// Whether it hurries, because an operator asked.
     pub hurries: bool,
 }
@@ -48,18 +74,31 @@ pub struct ScrubStatus {
 #[derive(Debug, Default)]
 pub struct Scrub {
     status: Mutex<ScrubStatus>,
+    settings: Mutex<ScrubSettings>,
 }
 
 impl Scrub {
-    /// A scrub that goes on where an earlier one was, if that is known.
-    pub fn resumed(at: Option<(TableId, LeafId)>) -> Arc<Self> {
-        Arc::new(Self { status: Mutex::new(ScrubStatus { at, ..ScrubStatus::default() }) })
+    /// A scrub that begins at some place. One that began at the same place after every start would never come to the last
+    /// ones of a node that is often restarted.
+    pub fn from(at: Option<(TableId, LeafId)>, settings: ScrubSettings) -> Arc<Self> {
+        let status = ScrubStatus { at, ..ScrubStatus::default() };
+        Arc::new(Self { status: Mutex::new(status), settings: Mutex::new(settings) })
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> ScrubSettings {
+        *self.settings.lock()
+    }
+
+    /// Changes the settings. Wake the worker afterwards.
+    pub fn set_settings(&self, settings: ScrubSettings) {
+        *self.settings.lock() = settings;
     }
 
     /// Asks for a full cycle now, from the beginning. Wake the worker afterwards.
     pub fn hurry(&self) {
         let mut status = self.status.lock();
-        (status.at, status.hurries) = (None, true);
+        (status.at, status.hurries, status.cycle_damaged) = (None, true, 0);
     }
 
     /// How far it has come.
@@ -72,24 +111,29 @@ impl Scrub {
 pub struct ScrubWorker {
     store: Arc<Store>,
     shared: Arc<Scrub>,
-    cycle_ms: u64,
+    settings: ScrubSettings,
     /// When the place it began with would have been due, had the cycle begun at its beginning.
     began_ms: Option<u64>,
 }
 
 impl ScrubWorker {
-    /// A worker that verifies everything once in `cycle_ms`.
-    pub fn new(store: Arc<Store>, shared: Arc<Scrub>, cycle_ms: u64) -> Self {
-        Self { store, shared, cycle_ms: cycle_ms.max(1), began_ms: None }
+    /// The worker of a node's scrub; there must be only one.
+    pub fn new(store: Arc<Store>, shared: Arc<Scrub>) -> Self {
+        Self { store, settings: shared.settings(), shared, began_ms: None }
     }
 
     /// How much of a cycle lies before a place, in the cycle's time.
     fn due_after_ms(&self, tables: &[TableId], at: (TableId, LeafId)) -> u64 {
+        self.share_before(tables, at, self.settings.cycle_ms)
+    }
+
+    /// The part of `whole` that lies before a place.
+    fn share_before(&self, tables: &[TableId], at: (TableId, LeafId), whole: u64) -> u64 {
         let before = tables.iter().filter(|table| **table < at.0).count() as u64;
         let leaves = u64::from(self.store.bits().partitions()) * u64::from(LEAVES_PER_PARTITION);
         let done = u128::from(before * leaves + u64::from(at.1.0).min(leaves));
         let all = u128::from((tables.len() as u64 * leaves).max(1));
-        u64::try_from(u128::from(self.cycle_ms) * done / all).unwrap_or(self.cycle_ms)
+        u64::try_from(u128::from(whole) * done / all).unwrap_or(whole)
     }
 
     /// The place behind one, in the order of tables and leaves.
@@ -113,7 +157,14 @@ impl Worker for ScrubWorker {
         if is_busy(&self.store) {
             return Ok(Step::Throttled { until_ms: now_ms.saturating_add(BUSY_MS) });
         }
-        let before = self.shared.status();
+        let (before, settings) = (self.shared.status(), self.shared.settings());
+        if settings != self.settings {
+            (self.settings, self.began_ms) = (settings, None);
+        }
+        if !settings.enabled && !before.hurries {
+            self.began_ms = None;
+            return Ok(Step::Idle { until_ms: now_ms.saturating_add(OFF_MS) });
+        }
         // A table that is gone is passed over.
         let at = before.at.filter(|(table, _)| tables.contains(table)).unwrap_or((*first, LeafId(0)));
         let due_after_ms = self.due_after_ms(&tables, at);
@@ -132,11 +183,16 @@ impl Worker for ScrubWorker {
         let mut status = self.shared.status.lock();
         status.rows += rows as u64;
         status.damaged += damaged as u64;
+        status.cycle_damaged += damaged as u64;
         if status.at == before.at {
             status.at = next;
+            let done = next.map_or(0, |next| self.share_before(&tables, next, 1_000));
+            status.done_permille = u16::try_from(done).unwrap_or(1_000);
             if next.is_none() {
                 (status.cycles, status.hurries) = (status.cycles + 1, false);
-                self.began_ms = Some(began_ms.saturating_add(self.cycle_ms).max(now_ms));
+                status.last_cycle_damaged = std::mem::take(&mut status.cycle_damaged);
+                status.cycle_ended_ms = Some(now_ms);
+                self.began_ms = Some(began_ms.saturating_add(self.settings.cycle_ms).max(now_ms));
             }
         }
         match status.hurries {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cube_replication::anti_entropy::scrub::{Scrub, ScrubWorker};
+use cube_replication::anti_entropy::scrub::{Scrub, ScrubSettings, ScrubWorker};
 use cube_replication::worker::{Step, Worker};
 use cube_storage::engine::{Durability, Engine, MemoryEngine, Space};
 use cube_storage::model::{PartitionBits, PlacementId, Record, RowKey};
@@ -11,6 +11,7 @@ use cube_storage::{Store, SyncState, UnsyncedCause};
 use super::pair::{TABLE, plant, store, version};
 
 const CYCLE_MS: u64 = 1_000_000;
+const SETTINGS: ScrubSettings = ScrubSettings { enabled: true, cycle_ms: CYCLE_MS };
 
 fn some_rows() -> (Arc<Store>, MemoryEngine) {
     let (store, engine) = store(PartitionBits::new(2).unwrap());
@@ -39,8 +40,8 @@ fn damage(store: &Store, engine: &MemoryEngine, key: &RowKey) {
 #[test]
 fn a_cycle_takes_the_time_that_is_set_and_verifies_every_row_once() {
     let (store, _) = some_rows();
-    let scrub = Scrub::resumed(None);
-    let mut worker = ScrubWorker::new(store, scrub.clone(), CYCLE_MS);
+    let scrub = Scrub::from(None, SETTINGS);
+    let mut worker = ScrubWorker::new(store, scrub.clone());
     let end_ms = run(&mut worker, 0, || scrub.status().cycles < 1);
     assert_eq!(scrub.status().rows, 5_000);
     assert!((CYCLE_MS / 2..=CYCLE_MS).contains(&end_ms), "{end_ms} ms");
@@ -54,8 +55,8 @@ fn a_flipped_bit_is_found_on_demand_and_its_partition_is_not_counted_any_more() 
     let (store, engine) = some_rows();
     let key = RowKey::of(77u32.to_be_bytes().to_vec());
     damage(&store, &engine, &key);
-    let scrub = Scrub::resumed(None);
-    let mut worker = ScrubWorker::new(store.clone(), scrub.clone(), CYCLE_MS);
+    let scrub = Scrub::from(None, SETTINGS);
+    let mut worker = ScrubWorker::new(store.clone(), scrub.clone());
     scrub.hurry();
     let end_ms = run(&mut worker, 0, || scrub.status().hurries);
     assert!(end_ms < 1_000, "{end_ms} ms");
@@ -67,12 +68,31 @@ fn a_flipped_bit_is_found_on_demand_and_its_partition_is_not_counted_any_more() 
 #[test]
 fn a_scrub_goes_on_where_it_was_before_a_restart() {
     let (store, _) = some_rows();
-    let scrub = Scrub::resumed(None);
-    let mut worker = ScrubWorker::new(store.clone(), scrub.clone(), CYCLE_MS);
+    let scrub = Scrub::from(None, SETTINGS);
+    let mut worker = ScrubWorker::new(store.clone(), scrub.clone());
     run(&mut worker, 0, || scrub.status().rows < 2_500);
     let before = scrub.status();
-    let resumed = Scrub::resumed(before.at);
-    let mut worker = ScrubWorker::new(store, resumed.clone(), CYCLE_MS);
+    let resumed = Scrub::from(before.at, SETTINGS);
+    let mut worker = ScrubWorker::new(store, resumed.clone());
     run(&mut worker, 0, || resumed.status().cycles < 1);
     assert_eq!(before.rows + resumed.status().rows, 5_000);
+}
+
+#[test]
+fn switched_off_it_verifies_nothing_until_it_is_asked_and_a_shorter_cycle_holds_at_once() {
+    let (store, _) = some_rows();
+    let scrub = Scrub::from(None, ScrubSettings { enabled: false, ..SETTINGS });
+    let mut worker = ScrubWorker::new(store, scrub.clone());
+    let mut steps = 0;
+    let now_ms = run(&mut worker, 0, || {
+        steps += 1;
+        steps < 100
+    });
+    assert_eq!(scrub.status().rows, 0);
+    scrub.hurry();
+    let now_ms = run(&mut worker, now_ms, || scrub.status().hurries);
+    assert_eq!((scrub.status().rows, scrub.status().cycle_ended_ms.is_some()), (5_000, true));
+    scrub.set_settings(ScrubSettings { enabled: true, cycle_ms: 10_000 });
+    let end_ms = run(&mut worker, now_ms, || scrub.status().cycles < 3);
+    assert!(end_ms - now_ms <= 60_000 + 30_000, "{} ms", end_ms - now_ms);
 }

@@ -5,9 +5,10 @@ use cube_storage::model::Origin;
 use super::{Act, Activity, AntiEntropyWorker, Came, come, retry_after_ms};
 use crate::anti_entropy::answer::comparable;
 use crate::anti_entropy::compare::{Mode, Next, Session, Verdict};
+use crate::anti_entropy::handle::Ended;
 use crate::anti_entropy::questions::Tree;
 use crate::anti_entropy::schedule::{Turn, Unit};
-use crate::messages::{ReplyBody, RequestBody, Stamp, WriteRows};
+use crate::messages::{Refusal, ReplyBody, RequestBody, Stamp, WriteRows};
 use crate::worker::{Step, StepError};
 
 impl AntiEntropyWorker {
@@ -51,7 +52,7 @@ impl AntiEntropyWorker {
         let keep = now_ms >= self.next_keep_ms;
         store.end_proofs(&proven, pass.horizon(self.shared.horizon()), keep)?;
         if keep {
-            self.next_keep_ms = now_ms.saturating_add(self.shared.settings.keep_proofs_ms);
+            self.next_keep_ms = now_ms.saturating_add(self.settings.keep_proofs_ms);
         }
         self.shared.status.lock().passes += 1;
         self.begin_clearing();
@@ -120,6 +121,8 @@ impl AntiEntropyWorker {
                     session.on_sent(&outcomes.into_iter().map(Result::ok).collect::<Vec<_>>());
                 }
                 Ok(_) => self.give_up(&"the peer answered another question", 0, now_ms),
+                // No row could be taken, as where the peer is behind on the map: the trees stay unsettled.
+                Err(Refusal::MapBehind(_) | Refusal::Unsynced(_)) if session.is_sending() => session.on_sent(&[]),
                 Err(refusal) => self.give_up(&refusal, retry_after_ms(&refusal), now_ms),
             },
         }
@@ -130,8 +133,8 @@ impl AntiEntropyWorker {
     fn give_up(&mut self, error: &dyn std::fmt::Display, retry_after_ms: u64, now_ms: u64) {
         let Some(session) = self.end_comparing() else { return };
         tracing::debug!(peer = %session.peer(), %error, "a comparison was given up");
-        self.shared.note_error(error);
-        self.shared.status.lock().tally.add(&session.tally());
+        let ended = if retry_after_ms > 0 { Ended::Refused } else { Ended::Failed(error) };
+        self.shared.note(session.peer(), &session.tally(), ended);
         if let (Some(pass), true) = (&mut self.pass, retry_after_ms > 0) {
             let trees = session.verdicts().map(|(tree, _)| tree).collect();
             self.schedule.on_busy(pass, Unit { peer: session.peer(), trees }, now_ms, retry_after_ms);
@@ -164,10 +167,7 @@ impl AntiEntropyWorker {
         }
         drop(board);
         self.unpurged.extend(session.unpurged().iter().copied());
-        let mut status = self.shared.status.lock();
-        status.comparisons += 1;
-        status.tally.add(&session.tally());
-        drop(status);
+        self.shared.note(peer, &session.tally(), Ended::Compared);
         if let Some(pass) = &mut self.pass {
             pass.on_compared(horizon, differed);
         }

@@ -87,7 +87,7 @@ impl AntiEntropyWorker {
 
     pub(super) fn begin_purge(&mut self, now_ms: u64) {
         let state = self.shared.parts.catalog.current();
-        self.next_purge_ms = now_ms.saturating_add(self.shared.settings.purge_interval_ms);
+        self.next_purge_ms = now_ms.saturating_add(self.settings.purge_interval_ms);
         let (members, trees) = (AntiEntropy::members(&state), self.shared.to_purge(&state));
         self.watermarks.retain(|member, _| members.contains(member));
         let now = self.shared.parts.clock.peek();
@@ -123,7 +123,7 @@ impl AntiEntropyWorker {
             self.unpurged.remove(&tree);
         }
         if !round.blocked().is_empty() {
-            let sooner_ms = self.shared.settings.purge_interval_ms / PURGE_AGAIN_DIVISOR;
+            let sooner_ms = self.settings.purge_interval_ms / PURGE_AGAIN_DIVISOR;
             self.next_purge_ms = self.next_purge_ms.min(now_ms.saturating_add(sooner_ms.max(1)));
         }
         let mut status = self.shared.status.lock();

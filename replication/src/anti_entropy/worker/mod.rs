@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::answer::{answer, is_busy};
 use super::compare::Session;
-use super::handle::AntiEntropy;
+use super::handle::{AntiEntropy, Settings};
 use super::marks::Clearing;
 use super::purge::Round;
 use super::questions::{Question, Tree};
@@ -66,6 +66,8 @@ enum Act {
 /// The worker.
 pub struct AntiEntropyWorker {
     shared: Arc<AntiEntropy>,
+    /// The settings that it works by.
+    settings: Settings,
     schedule: Schedule,
     budget: Budget,
     activity: Activity,
@@ -85,7 +87,7 @@ pub struct AntiEntropyWorker {
 impl AntiEntropyWorker {
     /// The worker of a node's anti-entropy; there must be only one.
     pub fn new(shared: Arc<AntiEntropy>) -> Self {
-        let settings = shared.settings;
+        let settings = shared.settings();
         Self {
             schedule: Schedule::new(settings.pace),
             budget: Budget::new(settings.bytes_per_s, settings.rows_per_s),
@@ -99,8 +101,33 @@ impl AntiEntropyWorker {
             unpurged: BTreeSet::new(),
             next_purge_ms: 0,
             next_keep_ms: 0,
+            settings,
             shared,
         }
+    }
+
+    /// Works by the settings of now.
+    fn follow_settings(&mut self, now_ms: u64) {
+        let settings = self.shared.settings();
+        if settings == self.settings {
+            return;
+        }
+        self.schedule.set_pace(settings.pace, now_ms);
+        self.budget = Budget::new(settings.bytes_per_s, settings.rows_per_s);
+        self.next_purge_ms = self.next_purge_ms.min(now_ms.saturating_add(settings.purge_interval_ms));
+        if settings.enabled && !self.settings.enabled {
+            self.schedule.hurry(now_ms);
+        }
+        self.settings = settings;
+    }
+
+    /// Lets go of what is under way. What was exchanged is not different any more, and nothing of the rest is proven.
+    fn rest(&mut self) {
+        (self.activity, self.pass, self.waiting) = (Activity::Resting, None, None);
+        *self.shared.comparing.lock() = None;
+        let parts = &self.shared.parts;
+        let held = self.shared.shared(&parts.catalog.current());
+        self.shared.board.lock().follow(&held, &parts.store);
     }
 
     fn act(&mut self, now_ms: u64) -> Result<Act, StepError> {
@@ -160,7 +187,7 @@ impl AntiEntropyWorker {
     /// Waits for something from now on. The ticket that it comes with.
     fn wait(&mut self, now_ms: u64) -> u64 {
         self.last_ticket += 1;
-        let until_ms = now_ms.saturating_add(u64::from(self.shared.settings.question_timeout_ms));
+        let until_ms = now_ms.saturating_add(u64::from(self.settings.question_timeout_ms));
         self.waiting = Some((self.last_ticket, until_ms));
         self.last_ticket
     }
@@ -185,7 +212,7 @@ impl AntiEntropyWorker {
             features: Features::default(),
             from: shared.parts.me,
             clock: shared.parts.clock.peek(),
-            time_left_ms: shared.settings.question_timeout_ms,
+            time_left_ms: self.settings.question_timeout_ms,
             explain: false,
             body,
         };
@@ -223,7 +250,9 @@ impl Worker for AntiEntropyWorker {
     }
 
     fn step(&mut self, now_ms: u64) -> Result<Step, StepError> {
-        if !self.shared.settings.enabled {
+        self.follow_settings(now_ms);
+        if !self.settings.enabled {
+            self.rest();
             return Ok(Step::Idle { until_ms: now_ms.saturating_add(OFF_MS) });
         }
         // Asked for often, so that it knows what the clock read at any time.
