@@ -7,6 +7,7 @@
 mod differences;
 mod hints;
 pub(crate) mod options;
+mod replication;
 mod view;
 
 use async_trait::async_trait;
@@ -15,6 +16,10 @@ use thiserror::Error;
 pub use self::hints::{HintOrder, HintsView, IncomingView, NodeHintsView};
 pub use self::options::{
     BadOptions, KeyspaceChange, KeyspaceOptions, NAME_CHARS_MAX, TableChange, TableOptions, check_name,
+};
+pub use self::replication::{
+    ClusterSyncView, ExchangedView, PartitionSyncView, PeerSyncView, PurgeView, ReplicationView, ScrubView, SyncTime,
+    TableSyncView,
 };
 pub use self::view::{
     AddressesView, Health, KeyspaceView, NodeStatus, NodeView, PartitionView, PlacementView, RaftRole, TableView,
@@ -47,6 +52,15 @@ pub trait Admin: Send + Sync {
 
     /// Steers the replay of hints, for one node by its name or for all.
     fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError>;
+
+    /// How the replicas stand that this node holds, with every partition of a table where one is named.
+    fn replication(&self, table: Option<(&str, &str)>) -> Result<ReplicationView, AdminError>;
+
+    /// How far the scrub has come.
+    fn scrub(&self) -> ScrubView;
+
+    /// Asks for a full cycle of the scrub now.
+    fn scrub_now(&self) -> ScrubView;
 
     /// Creates a keyspace. One that exists with the same options is no error; with others it is
     /// [`AdminError::AlreadyExists`].

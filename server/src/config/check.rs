@@ -169,6 +169,8 @@ impl Checker<'_> {
         self.within("hints.check_interval", config.hints.check_interval, SHORTEST * 10..=HOUR);
         self.within("anti_entropy.interval", config.anti_entropy.interval, SHORTEST * 10..=DAY);
         self.within("anti_entropy.horizon", config.anti_entropy.horizon, SHORTEST..=DAY);
+        self.within("anti_entropy.purge_interval", config.anti_entropy.purge_interval, SHORTEST * 100..=DAY);
+        self.within("scrub.cycle", config.scrub.cycle, MINUTE..=YEAR);
         self.within("clock.max_drift", config.clock.max_drift, SHORTEST..=YEAR);
         self.within("limits.ttl", config.limits.ttl, SHORTEST..=YEAR * 1000);
         self.within("raft.heartbeat", config.raft.heartbeat, SHORTEST * 10..=MINUTE);
@@ -214,6 +216,7 @@ impl Checker<'_> {
         self.size("storage.block_cache", storage.block_cache, MIB..=1024 * GIB);
         self.size("storage.write_buffer", storage.write_buffer, MIB..=16 * GIB);
         self.size("hints.max_bytes_per_node", hints.max_bytes_per_node, MIB..=u64::MAX);
+        self.size("anti_entropy.bytes_per_second", config.anti_entropy.bytes_per_second, 64 << 10..=64 * GIB);
         // A key stands in every index, log and message of its row.
         self.size("limits.key", limits.key, 1..=32 << 10);
         self.size("limits.value", limits.value, 1..=GIB);
@@ -237,6 +240,7 @@ impl Checker<'_> {
     fn counts(&mut self) {
         let config = self.config;
         for (setting, value, most) in [
+            ("anti_entropy.rows_per_second", config.anti_entropy.rows_per_second, 100_000_000),
             ("storage.background_jobs", u32::from(config.storage.background_jobs), 256),
             ("limits.batch_rows", config.limits.batch_rows, 1_000_000),
             ("limits.page_rows", config.limits.page_rows, 1_000_000),

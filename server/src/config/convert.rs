@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use cube_replication::anti_entropy::Settings as AntiEntropy;
+use cube_replication::anti_entropy::schedule::Pace;
+use cube_replication::anti_entropy::scrub::ScrubSettings as Scrub;
 use cube_replication::coordinator::Settings;
 use cube_replication::handoff::HandoffSettings;
 use cube_storage::SyncPolicy;
@@ -11,7 +14,7 @@ use cube_storage::model::{Limits, PartitionBits};
 use cube_storage::space::Reserve;
 
 use super::value::ByteSize;
-use super::{Config, Durability, HintSettings};
+use super::{AntiEntropySettings, Config, Durability, HintSettings, ScrubSettings};
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -129,5 +132,28 @@ impl HintSettings {
             check_interval_ms: ms(self.check_interval),
             limits: self.limits(),
         }
+    }
+}
+
+impl AntiEntropySettings {
+    /// What anti-entropy is told, at the start and whenever the settings change.
+    pub fn worker(&self) -> AntiEntropy {
+        let default = AntiEntropy::default();
+        AntiEntropy {
+            enabled: self.enabled,
+            pace: Pace { interval_ms: ms(self.interval), ..default.pace },
+            horizon_ms: ms(self.horizon),
+            bytes_per_s: self.bytes_per_second.0,
+            rows_per_s: self.rows_per_second.into(),
+            purge_interval_ms: ms(self.purge_interval),
+            ..default
+        }
+    }
+}
+
+impl ScrubSettings {
+    /// What the scrub is told, at the start and whenever the settings change.
+    pub fn worker(&self) -> Scrub {
+        Scrub { enabled: self.enabled, cycle_ms: ms(self.cycle) }
     }
 }

@@ -21,7 +21,8 @@ use super::value::Raw;
 use super::{Config, HintSettings, check, settings};
 
 /// Settings that may change, by the beginnings of their names: those that are read each time they are used.
-const CHANGEABLE: [&str; 5] = ["hints.", "log.level", "log.slow_requests", "timeouts.announce", "timeouts.drain"];
+const CHANGEABLE: [&str; 7] =
+    ["hints.", "anti_entropy.", "scrub.", "log.level", "log.slow_requests", "timeouts.announce", "timeouts.drain"];
 /// What is taken for the name of a source.
 const PATCH: Source = Source::Patch;
 

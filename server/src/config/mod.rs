@@ -32,7 +32,7 @@ pub use self::load::{Flag, Loaded, Sources, load, variable_of};
 use self::section::{Setting, setting};
 pub use self::sections::{
     AdvertiseSettings, AntiEntropySettings, ClockSettings, GossipSettings, HintSettings, LimitSettings, ListenSettings,
-    LogSettings, OverloadSettings, RaftSettings, StorageSettings, TimeoutSettings,
+    LogSettings, OverloadSettings, RaftSettings, ScrubSettings, StorageSettings, TimeoutSettings,
 };
 pub use self::show::{effective_toml, names};
 pub use self::value::{ByteSize, ClockOffset, Durability, LogFormat, LogLevel};
@@ -66,6 +66,8 @@ pub struct Config {
     pub hints: HintSettings,
     /// Comparing and repairing replicas.
     pub anti_entropy: AntiEntropySettings,
+    /// Verifying what is on disk.
+    pub scrub: ScrubSettings,
     /// The clock.
     pub clock: ClockSettings,
     /// What a request may hold.
@@ -96,6 +98,7 @@ impl Default for Config {
             storage: StorageSettings::default(),
             hints: HintSettings::default(),
             anti_entropy: AntiEntropySettings::default(),
+            scrub: ScrubSettings::default(),
             clock: ClockSettings::default(),
             limits: LimitSettings::default(),
             overload: OverloadSettings::default(),
@@ -126,6 +129,7 @@ fn settings() -> impl Iterator<Item = &'static Setting> {
         StorageSettings::SETTINGS,
         HintSettings::SETTINGS,
         AntiEntropySettings::SETTINGS,
+        ScrubSettings::SETTINGS,
         ClockSettings::SETTINGS,
         LimitSettings::SETTINGS,
         OverloadSettings::SETTINGS,

@@ -96,7 +96,7 @@ section! {
 }
 
 section! {
-    /// Comparing replicas and repairing what differs.
+    /// Comparing replicas and repairing what differs. May change while the node runs.
     AntiEntropySettings in anti_entropy {
         /// Whether it runs.
         enabled: bool = true,
@@ -104,6 +104,22 @@ section! {
         interval: Duration = Duration::from_secs(5),
         /// Changes younger than this are left out of a comparison, because they may still be under way.
         horizon: Duration = Duration::from_secs(10),
+        /// Bytes of rows exchanged with peers in a second, over time.
+        bytes_per_second: ByteSize = ByteSize(64 * MIB),
+        /// Rows exchanged with peers in a second, over time.
+        rows_per_second: u32 = 50_000,
+        /// How often it is looked for deletions and ended rows that can be purged.
+        purge_interval: Duration = Duration::from_secs(600),
+    }
+}
+
+section! {
+    /// Verifying what is on disk against its checksums. May change while the node runs.
+    ScrubSettings in scrub {
+        /// Whether it runs by itself; on demand it runs all the same.
+        enabled: bool = true,
+        /// The time in which everything is verified once.
+        cycle: Duration = Duration::from_secs(7 * 24 * 3600),
     }
 }
 

@@ -12,7 +12,7 @@ use cube_storage::model::NodeId;
 use super::member::Member;
 use crate::admin::{
     Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView,
-    RaftRole, TableChange, TableOptions, TopologyView, Vitals,
+    RaftRole, ReplicationView, ScrubView, TableChange, TableOptions, TopologyView, Vitals,
 };
 use crate::control::{Answer, Command, ControlStatus, HardState, ProposeError, Refusal};
 use crate::gossip::OwnReport;
@@ -61,6 +61,19 @@ impl Admin for Member {
 
     fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
         Member::steer_hints(self, order, node)
+    }
+
+    fn replication(&self, table: Option<(&str, &str)>) -> Result<ReplicationView, AdminError> {
+        self.replication_view(table)
+    }
+
+    fn scrub(&self) -> ScrubView {
+        self.scrub_view()
+    }
+
+    fn scrub_now(&self) -> ScrubView {
+        self.hurry_scrub();
+        self.scrub_view()
     }
 
     async fn create_keyspace(&self, keyspace: &str, options: KeyspaceOptions) -> Result<Changed, AdminError> {

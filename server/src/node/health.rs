@@ -29,6 +29,7 @@ impl Member {
         health.warnings.extend(self.unsynced());
         health.warnings.extend(self.stuck());
         health.warnings.extend(self.disk_low());
+        health.warnings.extend(self.anti_entropy_off());
         health
     }
 
@@ -161,7 +162,7 @@ impl Member {
             applied_index: self.control.status().applied.unwrap_or_default(),
             clock: self.clock_watch.lock().verdict(max_drift_ms, self.clock.monotonic_ms()),
             disk_free_bytes: self.space.available_bytes().unwrap_or_default(),
-            oldest_sync_ms: None,
+            oldest_sync_ms: self.in_sync_ms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at_ms: Some(self.started_at_ms),
         }

@@ -16,6 +16,7 @@ use cube_storage::model::NodeId;
 use super::NodeError;
 use super::bell::Bell;
 use super::member::Member;
+use super::seams;
 use crate::admin::{AdminError, HintOrder, HintsView};
 use crate::gossip::Gossip;
 use crate::peer::GrpcTransport;
@@ -51,7 +52,7 @@ pub(super) fn start(start: Start<'_>) -> Result<Arc<HintReplay>, NodeError> {
         replica: Arc::clone(replica),
         receiver,
         clock: Arc::clone(clock),
-        wake: waker(workers, clock, bell),
+        wake: seams::waker(workers, clock, bell, HINTS),
     });
     let worker = HintWorker::new(Arc::clone(&replay));
     workers.begin(Box::new(worker)).map_err(|error| NodeError::Failed(error.to_string()))?;
@@ -62,17 +63,6 @@ pub(super) fn start(start: Start<'_>) -> Result<Arc<HintReplay>, NodeError> {
         }
     });
     Ok(replay)
-}
-
-fn waker(workers: &Arc<Workers>, clock: &Arc<NodeClock>, bell: &Arc<Bell>) -> Arc<dyn Fn() + Send + Sync> {
-    let (workers, clock, bell) = (Arc::downgrade(workers), Arc::clone(clock), Arc::clone(bell));
-    Arc::new(move || {
-        if let Some(workers) = workers.upgrade() {
-            // It is unknown only before it has begun, and then its first step is due anyway.
-            let _unknown = workers.wake(HINTS, clock.monotonic_ms());
-            bell.ring();
-        }
-    })
 }
 
 impl Member {

@@ -12,11 +12,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cube_replication::anti_entropy::AntiEntropy;
+use cube_replication::anti_entropy::scrub::Scrub;
 use cube_replication::catalog::Catalog;
 use cube_replication::clock::NodeClock;
 use cube_replication::coordinator::{Coordinator, Parts};
 use cube_replication::handoff::{HintReplay, HintedHandoff};
-use cube_replication::lifecycle::{FollowParts, Follower, FollowerProgress, adopt};
+use cube_replication::lifecycle::{FOLLOWER, FollowParts, Follower, FollowerProgress, adopt};
 use cube_replication::replica::Replica;
 use cube_replication::topology::{Addresses, MemberState};
 use cube_replication::transport::PeerTransport;
@@ -34,7 +36,7 @@ use super::bell::Bell;
 use super::calls::{Member as Answering, Switchboard};
 use super::load::LoadMeter;
 use super::threads::Threads;
-use super::{NodeError, hints, opening, seams};
+use super::{NodeError, anti_entropy, hints, opening, seams};
 use crate::clock_watch::ClockWatch;
 use crate::config::Config;
 use crate::control::{Command, Control, HardState};
@@ -63,9 +65,12 @@ pub(super) struct Member {
     pub(super) clock_watch: Arc<Mutex<ClockWatch>>,
     pub(super) coordinator: Arc<Coordinator>,
     pub(super) workers: Arc<Workers>,
+    pub(super) work_bell: Arc<Bell>,
     pub(super) copies: FollowerProgress,
     pub(super) load: LoadMeter,
     pub(super) started_at_ms: u64,
+    pub(super) anti_entropy: Arc<AntiEntropy>,
+    pub(super) scrub: Arc<Scrub>,
     threads: Mutex<Threads>,
     apply: Mutex<Option<ApplyWorker>>,
 }
@@ -190,13 +195,26 @@ impl Member {
             transport: Arc::clone(&transport) as Arc<dyn PeerTransport>,
             newest: seams::newest(&control),
             report: seams::report_to(&control),
-            wake: seams::waker(&workers, &clock, &work_bell),
+            wake: seams::waker(&workers, &clock, &work_bell, FOLLOWER),
         });
         let copies = follower.progress();
         workers.begin(Box::new(follower)).map_err(|error| NodeError::Failed(error.to_string()))?;
         let hint_replay = hints::start(hints::Start {
             me,
             handoff: &handoff,
+            catalog: &catalog,
+            gossip: &gossip,
+            transport: &transport,
+            replica: &replica,
+            clock: &clock,
+            workers: &workers,
+            bell: &work_bell,
+        })?;
+        let anti_entropy::Started { anti_entropy, scrub } = anti_entropy::start(anti_entropy::Start {
+            me,
+            config,
+            handoff: &handoff,
+            coordinator: &coordinator,
             catalog: &catalog,
             gossip: &gossip,
             transport: &transport,
@@ -223,21 +241,24 @@ impl Member {
             clock_watch,
             coordinator,
             workers,
+            work_bell,
             copies,
             load: LoadMeter::default(),
             started_at_ms,
+            anti_entropy,
+            scrub,
             threads: Mutex::new(threads),
             apply: Mutex::new(Some(apply)),
         });
         vitals.of(&member);
-        member.follow_state(work_bell);
+        member.follow_state();
         member.tell_arrival(addresses);
         Ok(member)
     }
 
     /// Wakes the worker, and gives gossip its seeds, whenever the hard state changes.
-    fn follow_state(self: &Arc<Self>, bell: Arc<Bell>) {
-        let wake = seams::waker(&self.workers, &self.clock, &bell);
+    fn follow_state(self: &Arc<Self>) {
+        let wake = seams::waker(&self.workers, &self.clock, &self.work_bell, FOLLOWER);
         let mut states = self.control.watch();
         let member = Arc::downgrade(self);
         tokio::spawn(async move {

@@ -5,6 +5,7 @@
 //! the doors for clients. It ends the other way around: doors close, requests under way end, parts stop.
 
 mod admin;
+mod anti_entropy;
 mod beginning;
 mod bell;
 mod calls;
@@ -16,6 +17,7 @@ mod load;
 mod member;
 mod opening;
 mod ports;
+mod replication;
 mod seams;
 mod settings;
 mod stuck;

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use cube_replication::catalog::ClusterState;
 use cube_replication::clock::NodeClock;
-use cube_replication::lifecycle::{FOLLOWER, MoveReport, Newest};
+use cube_replication::lifecycle::{MoveReport, Newest};
 use cube_replication::topology::MemberState;
 use cube_replication::worker::Workers;
 use cube_storage::clock::Clock;
@@ -79,12 +79,18 @@ pub(super) fn report_to(control: &Arc<Control>) -> Box<dyn Fn(Vec<MoveReport>) +
     })
 }
 
-pub(super) fn waker(workers: &Arc<Workers>, clock: &Arc<NodeClock>, bell: &Arc<Bell>) -> Arc<dyn Fn() + Send + Sync> {
+/// Has a worker step soon.
+pub(super) fn waker(
+    workers: &Arc<Workers>,
+    clock: &Arc<NodeClock>,
+    bell: &Arc<Bell>,
+    name: &'static str,
+) -> Arc<dyn Fn() + Send + Sync> {
     let (workers, clock, bell) = (Arc::downgrade(workers), Arc::clone(clock), Arc::clone(bell));
     Arc::new(move || {
         if let Some(workers) = workers.upgrade() {
             // It is unknown only before it has begun, and then its first step is due anyway.
-            let _unknown = workers.wake(FOLLOWER, clock.monotonic_ms());
+            let _unknown = workers.wake(name, clock.monotonic_ms());
             bell.ring();
         }
     })

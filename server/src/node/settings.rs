@@ -56,6 +56,7 @@ pub(super) fn apply(member: &Arc<Member>, settings: &Arc<Live>) {
             let config: Arc<Config> = Arc::clone(&watched.borrow_and_update());
             let Some(member) = member.upgrade() else { return };
             member.handoff.set_settings(config.hints.handoff());
+            member.set_anti_entropy(&config);
             member.coordinator.record_slow(config.slow_ms());
         }
     });

@@ -18,8 +18,8 @@ use super::bell::Bell;
 
 /// How exactly deadlines are kept: requests run for seconds.
 const TICK: Duration = Duration::from_millis(5);
-/// Threads for background workers: one long step (a scan, a clearing) leaves another one for the rest.
-const WORKER_THREADS: usize = 2;
+/// Threads for background workers: two long steps (a scan, a clearing, a scrub) leave another one for the rest.
+const WORKER_THREADS: usize = 3;
 /// How long a thread waits at the most before it looks whether it is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

@@ -13,6 +13,7 @@ mod error;
 mod explained;
 mod hints;
 mod input;
+mod replication;
 mod scan;
 mod schema;
 mod serve;
@@ -67,6 +68,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/api/v1/replication/hints/replay", post(hints::replay))
         .route("/api/v1/replication/hints/pause", post(hints::pause))
         .route("/api/v1/replication/hints/resume", post(hints::resume))
+        .route("/api/v1/replication/status", get(replication::status))
+        .route("/api/v1/replication/scrub", get(replication::scrub).post(replication::scrub_now))
         .route("/api/v1/stats", get(stats::stats))
         .route("/api/v1/requests/slow", get(stats::slow_requests))
         .fallback(no_such_path)

@@ -18,7 +18,7 @@ use cube_replication::topology::{Addresses, Assignment, Member, MemberState, Str
 use cube_replication::transport::{Delivery, InProcess, Serve};
 use cube_server::admin::{
     Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView,
-    TableChange, TableOptions, TopologyView, Vitals,
+    ReplicationView, ScrubView, TableChange, TableOptions, TopologyView, Vitals,
 };
 use cube_server::config::{Config, Live};
 use cube_server::edge::{Edge, EdgeParts};
@@ -252,6 +252,23 @@ impl Admin for RestOfNode {
     fn hints(&self) -> HintsView {
         let node_hints: BTreeMap<String, u64> = [("node-3".to_owned(), 45)].into();
         HintsView { total_hints: 45, node_hints, total_bytes: 4_500, ..HintsView::default() }
+    }
+
+    fn replication(&self, table: Option<(&str, &str)>) -> Result<ReplicationView, AdminError> {
+        match table {
+            Some(("default", "default")) | None => Ok(ReplicationView { enabled: true, ..Default::default() }),
+            Some((keyspace, table)) => {
+                Err(AdminError::UnknownTable { keyspace: keyspace.to_owned(), table: table.to_owned() })
+            }
+        }
+    }
+
+    fn scrub(&self) -> ScrubView {
+        ScrubView { state: "RUNNING", ..Default::default() }
+    }
+
+    fn scrub_now(&self) -> ScrubView {
+        ScrubView { state: "ON_DEMAND", ..Default::default() }
     }
 
     fn steer_hints(&self, _: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
