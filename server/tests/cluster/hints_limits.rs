@@ -144,7 +144,7 @@ fn with_device(what: &str, options: &str) -> Option<Cluster> {
         told.unwrap();
         return None;
     }
-    let mut cluster = Cluster::of(3).with_long_deadlines().start();
+    let mut cluster = Cluster::of(3).with_long_deadlines().set("anti_entropy.enabled", "false").start();
     cluster.wait_settled(&[1, 2, 3], 3);
     cluster.kill(&[1]);
     let folder = cluster.node(1).data().join("hints");

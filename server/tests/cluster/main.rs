@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod anti_entropy;
+mod anti_entropy_purge;
 mod chaos;
 mod clocks;
 mod common;

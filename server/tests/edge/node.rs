@@ -256,7 +256,7 @@ impl Admin for RestOfNode {
 
     fn replication(&self, table: Option<(&str, &str)>) -> Result<ReplicationView, AdminError> {
         match table {
-            Some(("default", "default")) | None => Ok(ReplicationView { enabled: true, ..Default::default() }),
+            Some(("default", "kv")) | None => Ok(ReplicationView { enabled: true, ..Default::default() }),
             Some((keyspace, table)) => {
                 Err(AdminError::UnknownTable { keyspace: keyspace.to_owned(), table: table.to_owned() })
             }
