@@ -17,6 +17,8 @@ pub struct ReplicationView {
     pub enabled: bool,
     /// What an operator must know, as that it does not.
     pub warnings: Vec<String>,
+    /// The clock of this node, by which ages are told.
+    pub now_ms: u64,
     /// The whole cluster: the oldest time of all nodes.
     pub cluster: ClusterSyncView,
     /// The oldest time of all replicas of this node.

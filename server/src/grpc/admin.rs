@@ -7,7 +7,7 @@ use cube_proto::v1;
 use cube_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
 
-use super::schema;
+use super::{replication, schema};
 use crate::admin::{AdminError, Changed, NodeStatus, NodeView, check_name};
 use crate::edge::{Access, Caller, Edge, EdgeError};
 
@@ -95,6 +95,21 @@ impl Admin for AdminService {
             dirty_ranges: hints.dirty_ranges.into_iter().collect(),
             oldest_hint_age_ms: hints.oldest_hint_age_ms,
         }))
+    }
+
+    async fn replication(
+        &self,
+        request: Request<v1::ReplicationRequest>,
+    ) -> Result<Response<v1::ReplicationReply>, Status> {
+        self.observe()?;
+        replication::status(&self.edge, request.into_inner()).map(Response::new)
+    }
+
+    async fn scrub(&self, request: Request<v1::ScrubRequest>) -> Result<Response<v1::ScrubReply>, Status> {
+        let now = request.into_inner().now;
+        self.edge.permit(Caller::Anonymous, if now { Access::Steer } else { Access::Observe })?;
+        let admin = self.edge.admin();
+        Ok(Response::new(replication::scrub(if now { admin.scrub_now() } else { admin.scrub() })))
     }
 
     async fn schema(&self, _: Request<v1::SchemaRequest>) -> Result<Response<v1::SchemaReply>, Status> {

@@ -11,6 +11,7 @@ mod health;
 mod incoming;
 mod kv;
 mod page;
+mod replication;
 mod requests;
 mod scan;
 mod schema;

@@ -78,6 +78,7 @@ impl Look<'_> {
         ReplicationView {
             enabled: status.enabled,
             warnings: self.warnings(),
+            now_ms: self.wall_ms,
             cluster: ClusterSyncView { in_sync: oldest(&mut by_node.values().copied()), nodes: nodes.collect() },
             in_sync: SyncTime::of(member.in_sync_ms(), self.wall_ms),
             tables: self.state.schema.keyspaces.iter().flat_map(|(name, space)| self.tables(name, space)).collect(),

@@ -29,10 +29,7 @@ pub(crate) fn number(value: &Value) -> u64 {
 
 /// What the clocks of nodes 1 and 2, which all versions so far are from, read at the most.
 pub(crate) fn clock_of(cluster: &Cluster) -> u64 {
-    let reading = |node| {
-        let status = status(cluster, node);
-        number(&status["inSyncAsOfMs"]) + number(&status["inSyncAgeMs"])
-    };
+    let reading = |node| number(&status(cluster, node)["nowMs"]);
     reading(1).max(reading(2))
 }
 

@@ -312,6 +312,16 @@ impl Admin for FakeNode {
         Ok(Response::new(v1::HintsReply { total_hints, node_hints, ..Default::default() }))
     }
 
+    async fn replication(&self, _: Request<v1::ReplicationRequest>) -> Answer<v1::ReplicationReply> {
+        self.judge_admin().await;
+        Ok(Response::new(v1::ReplicationReply { enabled: true, ..Default::default() }))
+    }
+
+    async fn scrub(&self, _: Request<v1::ScrubRequest>) -> Answer<v1::ScrubReply> {
+        self.judge_admin().await;
+        Ok(Response::new(v1::ScrubReply { state: "RUNNING".into(), ..Default::default() }))
+    }
+
     async fn schema(&self, _: Request<v1::SchemaRequest>) -> Answer<v1::SchemaReply> {
         self.judge_admin().await;
         Ok(Response::new(v1::SchemaReply { keyspaces: self.0.schema.lock().unwrap().clone() }))

@@ -242,6 +242,8 @@ macro_rules! not_needed {
 not_needed!(
     nodes(NodesRequest) -> NodesReply,
     hints(HintsRequest) -> HintsReply,
+    replication(ReplicationRequest) -> ReplicationReply,
+    scrub(ScrubRequest) -> ScrubReply,
     schema(SchemaRequest) -> SchemaReply,
     create_keyspace(CreateKeyspaceRequest) -> ChangeReply,
     alter_keyspace(AlterKeyspaceRequest) -> ChangeReply,
