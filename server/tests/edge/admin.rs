@@ -117,3 +117,20 @@ async fn nodes_and_hints_are_told() {
     let told: u64 = hints.node_hints.values().sum();
     assert_eq!(told, hints.total_hints);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_and_the_scrub_are_told_over_grpc_too() {
+    let node = Node::alone().await;
+    let mut admin = admin(&node).await;
+    let told = admin.replication(v1::ReplicationRequest::default()).await.unwrap().into_inner();
+    assert!(told.enabled && told.partitions.is_empty());
+    let unknown = v1::ReplicationRequest { keyspace: None, table: Some("nothing".into()) };
+    assert_eq!(admin.replication(unknown).await.unwrap_err().code(), Code::NotFound);
+    let keyspace_alone = v1::ReplicationRequest { keyspace: Some("default".into()), table: None };
+    assert_eq!(admin.replication(keyspace_alone).await.unwrap_err().code(), Code::InvalidArgument);
+    let state = async |admin: &mut AdminClient<Channel>, now| {
+        admin.scrub(v1::ScrubRequest { now }).await.unwrap().into_inner().state
+    };
+    assert_eq!(state(&mut admin, false).await, "RUNNING");
+    assert_eq!(state(&mut admin, true).await, "ON_DEMAND");
+}

@@ -143,3 +143,22 @@ async fn a_node_about_to_stop_turns_new_work_away_and_says_so_in_its_health() {
     assert_eq!(get(node.http, "/api/v1/health").await.status, 503);
     assert_eq!(get(node.http, "/api/v1/cluster/nodes").await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_replicas_stand_is_told_for_the_node_and_for_a_table_and_the_scrub_is_asked_for() {
+    let node = Node::alone().await;
+    let all = get(node.http, "/api/v1/replication/status").await;
+    assert_eq!((all.status, &all.body["enabled"], &all.body["partitions"]), (200, &json!(true), &json!(null)));
+    for known in ["?table=kv", "?table=default.kv", "?keyspace=default&table=kv"] {
+        assert_eq!(get(node.http, &format!("/api/v1/replication/status{known}")).await.status, 200, "{known}");
+    }
+    for (unknown, status) in [("?table=nothing", 404), ("?keyspace=default", 400), ("?partition=7", 400)] {
+        assert_eq!(get(node.http, &format!("/api/v1/replication/status{unknown}")).await.status, status, "{unknown}");
+    }
+    let scrub = get(node.http, "/api/v1/replication/scrub").await;
+    assert_eq!((scrub.status, &scrub.body["state"]), (200, &json!("RUNNING")));
+    let asked = send(node.http, "POST", "/api/v1/replication/scrub", "").await;
+    assert_eq!((asked.status, &asked.body["scrub"]["state"]), (202, &json!("ON_DEMAND")));
+    let wrong = send(node.http, "POST", "/api/v1/replication/scrub", r#"{"cycle":1}"#).await;
+    assert_eq!(wrong.status, 400);
+}
