@@ -46,6 +46,6 @@ pub use merkle_view::{Children, HeaderPage, LeafSpan, Piece, RowDigest, TreeNode
 pub use panics::caught;
 pub use partition::{MarkGeneration, PartitionState, RangeState, SyncState, UnsyncedCause};
 pub use removal::{RemovalCursor, Removed};
-pub use scrub::Scrubbed;
+pub use scrub::{ScrubBounds, ScrubPlace, Scrubbed};
 pub use store::{Identity, Store, StoreOptions};
 pub use table::{SyncPolicy, TableOptions};

@@ -14,6 +14,7 @@ use crate::merkle::{LeafId, LeafSum, leaf_key, leaf_range};
 use crate::model::{Hlc, PartitionId, RecordHeader, TableId};
 use crate::partition::{Partitions, RangeState, SyncState};
 use crate::scan::index_key;
+use crate::scrub::RowChange;
 use crate::store::{Commit, Store};
 
 /// How far a pass has come.
@@ -96,7 +97,7 @@ impl Store {
         let found = self.find(table, &range, rows_max, |_| true)?;
         // What cannot be read goes with the whole range, once all before it is gone.
         let goes_on = found.next.is_some() || (found.damage.is_some() && !found.victims.is_empty());
-        self.write(&mut commit, &mut |writes| {
+        self.write(&mut commit, &range, &mut |writes| {
             fill_index_removal(writes, table, options.prefix_index, &found.victims);
             if goes_on {
                 self.fill_cleared(writes, table, partition, &found);
@@ -145,7 +146,8 @@ impl Store {
         }
         let strays = self.strays(table, &entries)?;
         if !strays.is_empty() {
-            self.write(&mut commit, &mut |writes| strays.iter().for_each(|key| writes.delete(Space::Keys, key)))?;
+            let mut fill = |writes: &mut dyn Writes| strays.iter().for_each(|key| writes.delete(Space::Keys, key));
+            self.write_changes(&mut commit, [], &mut fill)?;
         }
         Ok(Removed { examined: entries.len(), removed: strays.len(), next })
     }
@@ -225,7 +227,8 @@ impl Store {
         }
         let deltas = self.leaf_deltas(victims);
         let emptied = self.emptied_leaves(table, &deltas)?;
-        self.write(commit, &mut |writes| {
+        let changes = victims.iter().filter_map(|victim| self.removal_of(victim));
+        self.write_changes(commit, changes, &mut |writes| {
             fill_index_removal(writes, table, indexed, victims);
             victims.iter().for_each(|victim| writes.delete(Space::Data, &victim.data_key));
             for (leaf, delta) in &deltas {
@@ -240,13 +243,18 @@ impl Store {
         Ok(())
     }
 
+    /// What removing a row takes from its leaf.
+    fn removal_of<'a>(&self, victim: &'a Victim) -> Option<RowChange<'a>> {
+        let Victim { data_key, header } = victim;
+        let ((table, token, _), header) = (decode_data_key(data_key)?, header.as_ref()?);
+        let delta = LeafSum::ZERO.minus(self.merkle_key.row(data_key, header.version, header.checksum));
+        Some(RowChange { table, leaf: LeafId::of(token, self.bits), data_key, delta })
+    }
+
     /// What removing rows takes from their leaves. The rows are in token order, so those of a leaf come together.
     fn leaf_deltas(&self, victims: &[Victim]) -> Vec<(LeafId, LeafSum)> {
         let mut deltas: Vec<(LeafId, LeafSum)> = Vec::new();
-        for Victim { data_key, header } in victims {
-            let (Some((_, token, _)), Some(header)) = (decode_data_key(data_key), header) else { continue };
-            let leaf = LeafId::of(token, self.bits);
-            let delta = LeafSum::ZERO.minus(self.merkle_key.row(data_key, header.version, header.checksum));
+        for RowChange { leaf, delta, .. } in victims.iter().filter_map(|victim| self.removal_of(victim)) {
             match deltas.last_mut() {
                 Some((last, sum)) if *last == leaf => *sum = sum.plus(delta),
                 _ => deltas.push((leaf, delta)),

@@ -18,7 +18,8 @@ use cube_storage::model::{
 };
 use cube_storage::scan::{ScanRequest, Scope};
 use cube_storage::{
-    Identity, PartitionState, RangeState, Store, StoreOptions, SyncPolicy, SyncState, TableOptions, UnsyncedCause,
+    Identity, PartitionState, RangeState, ScrubBounds, ScrubPlace, Store, StoreOptions, SyncPolicy, SyncState,
+    TableOptions, UnsyncedCause,
 };
 
 const INDEXED: TableId = TableId(1);
@@ -157,6 +158,12 @@ fn a_directory_of_format_1_opens_with_all_that_was_written() {
     assert_eq!(store.kept(Bound::Readings).unwrap(), Some(BOUND));
     assert_eq!(store.table(PLAIN).unwrap().sync, SyncPolicy::Interval { every_ms: 250 });
     for table in [INDEXED, PLAIN] {
-        assert_eq!(store.scrub_step(table, LeafId(0), usize::MAX).unwrap().damaged, []);
+        let all = ScrubBounds { rows_max: usize::MAX, bytes_max: usize::MAX };
+        let mut place = Some(ScrubPlace::from(LeafId(0)));
+        while let Some(from) = place {
+            let step = store.scrub_step(table, &from, all).unwrap();
+            assert_eq!(step.damaged, []);
+            place = step.next;
+        }
     }
 }

@@ -4,12 +4,13 @@
 //! What does not add up is damage. The store marks its partition before it tells, so that it is not counted, never sent,
 //! and healed like a joiner from the other replicas (`lifecycle/`); the scrub only finds it and counts it. It goes at the
 //! pace of one full cycle in the time that is set, or, when an operator asks, as fast as it can without being in the way.
+//! A leaf that takes more than one step is scrubbed in pieces, and begun anew after a restart.
 
 use std::sync::Arc;
 
 use cube_storage::merkle::{LEAVES_PER_PARTITION, LeafId};
 use cube_storage::model::{Invalid, TableId};
-use cube_storage::{Store, StoreError};
+use cube_storage::{ScrubBounds, ScrubPlace, Store, StoreError};
 use parking_lot::Mutex;
 
 use super::answer::is_busy;
@@ -19,6 +20,10 @@ use crate::worker::{Step, StepError, Worker};
 pub const NAME: &str = "scrub";
 /// Rows verified in one step.
 const ROWS_PER_STEP: usize = 1_000;
+/// Bytes read in one step.
+const BYTES_PER_STEP: usize = 4 << 20;
+/// From one piece of a large leaf to the next: they are due all at once.
+const PIECE_MS: u64 = 100;
 /// How long a node that has enough to do is left alone.
 const BUSY_MS: u64 = 200;
 /// From one step to the next when an operator waits for it.
@@ -112,6 +117,8 @@ pub struct ScrubWorker {
     store: Arc<Store>,
     shared: Arc<Scrub>,
     settings: ScrubSettings,
+    /// The place that was reached, where that is within a leaf.
+    inside: Option<(TableId, ScrubPlace)>,
     /// When the place it began with would have been due, had the cycle begun at its beginning.
     began_ms: Option<u64>,
 }
@@ -119,7 +126,7 @@ pub struct ScrubWorker {
 impl ScrubWorker {
     /// The worker of a node's scrub; there must be only one.
     pub fn new(store: Arc<Store>, shared: Arc<Scrub>) -> Self {
-        Self { store, settings: shared.settings(), shared, began_ms: None }
+        Self { store, settings: shared.settings(), shared, inside: None, began_ms: None }
     }
 
     /// How much of a cycle lies before a place, in the cycle's time.
@@ -173,13 +180,18 @@ impl Worker for ScrubWorker {
         if due_ms > now_ms && !before.hurries {
             return Ok(Step::Idle { until_ms: due_ms });
         }
-        let (rows, damaged, next) = match self.store.scrub_step(at.0, at.1, ROWS_PER_STEP) {
+        // Whoever moved the place since begins with whole leaves there.
+        let inside = self.inside.take().filter(|(table, place)| before.at == Some((*table, place.leaf())));
+        let place = inside.map_or_else(|| at.1.into(), |(_, place)| place);
+        let bounds = ScrubBounds { rows_max: ROWS_PER_STEP, bytes_max: BYTES_PER_STEP };
+        let (rows, damaged, next) = match self.store.scrub_step(at.0, &place, bounds) {
             Ok(step) => (step.rows, step.damaged.len(), step.next),
             // Dropped meanwhile.
             Err(StoreError::Invalid(Invalid::UnknownTable { .. })) => (0, 0, None),
             Err(error) => return Err(error.into()),
         };
-        let next = Self::behind(&tables, at.0, next);
+        self.inside = next.clone().filter(ScrubPlace::is_inside).map(|place| (at.0, place));
+        let next = Self::behind(&tables, at.0, next.map(|place| place.leaf()));
         let mut status = self.shared.status.lock();
         status.rows += rows as u64;
         status.damaged += damaged as u64;
@@ -195,9 +207,10 @@ impl Worker for ScrubWorker {
                 self.began_ms = Some(began_ms.saturating_add(self.settings.cycle_ms).max(now_ms));
             }
         }
-        match status.hurries {
-            true => Ok(Step::Throttled { until_ms: now_ms.saturating_add(HURRY_MS) }),
-            false => Ok(Step::Busy),
+        match (status.hurries, &self.inside) {
+            (true, _) => Ok(Step::Throttled { until_ms: now_ms.saturating_add(HURRY_MS) }),
+            (false, Some(_)) => Ok(Step::Throttled { until_ms: now_ms.saturating_add(PIECE_MS) }),
+            (false, None) => Ok(Step::Busy),
         }
     }
 }

@@ -96,3 +96,27 @@ fn switched_off_it_verifies_nothing_until_it_is_asked_and_a_shorter_cycle_holds_
     let end_ms = run(&mut worker, now_ms, || scrub.status().cycles < 3);
     assert!(end_ms - now_ms <= 60_000 + 30_000, "{} ms", end_ms - now_ms);
 }
+
+#[test]
+fn a_leaf_of_many_rows_is_verified_in_pieces_and_what_is_wrong_at_its_end_is_found() {
+    let (store, engine) = store(PartitionBits::new(2).unwrap());
+    let key = |n: u32| RowKey::with_sort("hot", n.to_be_bytes().to_vec());
+    plant(&store, (0..5_000).map(|n| (key(n), Record::value(version(5), "v"))));
+    let scrub = Scrub::from(None, SETTINGS);
+    let mut worker = ScrubWorker::new(store.clone(), scrub.clone());
+    let (mut verified, mut hlc) = (0, 5);
+    let end_ms = run(&mut worker, 0, || {
+        let status = scrub.status();
+        assert!(status.rows - verified <= 1_000, "a step is bounded");
+        verified = status.rows;
+        hlc += 1;
+        plant(&store, [(key(hlc as u32 % 100), Record::value(version(hlc), "written meanwhile"))]);
+        status.cycles < 1
+    });
+    assert_eq!((scrub.status().rows, scrub.status().damaged), (5_000, 0));
+    assert!(end_ms <= CYCLE_MS, "{end_ms} ms");
+    damage(&store, &engine, &key(4_999));
+    run(&mut worker, end_ms, || scrub.status().cycles < 2);
+    assert_eq!(scrub.status().damaged, 1);
+    assert_eq!(scrub.status().rows, 10_000);
+}

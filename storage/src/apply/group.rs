@@ -14,6 +14,7 @@ use crate::keyspace::encode_data_key;
 use crate::merkle::{Fingerprint, LeafId, LeafSum, MerkleKey, YoungChange, leaf_key};
 use crate::model::{Batch, Mutation, Outcome, PartitionId, Record, RecordHeader, TableId};
 use crate::partition::{PartitionState, Partitions, SyncState, UnsyncedCause};
+use crate::scrub::RowChange;
 use crate::store::Store;
 use crate::table::{SyncPolicy, TableOptions};
 
@@ -311,6 +312,16 @@ impl<'a> Group<'a> {
 
     pub(super) fn leaf_deltas(&self) -> &[(TableId, LeafId, LeafSum)] {
         &self.leaf_deltas
+    }
+
+    /// What changed in each row.
+    pub(super) fn row_changes(&self) -> impl Iterator<Item = RowChange<'_>> {
+        self.changes.iter().zip(&self.young).map(|(change, young)| RowChange {
+            table: young.table,
+            leaf: young.leaf,
+            data_key: self.key(&change.key),
+            delta: young.delta,
+        })
     }
 
     pub(super) fn young(&self) -> &[YoungChange] {

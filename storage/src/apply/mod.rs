@@ -5,7 +5,7 @@
 //!    forbid;
 //! 2. look up what the rows hold, remembered from the last writes or read in one multi-get, and keep the winners;
 //! 3. put rows, key index, Merkle leaves and the notes they touch into ONE engine write, synced once for all;
-//! 4. take the same change into the trees in memory, and only then tell those who wait.
+//! 4. take the same change into the trees in memory and into the leaf that is scrubbed, and only then tell those who wait.
 //!
 //! Idempotent and commutative: batches may come twice, in any order and in any split, and the node ends the same.
 //! A failed write leaves the log's end unknown, so it stops all writing until the engine is opened anew; only a full
@@ -147,6 +147,9 @@ impl Store {
         commit.unnoted.clear();
         commit.unsynced = durability == Durability::Buffered;
         group.remember(&mut commit.recent);
+        if let Some(watch) = &mut commit.watch {
+            group.row_changes().for_each(|change| watch.note(change));
+        }
         let mut forest = self.forest.lock();
         for &(table, leaf, delta) in group.leaf_deltas() {
             forest.add(table, leaf, delta);

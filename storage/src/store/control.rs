@@ -33,7 +33,7 @@ impl Store {
         // Every space names the table first, so its range is the same in all of them.
         let range = table_range(table);
         let notes = KeyRange::prefix(Partitions::note_range_prefix(table));
-        self.write(&mut commit, &mut |writes| {
+        self.write(&mut commit, &range, &mut |writes| {
             for space in [Space::Data, Space::Keys, Space::Merkle] {
                 writes.delete_range(space, &range);
             }

@@ -89,7 +89,7 @@ impl Store {
             })?;
             let keys = rows.iter().filter_map(|row| Some(index_key(table, &decode_data_key(row)?.2)));
             let keys: Vec<Vec<u8>> = keys.collect();
-            self.write(&mut self.commit.lock(), &mut |writes| {
+            self.write_changes(&mut self.commit.lock(), [], &mut |writes| {
                 keys.iter().for_each(|key| writes.put(Space::Keys, key, &[]));
             })?;
             if let Some(last) = rows.last().filter(|_| rows.len() == INDEX_STEP_ROWS) {

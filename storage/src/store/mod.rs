@@ -21,10 +21,12 @@ use crate::apply::{Queue, RecentRows};
 use crate::engine::{Durability, Engine, EngineError, Recovery, Space, Writes};
 use crate::error::StoreError;
 use crate::forest::Forest;
+use crate::keyspace::KeyRange;
 use crate::merkle::MerkleKey;
 use crate::meta::{self, Tag};
 use crate::model::{Limits, PartitionBits};
 use crate::partition::{PartitionState, Partitions, SyncState, UnsyncedCause};
+use crate::scrub::{RowChange, Watch};
 use crate::space::{Admission, Boundless, Reserve, SpaceProbe};
 use crate::table::Tables;
 
@@ -71,6 +73,10 @@ pub(crate) struct Commit {
     pub(crate) unsynced: bool,
     /// What rows hold that were written lately.
     pub(crate) recent: RecentRows,
+    /// The leaf that is scrubbed in pieces, if one is.
+    pub(crate) watch: Option<Watch>,
+    /// How many were watched so far.
+    pub(crate) watches: u64,
     /// Notes of partitions that a failed write left behind. Every later write brings them along until one succeeds:
     /// memory says already what they say, so nothing else would note it again. One for each partition at the most.
     pub(crate) unnoted: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -124,6 +130,8 @@ impl Store {
                 // A process that was killed may have left in the log what nothing synced.
                 unsynced: true,
                 recent: RecentRows::new(options.recent_rows_max),
+                watch: None,
+                watches: 0,
                 unnoted: BTreeMap::new(),
             }),
             tables: RwLock::new(tables),
@@ -219,6 +227,7 @@ impl Store {
     /// What is kept in memory holds only while every write is known to have happened, or not to.
     fn forget_what_is_kept(&self, commit: &mut Commit) {
         commit.recent.clear();
+        commit.watch = None;
         self.forest.lock().clear();
     }
 
@@ -234,10 +243,33 @@ impl Store {
         })
     }
 
-    /// One synced write outside of a group, which may change rows.
-    pub(crate) fn write(&self, commit: &mut Commit, fill: &mut dyn FnMut(&mut dyn Writes)) -> Result<(), StoreError> {
+    /// One synced write outside of a group, which may change rows of a range in ways that it does not tell.
+    pub(crate) fn write(
+        &self,
+        commit: &mut Commit,
+        rows: &KeyRange,
+        fill: &mut dyn FnMut(&mut dyn Writes),
+    ) -> Result<(), StoreError> {
+        if commit.watch.as_ref().is_some_and(|watch| watch.overlaps(rows)) {
+            commit.watch = None;
+        }
         commit.recent.clear();
         self.write_synced(commit, fill)
+    }
+
+    /// One synced write outside of a group whose every change of a row is told.
+    pub(crate) fn write_changes<'a>(
+        &self,
+        commit: &mut Commit,
+        changes: impl IntoIterator<Item = RowChange<'a>>,
+        fill: &mut dyn FnMut(&mut dyn Writes),
+    ) -> Result<(), StoreError> {
+        commit.recent.clear();
+        self.write_synced(commit, fill)?;
+        if let Some(watch) = &mut commit.watch {
+            changes.into_iter().for_each(|change| watch.note(change));
+        }
+        Ok(())
     }
 
     fn write_synced(&self, commit: &mut Commit, fill: &mut dyn FnMut(&mut dyn Writes)) -> Result<(), StoreError> {

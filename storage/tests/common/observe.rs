@@ -6,7 +6,7 @@ use cube_storage::engine::{Direction, Engine, Space};
 use cube_storage::keyspace::KeyRange;
 use cube_storage::merkle::{DEPTH, LeafId, LeafSum};
 use cube_storage::model::{PartitionId, TableId};
-use cube_storage::{Scrubbed, Store, StoreError};
+use cube_storage::{ScrubBounds, ScrubPlace, Scrubbed, Store, StoreError};
 
 use super::model::{Model, Spaces};
 
@@ -77,16 +77,22 @@ fn assert_tree(store: &Store, table: TableId, partition: PartitionId, leaves: &[
 
 /// Scrubs a whole table in steps of `rows_max` rows.
 pub(crate) fn scrub(store: &Store, table: TableId, rows_max: usize) -> Result<Scrubbed, StoreError> {
+    scrub_bounded(store, table, ScrubBounds { rows_max, bytes_max: usize::MAX })
+}
+
+/// Scrubs a whole table in steps of these bounds.
+pub(crate) fn scrub_bounded(store: &Store, table: TableId, bounds: ScrubBounds) -> Result<Scrubbed, StoreError> {
     let mut all = Scrubbed { rows: 0, damaged: Vec::new(), next: None };
-    let mut from = LeafId(0);
+    let mut place = ScrubPlace::from(LeafId(0));
     loop {
-        let step = store.scrub_step(table, from, rows_max)?;
+        let step = store.scrub_step(table, &place, bounds)?;
+        assert!(step.rows <= bounds.rows_max.max(1), "a step is bounded");
         all.rows += step.rows;
         all.damaged.extend(step.damaged);
         match step.next {
             Some(next) => {
-                assert!(next > from, "a step gets on");
-                from = next;
+                assert!(next.leaf() >= place.leaf() && next != place, "a step gets on");
+                place = next;
             }
             None => return Ok(all),
         }
