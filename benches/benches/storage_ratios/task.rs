@@ -16,6 +16,9 @@ use crate::{reads, scans, writes};
 pub(crate) enum Kind {
     Bare,
     Apply,
+    /// The same, closed and opened before it is measured.
+    BareReopened,
+    ApplyReopened,
     /// Without sums.
     Unsummed,
     /// Remembering nothing of what it wrote.
@@ -23,10 +26,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    pub(crate) fn is_reopened(self) -> bool {
+        matches!(self, Self::BareReopened | Self::ApplyReopened)
+    }
+
     pub(crate) fn open(self, dir: &Path) -> Result<Box<dyn Subject>> {
         Ok(match self {
-            Self::Bare => Box::new(Bare::open(dir)?),
-            Self::Apply => Box::new(Cube::open(dir)?),
+            Self::Bare | Self::BareReopened => Box::new(Bare::open(dir)?),
+            Self::Apply | Self::ApplyReopened => Box::new(Cube::open(dir)?),
             Self::Forgetful => Box::new(Cube::open_forgetful(dir)?),
             Self::Unsummed => Box::new(Cube::open_unsummed(dir)?),
         })

@@ -35,17 +35,24 @@ impl Figures {
 }
 
 /// Writes `rows` rows, or loads them and then overwrites `overwrites` at random. Flushing and compacting what was
-/// written is part of the work.
+/// written is part of the work, and so is what a store reads by itself after a start.
 pub(crate) fn run(kind: Kind, dir: &Path, rows: u32, overwrites: Option<u32>, seed: u64) -> Result<Figures> {
     let mut workload = Workload::new(seed);
     let resident_before = resident_bytes();
-    let subject = kind.open(dir)?;
+    let mut subject = kind.open(dir)?;
     let mut numbers = workload.shuffled(rows);
     if let Some(times) = overwrites {
         load(subject.as_ref(), &mut workload, &numbers)?;
+        if kind.is_reopened() {
+            drop(subject);
+            subject = kind.open(dir)?;
+        }
         numbers = workload.drawn(rows, times);
     }
     let spent = Spent::on(|| {
+        if kind.is_reopened() {
+            subject.warm()?;
+        }
         for batch in numbers.chunks(BATCH_ROWS) {
             subject.write(workload.rows(batch))?;
         }
@@ -68,16 +75,19 @@ pub(crate) fn load(subject: &dyn Subject, workload: &mut Workload, numbers: &[u3
 }
 
 /// The runs of all subjects; those of one number took turns.
+#[derive(Default)]
 struct Turns {
     bare: Vec<Figures>,
     apply: Vec<Figures>,
     unsummed: Vec<Figures>,
     forgetful: Vec<Figures>,
+    bare_reopened: Vec<Figures>,
+    apply_reopened: Vec<Figures>,
 }
 
 impl Turns {
     fn take(arguments: &Arguments, rows: u32, overwrites: Option<u32>) -> Result<Self> {
-        let mut turns = Self { bare: Vec::new(), apply: Vec::new(), unsummed: Vec::new(), forgetful: Vec::new() };
+        let mut turns = Self::default();
         for run in 0..arguments.runs {
             let measure = |kind| -> Result<Figures> {
                 let dir = report::scratch(arguments)?;
@@ -94,6 +104,8 @@ impl Turns {
             turns.unsummed.push(measure(Kind::Unsummed)?);
             if overwrites.is_some() {
                 turns.forgetful.push(measure(Kind::Forgetful)?);
+                turns.bare_reopened.push(measure(Kind::BareReopened)?);
+                turns.apply_reopened.push(measure(Kind::ApplyReopened)?);
             }
         }
         Ok(turns)
@@ -101,7 +113,7 @@ impl Turns {
 
     /// The median over the turns of a figure made of the bare run's and another run's.
     fn median_to_bare(&self, others: &[Figures], figure: impl Fn(f64, f64) -> f64) -> f64 {
-        median(self.bare.iter().zip(others).map(|(bare, other)| figure(bare.row_us(), other.row_us())))
+        median_of_turns(&self.bare, others, figure)
     }
 
     /// What the sums add, in microseconds. The store without sums hashes all the same, so that is measured apart.
@@ -112,6 +124,10 @@ impl Turns {
             .map(|(with, without)| with.row_us() - without.row_us() + hashes_us)
             .collect()
     }
+}
+
+fn median_of_turns(ones: &[Figures], others: &[Figures], figure: impl Fn(f64, f64) -> f64) -> f64 {
+    median(ones.iter().zip(others).map(|(one, other)| figure(one.row_us(), other.row_us())))
 }
 
 /// Measures and reports rows that are new.
@@ -139,7 +155,19 @@ pub(crate) fn compare_fresh(arguments: &Arguments) -> Result<()> {
 pub(crate) fn compare_overwrites(arguments: &Arguments) -> Result<()> {
     let mut table = Table::new(
         &costs_title("overwritten rows", arguments),
-        &["rows", "writes", "bare", "apply", "ratio", "sums", "of bare", "nothing remembered", "ratio"],
+        &[
+            "rows",
+            "writes",
+            "bare",
+            "apply",
+            "ratio",
+            "sums",
+            "of bare",
+            "after a start",
+            "ratio",
+            "nothing remembered",
+            "ratio",
+        ],
     );
     for (rows, rounds) in [(arguments.hot_rows, HOT_ROUNDS), (arguments.rows, 1)] {
         let writes = rows * rounds;
@@ -148,9 +176,13 @@ pub(crate) fn compare_overwrites(arguments: &Arguments) -> Result<()> {
             format!("{:.2}", turns.median_to_bare(&turns.forgetful, |_, other| other)),
             format!("{:.2}", turns.median_to_bare(&turns.forgetful, |bare, other| other / bare)),
         ];
+        let reopened = [
+            format!("{:.2}", median_of_turns(&turns.bare_reopened, &turns.apply_reopened, |_, apply| apply)),
+            format!("{:.2}", median_of_turns(&turns.bare_reopened, &turns.apply_reopened, |bare, apply| apply / bare)),
+        ];
         // The hash of the old version is taken off, that of the new one is added.
         let costs = cost_cells(&turns, 2.0 * hash_us());
-        table.row([rows.to_string(), writes.to_string()].into_iter().chain(costs).chain(forgetful));
+        table.row([rows.to_string(), writes.to_string()].into_iter().chain(costs).chain(reopened).chain(forgetful));
     }
     report::print(&table);
     Ok(())

@@ -12,7 +12,7 @@ use cube_storage::model::{
 };
 use cube_storage::scan::{ScanRequest, Scope};
 use cube_storage::space::FileSystemSpace;
-use cube_storage::{Identity, PartitionState, Store, StoreOptions, SyncState, TableOptions};
+use cube_storage::{Identity, PartitionState, Store, StoreOptions, SyncState, TableOptions, WarmPlace};
 
 use super::unsummed::Unsummed;
 use super::{Subject, rocks_options};
@@ -33,7 +33,7 @@ pub struct Cube {
 }
 
 impl Cube {
-    /// Opens a new store. Its trees are in memory, as on a node that compares them with others.
+    /// Opens a store. Its trees are in memory, as on a node that compares them with others.
     pub fn open(dir: &Path) -> Result<Self> {
         Self::open_summed(dir, StoreOptions::default())
     }
@@ -69,10 +69,13 @@ impl Cube {
     fn over(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Self> {
         let bits = PartitionBits::DEFAULT;
         let store = Store::open(engine, Identity { bits, merkle_key: MERKLE_KEY }, options)?;
+        let opened_again = !store.tables().is_empty();
         store.put_table(TABLE, TableOptions::default())?;
         let synced = PartitionState { epoch: EPOCH, sync: SyncState::Synced };
         store.set_partitions(PlacementId(0), bits.all().map(|partition| (partition, synced)))?;
-        Ok(Self { store, rocks: None, clock: AtomicU64::new(1 << 16) })
+        // Behind all versions of an earlier time.
+        let clock = if opened_again { 1 << 40 } else { 1 << 16 };
+        Ok(Self { store, rocks: None, clock: AtomicU64::new(clock) })
     }
 
     fn load_trees(&self) -> Result<()> {
@@ -125,6 +128,14 @@ impl Subject for Cube {
             Some(outcome) => Err(format!("a write was not applied: {outcome:?}").into()),
             None => Ok(()),
         }
+    }
+
+    fn warm(&self) -> Result<()> {
+        let mut place = Some(WarmPlace::default());
+        while let Some(from) = place {
+            place = self.store.warm_step(from)?;
+        }
+        Ok(())
     }
 
     fn read(&self, key: &RowKey) -> Result<usize> {

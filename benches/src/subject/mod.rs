@@ -16,6 +16,10 @@ use crate::Result;
 pub trait Subject {
     /// Writes rows together; they are on stable storage when this returns.
     fn write(&self, rows: Vec<(RowKey, Bytes)>) -> Result<()>;
+    /// Does what is done after a start before rows are written, if anything is.
+    fn warm(&self) -> Result<()> {
+        Ok(())
+    }
     /// The length of a row's value.
     fn read(&self, key: &RowKey) -> Result<usize>;
     /// Moves everything into table files and waits until no compaction is left to do.

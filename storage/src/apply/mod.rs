@@ -17,6 +17,7 @@ mod group;
 mod queue;
 mod recent;
 mod resolve;
+mod warm;
 mod worker;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use self::group::Group;
 pub use self::queue::{Done, TimeLimit};
 pub(crate) use self::queue::{Job, Queue, Wake};
 pub(crate) use self::recent::RecentRows;
+pub use self::warm::WarmPlace;
 pub use self::worker::ApplyWorker;
 use crate::engine::{Durability, Writes};
 use crate::error::StoreError;

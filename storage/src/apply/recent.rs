@@ -19,6 +19,8 @@ pub(crate) struct RecentRows {
     generation_rows_max: usize,
     young: Generation,
     old: Generation,
+    /// How often rows were forgotten.
+    losses: u64,
 }
 
 type Generation = HashMap<Fingerprint, RecordHeader, BuildHasherDefault<AsItIs>>;
@@ -26,7 +28,7 @@ type Generation = HashMap<Fingerprint, RecordHeader, BuildHasherDefault<AsItIs>>
 impl RecentRows {
     /// Remembers `rows_max` rows at the most.
     pub(crate) fn new(rows_max: usize) -> Self {
-        Self { generation_rows_max: rows_max / 2, young: Generation::default(), old: Generation::default() }
+        Self { generation_rows_max: rows_max / 2, young: Generation::default(), old: Generation::default(), losses: 0 }
     }
 
     /// The header of a row, if it is remembered.
@@ -47,14 +49,33 @@ impl RecentRows {
         if self.young.len() >= self.generation_rows_max {
             std::mem::swap(&mut self.young, &mut self.old);
             self.young.clear();
+            self.losses += 1;
         }
         self.young.insert(row, header);
+    }
+
+    /// Remembers what a row held a while ago, unless something newer of it is known: the first to be dropped.
+    pub(crate) fn put_older(&mut self, row: Fingerprint, header: RecordHeader) {
+        if self.has_room_for_older() && !self.young.contains_key(&row) {
+            self.old.entry(row).or_insert(header);
+        }
+    }
+
+    /// Whether rows fit in that were not written lately.
+    pub(crate) fn has_room_for_older(&self) -> bool {
+        self.old.len() < self.generation_rows_max
+    }
+
+    /// How often rows were forgotten so far: where that has not changed, every row written since is remembered.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses
     }
 
     /// Forgets all rows.
     pub(crate) fn clear(&mut self) {
         self.young.clear();
         self.old.clear();
+        self.losses += 1;
     }
 }
 
@@ -110,6 +131,24 @@ mod tests {
         let mut recent = RecentRows::new(0);
         recent.put(row(1), header(1));
         assert_eq!(recent.get(row(1)), None);
+    }
+
+    #[test]
+    fn what_was_held_a_while_ago_never_stands_in_for_what_was_written_since() {
+        let mut recent = RecentRows::new(ROWS_MAX);
+        recent.put(row(1), header(9));
+        recent.put_older(row(1), header(1));
+        assert_eq!(recent.get(row(1)), Some(header(9)));
+        recent.put_older(row(2), header(1));
+        recent.put(row(2), header(9));
+        assert_eq!(recent.get(row(2)), Some(header(9)));
+        let losses = recent.losses();
+        for number in 0..ROWS_MAX {
+            recent.put_older(row(10 + number), header(3));
+        }
+        assert!(!recent.has_room_for_older());
+        assert_eq!(recent.losses(), losses, "taking in what is older drops nothing");
+        assert_eq!(recent.get(row(1)), Some(header(9)));
     }
 
     #[test]

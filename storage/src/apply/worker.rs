@@ -1,4 +1,5 @@
-//! The thread that commits what is queued, and syncs the tables that asked for it by interval.
+//! The thread that commits what is queued, syncs the tables that asked for it by interval, and after a start remembers
+//! what rows are there while nothing is queued.
 //!
 //! It outlives panics of what it runs: writes have stopped then, and it tells so to those who wait.
 
@@ -6,9 +7,12 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::{Wake, caught};
+use super::{Wake, WarmPlace, caught};
 use crate::clock::Clock;
 use crate::store::Store;
+
+/// From one step of remembering rows to the next, so that a start leaves the processors to others.
+const WARM_PAUSE_MS: u64 = 1;
 
 /// Owns the thread. Dropping it finishes what waits and joins.
 pub struct ApplyWorker {
@@ -39,12 +43,29 @@ impl Drop for ApplyWorker {
 
 fn run(store: &Store, clock: &dyn Clock) {
     let mut synced_ms = clock.monotonic_ms();
+    let mut warm = Some(WarmPlace::default());
     loop {
         let interval_ms = store.tables.read().sync_interval_ms().map(|every_ms| u64::from(every_ms.max(1)));
         let passed_ms = clock.monotonic_ms().saturating_sub(synced_ms);
-        let wake = store.queue.wait(interval_ms.map(|every_ms| every_ms.saturating_sub(passed_ms)));
+        let until_sync_ms = interval_ms.map(|every_ms| every_ms.saturating_sub(passed_ms));
+        let until_warm_ms = warm.is_some().then_some(WARM_PAUSE_MS);
+        let wake = store.queue.wait(until_sync_ms.into_iter().chain(until_warm_ms).min());
         if wake == Wake::Work {
             store.run_pending();
+        } else if wake == Wake::TimedOut
+            && let Some(from) = warm.take()
+        {
+            warm = match caught(|| store.warm_step(from)) {
+                Ok(Ok(next)) => next,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "what rows are there is read when they are written");
+                    None
+                }
+                Err(cause) => {
+                    store.stop(&mut store.commit.lock(), format!("remembering rows panicked: {cause}"));
+                    None
+                }
+            };
         }
         let now_ms = clock.monotonic_ms();
         let due = interval_ms.is_some_and(|every_ms| now_ms.saturating_sub(synced_ms) >= every_ms);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cube_storage::engine::{Engine, EngineError};
 use cube_storage::model::{Batch, Epoch, Hlc, Mutation, Origin, PartitionId, PlacementId, TableId};
-use cube_storage::{Store, StoreError, SyncPolicy, SyncState, UnsyncedCause};
+use cube_storage::{Store, StoreError, SyncPolicy, SyncState, UnsyncedCause, WarmPlace};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -34,6 +34,10 @@ enum Step {
     Sweep(TableId, usize),
     Recreate(TableId),
     Sync,
+    /// Remembers what rows are there.
+    Warm,
+    /// In small steps.
+    Scrub(TableId),
     Reopen,
     /// In memory a loss of power; on disk, rows into fresh table files.
     Shake,
@@ -75,6 +79,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (table(), 1usize..5).prop_map(|(table, entries)| Step::Sweep(table, entries)),
         1 => table().prop_map(Step::Recreate),
         1 => Just(Step::Sync),
+        2 => Just(Step::Warm),
+        2 => table().prop_map(Step::Scrub),
         2 => Just(Step::Reopen),
         2 => Just(Step::Shake),
     ]
@@ -202,6 +208,14 @@ impl<'a> Run<'a> {
             Step::Sync => {
                 self.store.sync().unwrap();
                 true
+            }
+            Step::Warm => {
+                self.store.warm_step(WarmPlace::default()).unwrap();
+                false
+            }
+            Step::Scrub(table) => {
+                assert_eq!(observe::scrub(&self.store, *table, 2).unwrap().damaged, []);
+                false
             }
             Step::Reopen => {
                 self.reopen(false);
