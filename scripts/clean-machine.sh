@@ -9,6 +9,9 @@
 #   CUBE_CLEAN_TARGET=DIR   start from this build directory, with this machine's downloaded crates, and save the twenty
 #                           minutes of RocksDB. Both are the lower layers of overlays: nothing is written to them.
 #   CUBE_CLEAN_STEPS        the steps to do, all by default: "refused logic setup run test"
+#   CUBE_CLEAN_SUITE        another Debian or Ubuntu than this machine's, for example jammy; with
+#   CUBE_CLEAN_MIRROR       the mirror that has it, for example http://archive.ubuntu.com/ubuntu, and
+#   CUBE_CLEAN_COMPONENTS   what of it, "main universe" by default
 #   CUBE_CLEAN_SECONDS_MAX  how long either command may take, 5400 by default; a machine that is busy needs longer
 #
 # Needs root, for the mounts. Takes about an hour without CUBE_CLEAN_TARGET.
@@ -50,20 +53,27 @@ outside() {
     say "all passed in $SECONDS s"
 }
 
-# A minimal Debian or Ubuntu as this machine has it, from the mirror that this machine uses.
+# A minimal Debian or Ubuntu: as this machine has it, from the mirror that this machine uses, or the one asked for.
 bootstrap() {
-    local root=$1 suite mirror sources
-    # shellcheck source=/dev/null
-    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    # shellcheck disable=SC2016 # the format is apt's own
-    sources=$(apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT)' 'Created-By: Packages')
-    mirror=$(awk -v suite="$suite" '$2 == suite { print $1; exit }' <<<"$sources")
-    [[ -n $suite && -n $mirror ]] || stop "no package mirror for '$suite' in this machine's apt configuration"
+    local root=$1 suite mirror components
+    if [[ -n ${CUBE_CLEAN_SUITE:-} ]]; then
+        suite=$CUBE_CLEAN_SUITE mirror=${CUBE_CLEAN_MIRROR:-} components=${CUBE_CLEAN_COMPONENTS:-main universe}
+        [[ -n $mirror ]] || stop "CUBE_CLEAN_SUITE needs CUBE_CLEAN_MIRROR"
+    else
+        local sources
+        # shellcheck source=/dev/null
+        suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+        # shellcheck disable=SC2016 # the format is apt's own
+        sources=$(apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT)' 'Created-By: Packages')
+        mirror=$(awk -v suite="$suite" '$2 == suite { print $1; exit }' <<<"$sources")
+        [[ -n $suite && -n $mirror ]] || stop "no package mirror for '$suite' in this machine's apt configuration"
+        components=$(awk -v suite="$suite" -v mirror="$mirror" '$2 == suite && $1 == mirror { printf " %s", $3 }' <<<"$sources")
+    fi
     say "bootstrapping $suite"
-    debootstrap --variant=minbase --include=ca-certificates,curl,git,make "$suite" "$root" "$mirror" >"$work/debootstrap.log" ||
+    debootstrap --variant=minbase --components="$(tr -s ' ' , <<<"${components# }")" --include=ca-certificates,curl,git,make \
+        "$suite" "$root" "$mirror" >"$work/debootstrap.log" ||
         { tail -n 20 "$work/debootstrap.log" >&2; stop "debootstrap failed"; }
-    awk -v suite="$suite" -v mirror="$mirror" '$2 == suite && $1 == mirror { all = all " " $3 }
-        END { print "deb", mirror, suite all }' <<<"$sources" >"$root/etc/apt/sources.list"
+    echo "deb $mirror $suite $components" >"$root/etc/apt/sources.list"
     apt-config dump | grep -E '^Acquire::(http|https|Check-)' >"$root/etc/apt/apt.conf.d/90host" || true
     cp /etc/resolv.conf /etc/hosts "$root/etc/"
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
