@@ -33,7 +33,12 @@ impl Key {
     }
 
     pub(crate) fn of(key: Option<v1::RowKey>) -> Self {
-        let key = key.unwrap_or_default();
+        key.unwrap_or_default().into()
+    }
+}
+
+impl From<v1::RowKey> for Key {
+    fn from(key: v1::RowKey) -> Self {
         Self { partition: key.partition, sort: key.sort }
     }
 }
@@ -89,6 +94,12 @@ impl Version {
     }
 
     pub(crate) fn of(version: v1::Version) -> Self {
+        version.into()
+    }
+}
+
+impl From<v1::Version> for Version {
+    fn from(version: v1::Version) -> Self {
         // Nodes are numbered in 16 bits.
         Self { hlc: version.hlc, node: u16::try_from(version.node).unwrap_or(u16::MAX) }
     }

@@ -91,12 +91,35 @@ pub(crate) struct Outcome {
     pub(crate) lines: Vec<(Tone, String)>,
     /// For people: shown behind the list.
     pub(crate) footer: Vec<(Tone, String)>,
+    /// What was done for it, where that was asked for: shown behind everything else.
+    pub(crate) account: Option<Box<Account>>,
+}
+
+/// What was done for a request.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Account {
+    /// All of it, for programs.
+    pub(crate) document: serde_json::Value,
+    /// For people: shown before the messages.
+    pub(crate) lines: Vec<(Tone, String)>,
+    /// What was sent to replicas. CSV has this instead of the result.
+    pub(crate) messages: Rows,
+    /// For people: shown behind the messages.
+    pub(crate) footer: Vec<(Tone, String)>,
 }
 
 impl Outcome {
     /// Of a statement, with nothing told yet.
     pub(crate) fn of(statement: &'static str) -> Self {
-        Self { statement, facts: Vec::new(), rows: None, rows_are_told: false, lines: Vec::new(), footer: Vec::new() }
+        Self {
+            statement,
+            facts: Vec::new(),
+            rows: None,
+            rows_are_told: false,
+            lines: Vec::new(),
+            footer: Vec::new(),
+            account: None,
+        }
     }
 
     /// Tells programs.
@@ -117,6 +140,13 @@ impl Outcome {
     #[must_use]
     pub(crate) fn footer(mut self, tone: Tone, text: impl Into<String>) -> Self {
         self.footer.push((tone, text.into()));
+        self
+    }
+
+    /// Tells what was done for it.
+    #[must_use]
+    pub(crate) fn account(mut self, account: Option<Account>) -> Self {
+        self.account = account.map(Box::new);
         self
     }
 

@@ -75,6 +75,8 @@ fn of_words(before: &[&str], names: &Names) -> Vec<String> {
     let upper: Vec<&str> = upper.iter().map(String::as_str).collect();
     match upper.as_slice() {
         [] => commands::first_words().map(str::to_owned).collect(),
+        ["EXPLAIN"] => owned(commands::EXPLAINED),
+        ["EXPLAIN", ..] => of_words(before.get(1..).unwrap_or_default(), names),
         ["CREATE" | "ALTER" | "DROP"] => owned(&["KEYSPACE", "TABLE"]),
         ["ALTER" | "DROP", "KEYSPACE"] => names.keyspaces.clone(),
         ["ALTER" | "DROP", "TABLE"] => names.tables.clone(),
@@ -136,6 +138,8 @@ mod tests {
         assert_eq!(offered("PUT k "), Vec::<String>::new());
         assert_eq!(offered("UPDATE k S"), ["SET"]);
         assert_eq!(offered("SCAN K"), ["KEY="]);
+        assert_eq!(offered("EXPLAIN S"), ["SCAN"]);
+        assert_eq!(offered("explain get k C"), ["CL="]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A header and rows. A list is its rows; what is no list is one row of its facts. Bytes that are no text are base64, and
-//! the column `encoding`, which stands wherever there are bytes, says so for each row.
+//! the column `encoding`, which stands wherever there are bytes, says so for each row. Of what is explained, the messages
+//! are the list: a file has one header.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,7 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use crate::outcome::{Cell, Outcome};
 
 pub(super) fn outcome(outcome: &Outcome) -> String {
-    let (columns, rows): (Vec<&str>, Vec<Vec<&Cell>>) = match &outcome.rows {
+    let list = outcome.account.as_ref().map(|account| &account.messages).or(outcome.rows.as_ref());
+    let (columns, rows): (Vec<&str>, Vec<Vec<&Cell>>) = match list {
         Some(rows) => (rows.columns.clone(), rows.rows.iter().map(|row| row.iter().collect()).collect()),
         None => {
             let (columns, cells) = outcome.facts.iter().map(|(name, cell)| (*name, cell)).unzip();

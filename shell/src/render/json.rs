@@ -16,11 +16,14 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
         let row = |row: &Vec<Cell>| Value::Object(object(rows.columns.iter().copied().zip(row)));
         document.insert("rows".to_owned(), rows.rows.iter().map(row).collect());
     }
+    if let Some(account) = &outcome.account {
+        document.insert("explained".to_owned(), account.document.clone());
+    }
     Value::Object(document).to_string()
 }
 
 /// An object of cells.
-pub(super) fn object<'a>(cells: impl Iterator<Item = (&'static str, &'a Cell)> + Clone) -> Map<String, Value> {
+pub(crate) fn object<'a>(cells: impl Iterator<Item = (&'static str, &'a Cell)> + Clone) -> Map<String, Value> {
     let is_text = |cell: &Cell| !matches!(cell, Cell::Bytes(bytes) if std::str::from_utf8(bytes).is_err());
     let all_text = cells.clone().all(|(_, cell)| is_text(cell));
     let mut object: Map<String, Value> = cells.map(|(name, cell)| (name.to_owned(), value(cell, all_text))).collect();

@@ -11,6 +11,7 @@ mod words;
 use crate::error::ShellError;
 use crate::outcome::Outcome;
 
+pub(crate) use json::object;
 pub(crate) use words::{moment, paint};
 
 /// How results are shown.

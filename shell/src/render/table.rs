@@ -15,36 +15,51 @@ const COLUMNS_MIN: usize = 3;
 const CELL_LETTERS_MAX: usize = 400;
 
 pub(super) fn outcome(outcome: &Outcome, width: Option<u16>, colour: bool) -> String {
-    let mut text = String::new();
-    for (tone, line) in &outcome.lines {
-        text.push_str(&words::paint(*tone, line, colour));
+    let mut text = lines(&outcome.lines, colour);
+    if let Some(rows) = outcome.rows.as_ref().filter(|_| !outcome.rows_are_told) {
+        text.push_str(&list(rows, width, colour));
+    }
+    text.push_str(&lines(&outcome.footer, colour));
+    if let Some(account) = &outcome.account {
         text.push('\n');
+        text.push_str(&lines(&account.lines, colour));
+        text.push_str(&list(&account.messages, width, colour));
+        text.push_str(&lines(&account.footer, colour));
     }
-    if let Some(rows) = outcome.rows.as_ref().map(told).filter(|rows| !outcome.rows_are_told && !rows.rows.is_empty()) {
-        match width {
-            Some(width) => {
-                let (rows, left_out) = fitting(rows, width);
-                text.push_str(&bordered(&rows, width, colour));
-                if !left_out.is_empty() {
-                    let told = format!("left out for want of width: {}", left_out.join(", "));
-                    text.push_str(&words::paint(Tone::Aside, &told, colour));
-                    text.push('\n');
-                }
-            }
-            None => text.push_str(&aligned(&rows)),
-        }
+    text
+}
+
+fn lines(lines: &[(Tone, String)], colour: bool) -> String {
+    lines.iter().map(|(tone, line)| words::paint(*tone, line, colour) + "\n").collect()
+}
+
+fn list(rows: &Rows, width: Option<u16>, colour: bool) -> String {
+    let rows = told(rows);
+    if rows.rows.is_empty() {
+        return String::new();
     }
-    for (tone, line) in &outcome.footer {
-        text.push_str(&words::paint(*tone, line, colour));
+    let Some(width) = width else { return aligned(&rows) };
+    let (rows, left_out) = fitting(rows, width);
+    let mut text = bordered(&rows, width, colour);
+    if !left_out.is_empty() {
+        let told = format!("left out for want of width: {}", left_out.join(", "));
+        text.push_str(&words::paint(Tone::Aside, &told, colour));
         text.push('\n');
     }
     text
 }
 
-/// Without the columns in which nothing is known.
+/// Without the columns in which nothing is known, and without that of the sort keys where no row has one.
 fn told(rows: &Rows) -> Rows {
-    let is_told = |column: usize| rows.rows.iter().any(|row| row.get(column).is_some_and(|cell| *cell != Cell::Null));
-    let kept: Vec<usize> = (0..rows.columns.len()).filter(|column| is_told(*column)).collect();
+    let is_told = |cell: &Cell, name: &str| match cell {
+        Cell::Null => false,
+        Cell::Bytes(bytes) => !bytes.is_empty() || name != "sort",
+        _ => true,
+    };
+    let has_told =
+        |column: usize, name: &str| rows.rows.iter().filter_map(|row| row.get(column)).any(|cell| is_told(cell, name));
+    let kept = rows.columns.iter().enumerate().filter(|(column, name)| has_told(*column, name));
+    let kept: Vec<usize> = kept.map(|(column, _)| column).collect();
     let row = |row: &Vec<Cell>| kept.iter().filter_map(|column| row.get(*column).cloned()).collect();
     Rows {
         columns: kept.iter().filter_map(|column| rows.columns.get(*column).copied()).collect(),

@@ -1,26 +1,17 @@
-//! PUT, UPDATE, GET, DELETE and SCAN.
+//! PUT, UPDATE, GET and DELETE.
 
 use bytes::Bytes;
-use cube_client::{Found, Key, Level, Version, Written};
+use cube_client::{Explained, Found, Key, Level, Version, Written};
 
+use super::explain::{self, shown};
 use crate::error::ShellError;
-use crate::outcome::{Cell, Fact, Outcome, Rows, Tone};
+use crate::outcome::{Account, Cell, Fact, Outcome, Tone};
 use crate::render::moment;
 use crate::session::Session;
-use crate::statement::{Scan, Terms, bare_or_quoted, quote};
-
-/// Rows that SCAN lists if it is not told how many.
-const SCAN_ROWS: u64 = 100;
-/// Rows of one request of a SCAN.
-const PAGE_ROWS_MAX: u64 = 1_000;
+use crate::statement::{Terms, quote};
 
 fn key_of(key: &Bytes, terms: &Terms) -> Key {
     Key::sorted(key.clone(), terms.sort.clone().unwrap_or_default())
-}
-
-fn shown(key: &Key) -> String {
-    let partition = bare_or_quoted(&key.partition);
-    if key.sort.is_empty() { partition } else { format!("{partition} / {}", bare_or_quoted(&key.sort)) }
 }
 
 fn key_facts(key: &Key) -> Vec<Fact> {
@@ -31,13 +22,6 @@ fn key_facts(key: &Key) -> Vec<Fact> {
     facts
 }
 
-fn no_account(terms: &Terms) -> Result<(), ShellError> {
-    if terms.explain {
-        return Err(ShellError::NotServed { what: "EXPLAIN", instead: "say the statement without it" });
-    }
-    Ok(())
-}
-
 pub(super) async fn put(
     session: &mut Session,
     statement: &'static str,
@@ -45,7 +29,6 @@ pub(super) async fn put(
     value: &Bytes,
     terms: &Terms,
 ) -> Result<Outcome, ShellError> {
-    no_account(terms)?;
     let table = session.rows(terms.table.as_ref()).await?;
     let key = key_of(key, terms);
     let mut put = table.put(key.clone(), value.clone()).level(level(session, terms));
@@ -55,23 +38,28 @@ pub(super) async fn put(
     if let Some(at_ms) = terms.at_ms {
         put = put.at(at_ms);
     }
+    if terms.explain {
+        put = put.explain();
+    }
     let written = put.timeout(terms.timeout.unwrap_or(session.timeout)).send().await?;
     Ok(of_write(statement, &key, &written))
 }
 
 pub(super) async fn delete(session: &mut Session, key: &Bytes, terms: &Terms) -> Result<Outcome, ShellError> {
-    no_account(terms)?;
     let table = session.rows(terms.table.as_ref()).await?;
     let key = key_of(key, terms);
     let mut delete = table.delete(key.clone()).level(level(session, terms));
     if let Some(at_ms) = terms.at_ms {
         delete = delete.at(at_ms);
     }
+    if terms.explain {
+        delete = delete.explain();
+    }
     let written = delete.timeout(terms.timeout.unwrap_or(session.timeout)).send().await?;
     Ok(of_write("DELETE", &key, &written))
 }
 
-fn level(session: &Session, terms: &Terms) -> Level {
+pub(super) fn level(session: &Session, terms: &Terms) -> Level {
     terms.level.unwrap_or(session.level)
 }
 
@@ -105,16 +93,23 @@ fn of_write(statement: &'static str, key: &Key, written: &Written) -> Outcome {
         let at = moment(version.millis());
         outcome = outcome.line(Tone::Warn, format!("a newer version, of {at}, stands there: that one is read"));
     }
-    outcome
+    outcome.account(account(written.explained.as_deref()))
+}
+
+fn account(explained: Option<&Explained>) -> Option<Account> {
+    explained.and_then(|explained| explain::of(std::slice::from_ref(explained)))
 }
 
 pub(super) async fn get(session: &mut Session, key: &Bytes, terms: &Terms) -> Result<Outcome, ShellError> {
-    no_account(terms)?;
     let table = session.rows(terms.table.as_ref()).await?;
     let key = key_of(key, terms);
     let level = level(session, terms);
     let timeout = terms.timeout.unwrap_or(session.timeout);
-    let found = table.get(key.clone()).level(level).timeout(timeout).send().await?;
+    let mut get = table.get(key.clone()).level(level).timeout(timeout);
+    if terms.explain {
+        get = get.explain();
+    }
+    let found = get.send().await?;
     Ok(of_read(&key, level, found))
 }
 
@@ -122,6 +117,7 @@ fn of_read(key: &Key, level: Level, found: Found) -> Outcome {
     let mut outcome = Outcome::of("GET").fact("found", Cell::Bool(found.value.is_some()));
     outcome.facts.extend(key_facts(key));
     let outcome = outcome
+        .account(account(found.explained.as_deref()))
         .fact("value", Cell::maybe(found.value.clone(), Cell::Bytes))
         .fact("version", Cell::maybe(found.version, Cell::Version))
         .fact("expiresAtMs", Cell::maybe(found.expires_at_ms, Cell::Moment))
@@ -144,74 +140,4 @@ fn of_read(key: &Key, level: Level, found: Found) -> Outcome {
 
 fn since(version: Version) -> String {
     format!("version of {}", moment(version.millis()))
-}
-
-pub(super) async fn scan(session: &mut Session, scan: &Scan, terms: &Terms) -> Result<Outcome, ShellError> {
-    no_account(terms)?;
-    let Some(key) = &scan.key else {
-        return Err(ShellError::NotServed {
-            what: "SCAN over all keys of a table",
-            instead: "SCAN KEY=key lists the rows of one key",
-        });
-    };
-    let limit = scan.limit.unwrap_or(SCAN_ROWS);
-    // One more than wanted tells whether there are more.
-    let page_rows = limit.saturating_add(1).min(PAGE_ROWS_MAX);
-    let table = session.rows(terms.table.as_ref()).await?;
-    let mut range = table
-        .range(key.clone())
-        .level(level(session, terms))
-        .timeout(terms.timeout.unwrap_or(session.timeout))
-        .page_rows(u32::try_from(page_rows).unwrap_or(u32::MAX));
-    if let Some(from) = &scan.from {
-        range = range.from(from.clone());
-    }
-    if let Some(after) = &scan.after {
-        range = range.after(after.clone());
-    }
-    if let Some(to) = &scan.to {
-        range = range.to(to.clone());
-    }
-    if let Some(before) = &scan.before {
-        range = range.before(before.clone());
-    }
-    if scan.backward {
-        range = range.backward();
-    }
-    let mut rows = Rows { columns: vec!["key", "sort", "value", "version", "expiresAtMs"], rows: Vec::new() };
-    let mut more = false;
-    while let Some(row) = range.next().await? {
-        if u64::try_from(rows.rows.len()).is_ok_and(|count| count >= limit) {
-            more = true;
-            break;
-        }
-        rows.rows.push(vec![
-            Cell::Bytes(row.key.partition),
-            Cell::Bytes(row.key.sort),
-            Cell::Bytes(row.value),
-            Cell::Version(row.version),
-            Cell::maybe(row.expires_at_ms, Cell::Moment),
-        ]);
-    }
-    Ok(listed(rows, more, scan.backward))
-}
-
-fn listed(rows: Rows, more: bool, backward: bool) -> Outcome {
-    let count = u64::try_from(rows.rows.len()).unwrap_or(u64::MAX);
-    let last = match rows.rows.last().and_then(|row| row.get(1)) {
-        Some(Cell::Bytes(sort)) => bare_or_quoted(sort),
-        _ => String::new(),
-    };
-    let told = match (count, more) {
-        (0, _) => "no rows".to_owned(),
-        (1, false) => "1 row".to_owned(),
-        (_, false) => format!("{count} rows"),
-        (_, true) if backward => format!("{count} rows; there are more: BEFORE={last} lists them"),
-        (_, true) => format!("{count} rows; there are more: AFTER={last} lists them"),
-    };
-    Outcome::of("SCAN")
-        .fact("count", Cell::Count(count))
-        .fact("more", Cell::Bool(more))
-        .rows(rows)
-        .footer(Tone::Aside, told)
 }

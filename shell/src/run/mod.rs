@@ -2,9 +2,11 @@
 
 mod cluster;
 mod data;
+mod explain;
 mod figures;
 mod health;
 mod local;
+mod scan;
 mod schema;
 
 pub(crate) use local::greeting;
@@ -22,7 +24,7 @@ pub(crate) async fn run(session: &mut Session, command: &Command) -> Result<Outc
         }
         Command::Get { key, terms } => data::get(session, key, terms).await,
         Command::Delete { key, terms } => data::delete(session, key, terms).await,
-        Command::Scan { scan, terms } => data::scan(session, scan, terms).await,
+        Command::Scan { scan, terms } => scan::scan(session, scan, terms).await,
         Command::Consistency(level) => Ok(local::consistency(session, *level)),
         Command::Use(place) => local::use_place(session, place.as_ref()).await,
         Command::Nodes => cluster::nodes(session).await,

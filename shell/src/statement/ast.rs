@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cube_client::Level;
 use cube_client::admin::{KeyspaceOptions, TableOptions};
 
-use super::literal::{bare_or_quoted, quote};
+use super::literal::{bare_or_quoted, page_token, quote};
 
 /// A table, in the keyspace in use if none is named.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,7 +33,7 @@ pub struct Terms {
     pub at_ms: Option<u64>,
     /// `TIMEOUT=`
     pub timeout: Option<Duration>,
-    /// `EXPLAIN`
+    /// `EXPLAIN`, before the statement or at its end.
     pub explain: bool,
 }
 
@@ -56,6 +56,8 @@ pub struct Scan {
     pub backward: bool,
     /// `LIMIT=`
     pub limit: Option<u64>,
+    /// `PAGE=`: behind the rows that an earlier SCAN of the same prefix listed.
+    pub page: Option<Bytes>,
 }
 
 /// A statement.
@@ -115,6 +117,18 @@ pub enum Command {
 }
 
 impl Command {
+    /// The options of a statement on rows.
+    pub(super) fn terms_mut(&mut self) -> Option<&mut Terms> {
+        match self {
+            Self::Put { terms, .. }
+            | Self::Get { terms, .. }
+            | Self::Update { terms, .. }
+            | Self::Delete { terms, .. }
+            | Self::Scan { terms, .. } => Some(terms),
+            _ => None,
+        }
+    }
+
     /// Its name, as results and errors tell it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -208,7 +222,10 @@ impl fmt::Display for Scan {
         if self.backward {
             f.write_str(" BACKWARD")?;
         }
-        self.limit.map_or(Ok(()), |limit| write!(f, " LIMIT={limit}"))
+        if let Some(limit) = self.limit {
+            write!(f, " LIMIT={limit}")?;
+        }
+        self.page.as_ref().map_or(Ok(()), |page| write!(f, " PAGE={}", page_token(page)))
     }
 }
 

@@ -22,7 +22,10 @@ pub struct Spec {
 const WRITE: &[&str] = &["CL", "TTL", "AT", "SORT", "IN", "TIMEOUT"];
 const DELETE: &[&str] = &["CL", "AT", "SORT", "IN", "TIMEOUT"];
 const READ: &[&str] = &["CL", "SORT", "IN", "TIMEOUT"];
-const SCAN: &[&str] = &["KEY", "FROM", "AFTER", "TO", "BEFORE", "LIMIT", "CL", "IN", "TIMEOUT"];
+const SCAN: &[&str] = &["KEY", "FROM", "AFTER", "TO", "BEFORE", "LIMIT", "PAGE", "CL", "IN", "TIMEOUT"];
+/// The commands that can be explained, and the word that asks for it.
+pub const EXPLAINED: &[&str] = &["PUT", "GET", "UPDATE", "DELETE", "SCAN"];
+const EXPLAIN: &[&str] = &["EXPLAIN"];
 /// What a keyspace is created with.
 pub const KEYSPACE_OPTIONS: &[&str] = &["replication", "durability"];
 /// What a table is created with.
@@ -36,25 +39,27 @@ const fn spec(name: &'static str, usage: &'static str, about: &'static str, exam
 pub const COMMANDS: &[Spec] = &[
     Spec {
         options: WRITE,
+        flags: EXPLAIN,
         ..spec(
             "PUT",
-            "PUT key value [SORT=sort] [CL=level] [TTL=60s] [AT=millis] [IN=keyspace.table] [TIMEOUT=5s]",
+            "PUT key value [SORT=sort] [CL=level] [TTL=60s] [AT=millis] [IN=keyspace.table] [TIMEOUT=5s] [EXPLAIN]",
             "Gives a row a value.",
             "PUT user:alice \"Alice Johnson\" CL=QUORUM",
         )
     },
     Spec {
         options: READ,
-        flags: &["EXPLAIN"],
+        flags: EXPLAIN,
         ..spec(
             "GET",
-            "GET key [SORT=sort] [CL=level] [IN=keyspace.table] [TIMEOUT=5s]",
+            "GET key [SORT=sort] [CL=level] [IN=keyspace.table] [TIMEOUT=5s] [EXPLAIN]",
             "Reads a row.",
             "GET user:alice CL=ALL",
         )
     },
     Spec {
         options: WRITE,
+        flags: EXPLAIN,
         ..spec(
             "UPDATE",
             "UPDATE key SET value=value [the options of PUT]",
@@ -64,23 +69,31 @@ pub const COMMANDS: &[Spec] = &[
     },
     Spec {
         options: DELETE,
+        flags: EXPLAIN,
         ..spec(
             "DELETE",
-            "DELETE key [SORT=sort] [CL=level] [AT=millis] [IN=keyspace.table] [TIMEOUT=5s]",
+            "DELETE key [SORT=sort] [CL=level] [AT=millis] [IN=keyspace.table] [TIMEOUT=5s] [EXPLAIN]",
             "Deletes a row. Deleting what does not exist is no error.",
             "DELETE user:alice",
         )
     },
     Spec {
         options: SCAN,
-        flags: &["BACKWARD"],
+        flags: &["BACKWARD", "EXPLAIN"],
         ..spec(
             "SCAN",
-            "SCAN KEY=key [FROM=sort | AFTER=sort] [TO=sort | BEFORE=sort] [BACKWARD] [LIMIT=100] [CL=level]",
-            "Lists the rows of one key in the order of their sort keys.",
-            "SCAN KEY=node:a FROM=sandbox:050 LIMIT=20",
+            "SCAN [prefix] [PAGE=token] | KEY=key [FROM=sort | AFTER=sort] [TO=sort | BEFORE=sort], and for both \
+             [BACKWARD] [LIMIT=100] [CL=level] [IN=keyspace.table] [TIMEOUT=5s] [EXPLAIN]",
+            "Lists the rows whose keys begin so, or those of one key in the order of their sort keys.",
+            "SCAN user: LIMIT=20",
         )
     },
+    spec(
+        "EXPLAIN",
+        "EXPLAIN statement, for PUT, GET, UPDATE, DELETE and SCAN; the word may also stand at their end",
+        "Does a statement, and tells whom it asked for what, what they answered, and what won.",
+        "EXPLAIN GET user:alice CL=ALL",
+    ),
     spec(
         "CONSISTENCY",
         "CONSISTENCY [level]",

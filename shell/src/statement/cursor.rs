@@ -30,6 +30,11 @@ impl<'a> Cursor<'a> {
         Some(token)
     }
 
+    /// What is left.
+    pub(super) fn rest(&self) -> &'a [Token] {
+        self.tokens.get(self.at..).unwrap_or_default()
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.peek().is_none()
     }

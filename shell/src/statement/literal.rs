@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 
 /// Bytes in quotes.
@@ -109,6 +109,15 @@ pub(super) fn unescape(rest: &str, bytes: &mut Vec<u8>) -> Result<usize, (&'stat
     };
     bytes.push(byte);
     Ok(1)
+}
+
+/// Where a page ended, in letters that need no quotes: those of REST.
+pub(crate) fn page_token(token: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(token)
+}
+
+pub(super) fn read_page_token(text: &[u8]) -> Option<Bytes> {
+    URL_SAFE_NO_PAD.decode(text).ok().filter(|token| !token.is_empty()).map(Bytes::from)
 }
 
 pub(super) fn base64(text: &[u8]) -> Result<Bytes, String> {

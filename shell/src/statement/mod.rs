@@ -16,6 +16,7 @@ mod tests;
 
 pub use ast::{Command, Scan, TableName, Terms};
 pub(crate) use ast::{keyspace_options, table_options};
+pub(crate) use literal::page_token;
 pub use literal::{bare_or_quoted, harmless, quote};
 pub use parser::{Statement, Statements, is_unfinished};
 pub use suggest::nearest;

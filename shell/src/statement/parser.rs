@@ -1,7 +1,7 @@
 //! From tokens to a statement. One function for each command that takes more than its name.
 
 use super::ast::Command;
-use super::commands::{self, Spec};
+use super::commands::{self, EXPLAINED, Spec};
 use super::cursor::Cursor;
 use super::lexer::{self, Kind, Token};
 use super::suggest::nearest;
@@ -69,6 +69,9 @@ fn command(tokens: &[Token]) -> Result<Command, SyntaxError> {
     let Some(Token { kind: Kind::Word(word), .. }) = cursor.next() else {
         return Err(SyntaxError::new(span, "a statement begins with a command: HELP lists them"));
     };
+    if word.eq_ignore_ascii_case("EXPLAIN") {
+        return explain(cursor.rest(), span);
+    }
     let spec = match word.to_ascii_uppercase().as_str() {
         "CREATE" | "ALTER" | "DROP" => spec_of_two(word, &mut cursor)?,
         _ => commands::find(word).ok_or_else(|| no_command(word, span))?,
@@ -141,6 +144,24 @@ fn statement(spec: &'static Spec, cursor: &mut Cursor<'_>, start: Span) -> Resul
     };
     cursor.end(spec.name, spec.flags.iter().copied())?;
     Ok(command)
+}
+
+/// The statement behind EXPLAIN, which has to be one on rows.
+fn explain(statement: &[Token], span: Span) -> Result<Command, SyntaxError> {
+    const MESSAGE: &str = "EXPLAIN stands before PUT, GET, UPDATE, DELETE or SCAN";
+    let Some(first) = statement.first() else { return Err(SyntaxError::new(span, MESSAGE)) };
+    let word = match &first.kind {
+        Kind::Word(word) => word.as_str(),
+        _ => "",
+    };
+    if !EXPLAINED.iter().any(|known| known.eq_ignore_ascii_case(word)) {
+        return Err(SyntaxError::new(first.span, MESSAGE).suggest(nearest(word, EXPLAINED.iter().copied())));
+    }
+    let mut explained = command(statement)?;
+    if let Some(terms) = explained.terms_mut() {
+        terms.explain = true;
+    }
+    Ok(explained)
 }
 
 fn update(spec: &'static Spec, cursor: &mut Cursor<'_>) -> Result<Command, SyntaxError> {

@@ -10,6 +10,7 @@ use cube_client::admin::{KeyspaceOptions, Replication, TableOptions};
 use super::ast::{Scan, Terms};
 use super::commands::{KEYSPACE_OPTIONS, Spec, TABLE_OPTIONS};
 use super::cursor::Cursor;
+use super::literal::read_page_token;
 use super::suggest::nearest;
 use super::syntax::{Span, SyntaxError};
 
@@ -82,6 +83,11 @@ fn row_option(cursor: &mut Cursor<'_>, option: &str, terms: &mut Terms, scan: &m
                 return Err(SyntaxError::new(span, "LIMIT is at least 1"));
             }
             scan.limit = Some(limit);
+        }
+        "PAGE" => {
+            let (span, token) = (cursor.here(), cursor.bytes(&what)?);
+            let wrong = "PAGE is what an earlier SCAN told to go on with";
+            scan.page = Some(read_page_token(&token).ok_or_else(|| SyntaxError::new(span, wrong))?);
         }
         "KEY" => scan.key = Some(cursor.bytes(&what)?),
         "FROM" => scan.from = Some(cursor.bytes(&what)?),
@@ -292,9 +298,14 @@ pub(super) fn check_scan(scan: &Scan, span: Span) -> Result<(), SyntaxError> {
         return Err(SyntaxError::new(span, "SCAN takes a prefix or KEY=, not both"));
     }
     let bounds = [&scan.from, &scan.after, &scan.to, &scan.before];
-    let has_bound = bounds.iter().any(|bound| bound.is_some());
-    if scan.key.is_none() && (has_bound || scan.backward) {
-        return Err(SyntaxError::new(span, "FROM=, AFTER=, TO=, BEFORE= and BACKWARD need KEY="));
+    if scan.key.is_none() && bounds.iter().any(|bound| bound.is_some()) {
+        return Err(SyntaxError::new(span, "FROM=, AFTER=, TO= and BEFORE= need KEY="));
+    }
+    if both(&scan.page, &scan.key) {
+        return Err(SyntaxError::new(
+            span,
+            "PAGE= goes on with the rows of a prefix: KEY= goes on with AFTER= or BEFORE=",
+        ));
     }
     Ok(())
 }

@@ -187,6 +187,29 @@ impl FakeNode {
     }
 }
 
+/// An account of something that took three milliseconds.
+fn explained(kind: &str) -> v1::Explained {
+    let message = v1::ExplainedMessage {
+        replica: "node-2".into(),
+        role: "near".into(),
+        asked: "record".into(),
+        why: "level".into(),
+        rows: 1,
+        sent_ms: 1,
+        answered_ms: Some(3),
+        ..Default::default()
+    };
+    v1::Explained {
+        kind: kind.into(),
+        keyspace: "default".into(),
+        table: "kv".into(),
+        coordinator: "node-1".into(),
+        took_ms: 3,
+        messages: vec![message],
+        ..Default::default()
+    }
+}
+
 pub(crate) fn detail(code: &str, status: Code, message: &str) -> ErrorDetail {
     ErrorDetail { code: code.into(), status: status as u32, message: message.into(), ..Default::default() }
 }
@@ -213,7 +236,9 @@ impl Kv for FakeNode {
         let value = self.0.rows.lock().unwrap().get(&place).cloned();
         let version = value.as_ref().map(|_| v1::Version { hlc: 1 << 16, node: 1 });
         let found = value.is_some();
-        Ok(Response::new(v1::GetReply { found, value: value.unwrap_or_default(), version, ..Default::default() }))
+        let explained = request.explain.then(|| Box::new(explained("read")));
+        let value = value.unwrap_or_default();
+        Ok(Response::new(v1::GetReply { found, value, version, explained, ..Default::default() }))
     }
 
     /// Pages of `limit` rows; the page token is the number of the first row.
@@ -260,8 +285,43 @@ impl Kv for FakeNode {
 
     type ScanStream = Pin<Box<dyn Stream<Item = Result<v1::ScanPage, Status>> + Send>>;
 
-    async fn scan(&self, _: Request<v1::ScanRequest>) -> Answer<Self::ScanStream> {
-        Err(Status::unimplemented("not needed"))
+    /// The token of a page is the number of the first row behind it.
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Answer<Self::ScanStream> {
+        self.judge().await?;
+        let request = request.into_inner();
+        let (table, ..) = self.place(&request.keyspace, &request.table, None).map_err(|detail| status_of(&detail))?;
+        let mut rows: Vec<v1::RangeRow> = self
+            .0
+            .rows
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|((of, partition, _), _)| *of == table && partition.starts_with(&request.prefix))
+            .map(|((_, partition, sort), value)| v1::RangeRow {
+                key: Some(v1::RowKey { partition: partition.clone(), sort: sort.clone() }),
+                value: value.clone(),
+                ..Default::default()
+            })
+            .collect();
+        if request.backward {
+            rows.reverse();
+        }
+        let count = |count: u64| usize::try_from(count).unwrap();
+        let first: usize = String::from_utf8(request.page.to_vec()).unwrap().parse().unwrap_or(0);
+        let last = if request.limit == 0 { rows.len() } else { rows.len().min(first + count(request.limit)) };
+        let page_rows = if request.page_rows == 0 { 1_000 } else { count(request.page_rows.into()) };
+        let mut pages = Vec::new();
+        let mut from = first;
+        loop {
+            let to = last.min(from + page_rows);
+            let next = if to < rows.len() { to.to_string().into() } else { Bytes::new() };
+            let explained = request.explain.then(|| Box::new(explained("scan")));
+            pages.push(Ok(v1::ScanPage { rows: rows[from..to].to_vec(), next, explained, ..Default::default() }));
+            from = to;
+            if from >= last {
+                return Ok(Response::new(Box::pin(tokio_stream::iter(pages))));
+            }
+        }
     }
 
     type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionReplies, Status>> + Send>>;

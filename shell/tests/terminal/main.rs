@@ -101,7 +101,13 @@ async fn a_developer_looks_around_writes_and_reads() {
         ("HEALTH", "all 1 nodes are alive"),
         ("RING user:alice", "held by node-1"),
         ("DESCRIBE", "CREATE TABLE default.kv"),
-        ("HELP SCAN", "for example: SCAN KEY="),
+        ("HELP SCAN", "for example: SCAN user:"),
+        ("SCAN user: LIMIT=5", "1 row"),
+        ("EXPLAIN GET user:alice", "all that were asked agree"),
+        ("PUT user:bob Bob EXPLAIN", "applied"),
+        ("SCAN user: LIMIT=1", "1 row; there are more: PAGE="),
+        ("EXPLAIN SCAN user:", "scan of default.kv at ONE"),
+        ("DELETE user:bob EXPLAIN", "write of default.kv at ONE"),
         ("CREATE KEYSPACE app replication=simple(1)", "OK, app created"),
         ("CREATE TABLE app.users", "OK, app.users created"),
     ] {
@@ -123,6 +129,8 @@ async fn any_bytes_survive_the_terminal() {
         desk.ask(&format!("PUT all \"{value}\" SORT=\"{value}\""), "OK, written").await;
     }
     desk.ask("SCAN KEY=all", "6 rows").await;
+    let listed = desk.ask("SCAN \"key \"", "\r\n6 rows").await;
+    assert!(listed.contains("nul\\0byte") && listed.contains("😀 👩‍👩‍👧"), "{listed}");
     // Nobody types a mebibyte: it comes from a file, and is read on the screen.
     let large = format!("{} 😀", "0123456789abcdef".repeat(64 << 10));
     let script = desk.history.path().join("large.cube");

@@ -1,0 +1,404 @@
+//! What was done for a request, told: to people as a table of the messages with what was decided below it, to programs as
+//! the document that REST gives too. `docs/reads.md` explains the words.
+
+use cube_client::{
+    Explained, ExplainedMessage, ExplainedOutcome, ExplainedRecord, ExplainedRow, ExplainedStale, Key, Version,
+};
+use serde_json::{Map, Value, json};
+
+use crate::outcome::{Account, Cell, Rows, Tone};
+use crate::render::{moment, object};
+use crate::statement::bare_or_quoted;
+
+/// Rows of which people are told what was decided. Programs are told of all.
+const ROWS_TOLD_MAX: usize = 10;
+
+/// The account of a request, or of the pages that it took.
+pub(super) fn of(explained: &[Explained]) -> Option<Account> {
+    let first = explained.first()?;
+    let document = match explained {
+        [one] => document(one),
+        pages => pages.iter().map(document).collect(),
+    };
+    let mut account =
+        Account { document, lines: head(explained, first), messages: messages(explained), footer: Vec::new() };
+    let rows: Vec<&ExplainedRow> = explained.iter().flat_map(|one| &one.rows).collect();
+    for row in rows.iter().take(ROWS_TOLD_MAX) {
+        account.footer.extend(decided(row));
+    }
+    if rows.len() > ROWS_TOLD_MAX {
+        let told = format!("and {} more rows: --json tells of all", rows.len() - ROWS_TOLD_MAX);
+        account.footer.push((Tone::Aside, told));
+    }
+    for one in explained {
+        account.footer.extend(followed(one));
+    }
+    Some(account)
+}
+
+fn level(explained: &Explained) -> &'static str {
+    match explained.level().as_str_name().trim_start_matches("LEVEL_") {
+        // What is not said.
+        "UNSPECIFIED" => "QUORUM",
+        name => name,
+    }
+}
+
+fn head(pages: &[Explained], first: &Explained) -> Vec<(Tone, String)> {
+    let Explained { kind, keyspace, table, coordinator, data_center, epoch, .. } = first;
+    let took: u64 = pages.iter().map(|page| page.took_ms).sum();
+    let pages = if pages.len() > 1 { format!(", {} pages", pages.len()) } else { String::new() };
+    let told = format!(
+        "{kind} of {keyspace}.{table} at {}: {took} ms{pages}, coordinated by {coordinator} in {data_center}, map of epoch \
+         {epoch}",
+        level(first)
+    );
+    vec![(Tone::Strong, told)]
+}
+
+fn messages(pages: &[Explained]) -> Rows {
+    let mut columns = vec!["replica", "role", "asked", "why", "sentMs", "answeredMs", "answer", "rows"];
+    let is_paged = pages.len() > 1;
+    if is_paged {
+        columns.insert(0, "page");
+    }
+    let mut rows = Rows { columns, rows: Vec::new() };
+    for (number, page) in (1..).zip(pages) {
+        for message in &page.messages {
+            let mut row = vec![
+                Cell::text(&message.replica),
+                Cell::text(&message.role),
+                Cell::text(&message.asked),
+                Cell::text(&message.why),
+                Cell::Count(message.sent_ms),
+                Cell::maybe(message.answered_ms, Cell::Count),
+                Cell::text(answer(message)),
+                Cell::Count(message.rows),
+            ];
+            if is_paged {
+                row.insert(0, Cell::Count(number));
+            }
+            rows.rows.push(row);
+        }
+    }
+    rows
+}
+
+/// What came back, in a few words.
+fn answer(message: &ExplainedMessage) -> String {
+    if let Some(failure) = &message.failure {
+        return failed(&failure.message, &failure.code);
+    }
+    if message.answered_ms.is_none() {
+        return "none yet when the client was answered".to_owned();
+    }
+    if let Some(rows) = message.page_rows {
+        let more = if message.page_more { ", more follow" } else { "" };
+        return format!("{rows} rows{more}");
+    }
+    let all: Vec<String> = message.held.iter().map(held).chain(message.outcomes.iter().map(kept)).collect();
+    match all.as_slice() {
+        [] => "done".to_owned(),
+        [one] => one.clone(),
+        [first, rest @ ..] if rest.iter().all(|other| other == first) => format!("{first} ({} rows)", all.len()),
+        [first, rest @ ..] => format!("{first}; and {} more", rest.len()),
+    }
+}
+
+fn failed(message: &str, code: &str) -> String {
+    format!("{message} [{code}]")
+}
+
+/// To the millisecond: seconds tell nothing of who was first.
+fn since(version: Version) -> String {
+    let ms = version.millis();
+    let seconds = moment(ms);
+    let shown = seconds.strip_suffix('Z').map(|seconds| format!("{seconds}.{:03}Z", ms % 1_000));
+    let count = match version.hlc & 0xffff {
+        0 => String::new(),
+        count => format!(" +{count}"),
+    };
+    format!("{}{count}", shown.unwrap_or(seconds))
+}
+
+fn held(record: &ExplainedRecord) -> String {
+    match (&record.failure, record.version) {
+        (Some(failure), _) => failed(&failure.message, &failure.code),
+        (None, None) => "holds nothing".to_owned(),
+        (None, Some(version)) if record.deleted => format!("deletion of {}", since(version.into())),
+        (None, Some(version)) => format!("version of {}", since(version.into())),
+    }
+}
+
+fn kept(outcome: &ExplainedOutcome) -> String {
+    match (&outcome.failure, outcome.superseded_by) {
+        (Some(failure), _) => failed(&failure.message, &failure.code),
+        (None, Some(version)) => format!("{} by that of {}", outcome.outcome, since(version.into())),
+        (None, None) => outcome.outcome.clone(),
+    }
+}
+
+fn decided(row: &ExplainedRow) -> Vec<(Tone, String)> {
+    let key = row.key.clone().map(Key::from).map(|key| shown(&key)).unwrap_or_default();
+    let why = match row.reason.as_str() {
+        "all_agree" => "all that were asked agree",
+        "newest" => "it is the newest",
+        "tie" => "of two records with this version a deletion wins, then the greater bytes",
+        "nobody_holds_it" => "nobody holds it",
+        other => other,
+    };
+    let mut lines = vec![match row.winner {
+        Some(winner) => (Tone::Plain, format!("{key}: the version of {} wins: {why}", since(winner.into()))),
+        None => (Tone::Plain, format!("{key}: {why}")),
+    }];
+    for ExplainedStale { replica, version, behind_ms } in &row.stale {
+        let held = version.map_or_else(|| "nothing".to_owned(), |version| format!("that of {}", since(version.into())));
+        let behind = behind_ms.map(|ms| format!(", {ms} ms older")).unwrap_or_default();
+        lines.push((Tone::Warn, format!("{key}: {replica} was behind, it held {held}{behind}")));
+    }
+    lines
+}
+
+/// What else came of it.
+fn followed(explained: &Explained) -> Vec<(Tone, String)> {
+    let repairs = explained.messages.iter().filter(|message| message.asked == "repair");
+    let repaired: Vec<String> = repairs.map(|message| message.replica.clone()).collect();
+    let lists = [
+        (Tone::Warn, "repaired before the answer", &repaired),
+        (Tone::Aside, "asked because another replica was slow", &explained.hedged),
+        (Tone::Aside, "asked by chance, to be repaired after the answer", &explained.by_chance),
+    ];
+    let told = lists.into_iter().filter(|(_, _, names)| !names.is_empty());
+    let mut lines: Vec<_> = told.map(|(tone, what, names)| (tone, format!("{what}: {}", names.join(", ")))).collect();
+    for hint in &explained.hints {
+        let kept = if hint.kept == "hint" {
+            "a hint is kept and will be replayed"
+        } else {
+            "its range is marked to be repaired"
+        };
+        lines.push((Tone::Warn, format!("missed by {}: {kept}", hint.node)));
+    }
+    if explained.messages_left_out > 0 {
+        lines.push((Tone::Aside, format!("{} messages more were sent", explained.messages_left_out)));
+    }
+    if !explained.error.is_empty() {
+        lines.push((Tone::Bad, explained.error.clone()));
+    }
+    lines
+}
+
+pub(super) fn shown(key: &Key) -> String {
+    let partition = bare_or_quoted(&key.partition);
+    if key.sort.is_empty() { partition } else { format!("{partition} / {}", bare_or_quoted(&key.sort)) }
+}
+
+fn document(explained: &Explained) -> Value {
+    let hints: Vec<Value> =
+        explained.hints.iter().map(|hint| json!({ "node": hint.node, "kept": hint.kept })).collect();
+    let rows: Vec<Value> = explained.rows.iter().map(row_document).collect();
+    let mut document = json!({
+        "kind": explained.kind,
+        "keyspace": explained.keyspace,
+        "table": explained.table,
+        "level": level(explained),
+        "coordinator": explained.coordinator,
+        "dataCenter": explained.data_center,
+        "epoch": explained.epoch,
+        "tookMs": explained.took_ms,
+        "messages": explained.messages.iter().map(message_document).collect::<Vec<_>>(),
+        "rows": rows,
+        "hedged": explained.hedged,
+        "byChance": explained.by_chance,
+        "hints": hints,
+    });
+    add(
+        &mut document,
+        "messagesLeftOut",
+        (explained.messages_left_out > 0).then(|| explained.messages_left_out.into()),
+    );
+    add(&mut document, "error", (!explained.error.is_empty()).then(|| explained.error.clone().into()));
+    document
+}
+
+/// Adds what there is.
+fn add(document: &mut Value, name: &str, value: Option<Value>) {
+    if let (Some(fields), Some(value)) = (document.as_object_mut(), value) {
+        fields.insert(name.to_owned(), value);
+    }
+}
+
+macro_rules! failure_document {
+    ($failure:expr) => {
+        $failure.as_ref().map(|failure| {
+            json!({ "node": failure.node, "code": failure.code, "message": failure.message })
+        })
+    };
+}
+
+fn version_document(version: Version) -> Value {
+    version.to_string().into()
+}
+
+fn message_document(message: &ExplainedMessage) -> Value {
+    let mut document = json!({
+        "replica": message.replica,
+        "role": message.role,
+        "asked": message.asked,
+        "why": message.why,
+        "rows": message.rows,
+        "sentMs": message.sent_ms,
+    });
+    add(&mut document, "answeredMs", message.answered_ms.map(Value::from));
+    let held: Vec<Value> = message.held.iter().map(record_document).collect();
+    add(&mut document, "held", (!held.is_empty()).then(|| held.into()));
+    let page = message.page_rows.map(|rows| json!({ "rows": rows, "more": message.page_more }));
+    add(&mut document, "page", page);
+    let outcomes: Vec<Value> = message.outcomes.iter().map(outcome_document).collect();
+    add(&mut document, "outcomes", (!outcomes.is_empty()).then(|| outcomes.into()));
+    add(&mut document, "failure", failure_document!(message.failure));
+    document
+}
+
+fn outcome_document(outcome: &ExplainedOutcome) -> Value {
+    let mut document = json!({ "outcome": outcome.outcome });
+    add(&mut document, "supersededBy", outcome.superseded_by.map(|version| version_document(version.into())));
+    add(&mut document, "failure", failure_document!(outcome.failure));
+    document
+}
+
+fn record_document(record: &ExplainedRecord) -> Value {
+    let mut document = Value::Object(key_document(record.key.clone().map(Key::from)));
+    let version = record.version.map_or(Value::Null, |version| version_document(version.into()));
+    add(&mut document, "version", Some(version));
+    add(&mut document, "deleted", record.deleted.then_some(true.into()));
+    add(&mut document, "expiresAtMs", record.expires_at_ms.map(Value::from));
+    add(&mut document, "failure", failure_document!(record.failure));
+    document
+}
+
+fn row_document(row: &ExplainedRow) -> Value {
+    let stale = row.stale.iter().map(|stale| {
+        let version = stale.version.map(|version| version_document(version.into()));
+        let mut document = json!({ "replica": stale.replica, "version": version });
+        add(&mut document, "behindMs", stale.behind_ms.map(Value::from));
+        document
+    });
+    let mut document = Value::Object(key_document(row.key.clone().map(Key::from)));
+    add(&mut document, "winner", Some(row.winner.map_or(Value::Null, |version| version_document(version.into()))));
+    add(&mut document, "reason", Some(row.reason.clone().into()));
+    add(&mut document, "stale", Some(stale.collect()));
+    document
+}
+
+fn key_document(key: Option<Key>) -> Map<String, Value> {
+    let mut cells = Vec::new();
+    if let Some(key) = key {
+        let has_sort = !key.sort.is_empty();
+        cells.push(("key", Cell::Bytes(key.partition)));
+        cells.extend(has_sort.then_some(("sort", Cell::Bytes(key.sort))));
+    }
+    object(cells.iter().map(|(name, cell)| (*name, cell)))
+}
+
+#[cfg(test)]
+mod tests {
+    use cube_proto::v1;
+
+    use super::*;
+    use crate::outcome::Outcome;
+    use crate::render::Form;
+
+    fn version(ms: u64) -> Option<v1::Version> {
+        Some(v1::Version { hlc: ms << 16, node: 1 })
+    }
+
+    fn asked(replica: &str, asked: &str, why: &str, sent_ms: u64) -> ExplainedMessage {
+        ExplainedMessage {
+            replica: replica.into(),
+            role: "near".into(),
+            asked: asked.into(),
+            why: why.into(),
+            rows: 1,
+            sent_ms,
+            ..Default::default()
+        }
+    }
+
+    /// A read at ALL: one replica was behind and was repaired, one did not answer.
+    fn read() -> Explained {
+        let key = Some(v1::RowKey { partition: "user:alice".into(), sort: "".into() });
+        let holds = |version| vec![ExplainedRecord { key: key.clone(), version, ..Default::default() }];
+        let failure = v1::ReplicaFailure { node: "node-3".into(), code: "down".into(), message: "it is down".into() };
+        let newer = version(1_767_225_600_123);
+        let stale =
+            ExplainedStale { replica: "node-2".into(), version: version(1_767_225_599_123), behind_ms: Some(1_000) };
+        Explained {
+            kind: "read".into(),
+            keyspace: "default".into(),
+            table: "kv".into(),
+            level: v1::Level::All.into(),
+            coordinator: "node-1".into(),
+            data_center: "dc1".into(),
+            epoch: 9,
+            took_ms: 7,
+            messages: vec![
+                ExplainedMessage { answered_ms: Some(1), held: holds(newer), ..asked("node-1", "record", "level", 0) },
+                ExplainedMessage {
+                    answered_ms: Some(2),
+                    held: holds(stale.version),
+                    ..asked("node-2", "digest", "level", 0)
+                },
+                ExplainedMessage {
+                    answered_ms: Some(2),
+                    failure: Some(failure),
+                    ..asked("node-3", "digest", "hedge", 1)
+                },
+                asked("node-2", "repair", "again", 3),
+            ],
+            rows: vec![ExplainedRow { key, winner: newer, reason: "newest".into(), stale: vec![stale] }],
+            hedged: vec!["node-3".into()],
+            hints: vec![v1::ExplainedHint { node: "node-3".into(), kept: "hint".into() }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn people_read_who_was_asked_what_was_answered_and_what_won() {
+        let outcome = Outcome::of("GET").account(of(&[read()]));
+        let expected = concat!(
+            "\nread of default.kv at ALL: 7 ms, coordinated by node-1 in dc1, map of epoch 9\n",
+            "replica  role  asked   why    sent ms  answered ms  answer                                 rows\n",
+            "node-1   near  record  level  0        1            version of 2026-01-01 00:00:00.123Z    1\n",
+            "node-2   near  digest  level  0        2            version of 2025-12-31 23:59:59.123Z    1\n",
+            "node-3   near  digest  hedge  1        2            it is down [down]                      1\n",
+            "node-2   near  repair  again  3        -            none yet when the client was answered  1\n",
+            "user:alice: the version of 2026-01-01 00:00:00.123Z wins: it is the newest\n",
+            "user:alice: node-2 was behind, it held that of 2025-12-31 23:59:59.123Z, 1000 ms older\n",
+            "repaired before the answer: node-2\n",
+            "asked because another replica was slow: node-3\n",
+            "missed by node-3: a hint is kept and will be replayed\n",
+        );
+        assert_eq!(Form::People { width: None, colour: false }.outcome(&outcome), expected);
+    }
+
+    #[test]
+    fn programs_read_the_whole_account() {
+        let document = of(&[read()]).unwrap().document;
+        assert_eq!(
+            (&document["epoch"], &document["level"], &document["tookMs"]),
+            (&9.into(), &"ALL".into(), &7.into())
+        );
+        assert_eq!(document["messages"][2]["failure"]["code"], "down");
+        assert_eq!(document["messages"][0]["held"][0]["key"], "user:alice");
+        assert_eq!(document["rows"][0]["stale"][0]["behindMs"], 1_000);
+        assert!(document["messages"][3].get("answeredMs").is_none());
+    }
+
+    #[test]
+    fn of_many_pages_each_message_tells_its_page() {
+        let account = of(&[read(), read()]).unwrap();
+        assert_eq!(account.document.as_array().map(Vec::len), Some(2));
+        assert_eq!(account.messages.columns.first(), Some(&"page"));
+        assert_eq!(account.messages.rows.last().and_then(|row| row.first()), Some(&Cell::Count(2)));
+    }
+}
