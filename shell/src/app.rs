@@ -7,11 +7,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Arguments, ImportArguments, Task};
-use crate::error::{EXIT_FAILED, EXIT_OK, EXIT_USAGE};
+use crate::args::{Arguments, Task};
+use crate::error::{EXIT_FAILED, EXIT_OK, EXIT_USAGE, ShellError};
+use crate::outcome::Outcome;
 use crate::render::Form;
 use crate::script::{self, complain};
 use crate::session::{Session, address};
+use crate::top::top;
 use crate::{interactive, transfer};
 
 /// Runs the shell.
@@ -32,7 +34,14 @@ pub fn main() -> ExitCode {
     let form = form(&arguments);
     let mut session = Session::new(address(&arguments.host, arguments.port), arguments.timeout);
     let code = match &arguments.task {
-        Some(Task::Import(import)) => runtime.block_on(run_import(&mut session, import, form)),
+        Some(Task::Import(import)) => {
+            let done = runtime.block_on(transfer::import(&mut session, import, form));
+            finished("IMPORT", done.map(Some), form)
+        }
+        Some(Task::Export(export)) => {
+            finished("EXPORT", runtime.block_on(transfer::export(&mut session, export, form)), form)
+        }
+        Some(Task::Top(arguments)) => finished("TOP", runtime.block_on(top(&mut session, arguments, form)), form),
         _ if is_interactive(&arguments) => interactive::shell(&runtime, session, form),
         _ => code_of(runtime.block_on(statements(&mut session, &arguments, form))),
     };
@@ -84,11 +93,12 @@ async fn statements(session: &mut Session, arguments: &Arguments, form: Form) ->
     }
 }
 
-async fn run_import(session: &mut Session, arguments: &ImportArguments, form: Form) -> u8 {
-    match transfer::import(session, arguments, form).await {
-        Ok(outcome) => code_of(script::print(Some(&form.outcome(&outcome)))),
+/// Tells what came of a task.
+fn finished(task: &str, done: Result<Option<Outcome>, ShellError>, form: Form) -> u8 {
+    match done {
+        Ok(outcome) => code_of(script::print(outcome.map(|outcome| form.outcome(&outcome)).as_deref())),
         Err(error) => {
-            if let ControlFlow::Break(code) = script::print(form.failure("IMPORT", &error).as_deref()) {
+            if let ControlFlow::Break(code) = script::print(form.failure(task, &error).as_deref()) {
                 return code;
             }
             complain(&error.to_string());

@@ -59,6 +59,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Task {
     /// Writes the rows of a file of JSON lines or CSV into a table
     Import(ImportArguments),
+    /// Writes the rows of a table into a file of JSON lines or CSV, which import reads
+    Export(ExportArguments),
+    /// Shows what the nodes do, live: throughput, latency, hints, repairs, sync
+    Top(TopArguments),
     /// Prints completions for a shell, as in: cube completions bash > /etc/bash_completion.d/cube
     Completions {
         /// Which shell
@@ -101,6 +105,45 @@ pub(crate) struct ImportArguments {
     /// Where progress is kept, so that the same command goes on after an interruption; FILE.import-state if not said
     #[arg(long)]
     pub(crate) state: Option<PathBuf>,
+    /// Writes rows with the time of their version, so that what is newer in the table stays
+    #[arg(long)]
+    pub(crate) keep_timestamps: bool,
+}
+
+/// A file has the rows that are in the table throughout, each once and in no order, with their versions and ends.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// The file; - is standard output
+    pub(crate) file: PathBuf,
+    /// How rows are written; told by the end of the file's name if it is not said
+    #[arg(long)]
+    pub(crate) format: Option<RowFormat>,
+    /// The table
+    #[arg(long, value_name = "KEYSPACE.TABLE", default_value = "default.kv")]
+    pub(crate) table: String,
+    /// The level of each read
+    #[arg(long, value_name = "LEVEL", default_value = "QUORUM")]
+    pub(crate) cl: Level,
+    /// Parts of the table that are read at the same time
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) parallel: u16,
+    /// Rows in a second, at the most
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Where progress is kept, so that the same command goes on after an interruption; FILE.export-state if not said
+    #[arg(long)]
+    pub(crate) state: Option<PathBuf>,
+    /// Replaces a file that exists
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+/// On a terminal until q or Ctrl-C; elsewhere one look, in any form.
+#[derive(Debug, Args)]
+pub(crate) struct TopArguments {
+    /// How often the nodes are looked at
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub(crate) interval: Duration,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -18,6 +18,7 @@ mod run;
 mod script;
 mod session;
 pub mod statement;
+mod top;
 mod transfer;
 
 pub use app::main;

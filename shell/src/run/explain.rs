@@ -73,7 +73,7 @@ fn messages(pages: &[Explained]) -> Rows {
                 Cell::Count(message.sent_ms),
                 Cell::maybe(message.answered_ms, Cell::Count),
                 Cell::text(answer(message)),
-                Cell::Count(message.rows),
+                Cell::maybe(Some(message.rows).filter(|rows| *rows > 0), Cell::Count),
             ];
             if is_paged {
                 row.insert(0, Cell::Count(number));
@@ -94,7 +94,8 @@ fn answer(message: &ExplainedMessage) -> String {
     }
     if let Some(rows) = message.page_rows {
         let more = if message.page_more { ", more follow" } else { "" };
-        return format!("{rows} rows{more}");
+        let rows = if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
+        return format!("{rows}{more}");
     }
     let all: Vec<String> = message.held.iter().map(held).chain(message.outcomes.iter().map(kept)).collect();
     match all.as_slice() {

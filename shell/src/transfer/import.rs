@@ -54,7 +54,14 @@ pub(crate) async fn import(
     }
     let started = Instant::now();
     let target = client.session().table(keyspace, table);
-    let work = Work { target, level: arguments.cl, timeout: session.timeout.max(WRITE_TIMEOUT), state, bar };
+    let work = Work {
+        target,
+        level: arguments.cl,
+        timeout: session.timeout.max(WRITE_TIMEOUT),
+        keeps_timestamps: arguments.keep_timestamps,
+        state,
+        bar,
+    };
     let rows = work.run(file, arguments, rows_before).await?;
     Ok(told(rows, rows_before, started.elapsed()))
 }
@@ -72,7 +79,7 @@ fn told(rows: u64, rows_before: u64, time: Duration) -> Outcome {
         .line(Tone::Good, format!("{now} rows written in {:.1} s, {rate} rows/s", time.as_secs_f64()))
 }
 
-fn format_of(file: &Path, said: Option<RowFormat>) -> Result<RowFormat, ShellError> {
+pub(super) fn format_of(file: &Path, said: Option<RowFormat>) -> Result<RowFormat, ShellError> {
     let end = file.extension().and_then(|end| end.to_str()).unwrap_or_default().to_ascii_lowercase();
     match (said, end.as_str()) {
         (Some(format), _) => Ok(format),
@@ -105,6 +112,7 @@ struct Work {
     target: Table,
     level: Level,
     timeout: Duration,
+    keeps_timestamps: bool,
     state: Option<State>,
     bar: ProgressBar,
 }
@@ -148,7 +156,8 @@ impl Work {
         if let Some(ttl) = row.ttl {
             put = put.ttl(ttl);
         }
-        let put = match row.timestamp_ms {
+        let kept = row.version_ms.filter(|_| self.keeps_timestamps);
+        let put = match row.timestamp_ms.or(kept) {
             Some(at) => put.at(at),
             None => put.repeatable(),
         };

@@ -1,8 +1,13 @@
-//! Many rows at once, from files.
+//! Many rows at once, from files and into files.
 
+mod encode;
+mod export;
+mod export_state;
 mod import;
 mod progress;
+mod ranges;
 mod rows;
 mod state;
 
+pub(crate) use export::export;
 pub(crate) use import::import;

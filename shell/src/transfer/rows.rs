@@ -26,6 +26,8 @@ pub(super) struct FileRow {
     pub(super) value: Bytes,
     pub(super) ttl: Option<Duration>,
     pub(super) timestamp_ms: Option<u64>,
+    /// When the version was written that an export told of.
+    pub(super) version_ms: Option<u64>,
 }
 
 /// How far a file was read.
@@ -55,8 +57,7 @@ struct Written {
     ttl: Option<Time>,
     timestamp: Option<u64>,
     expires_at_ms: Option<u64>,
-    #[serde(rename = "version")]
-    _version: Option<String>,
+    version: Option<String>,
 }
 
 impl Written {
@@ -82,9 +83,18 @@ impl Written {
                 Some(parse_duration(&text).ok_or_else(|| format!("ttl is seconds or a duration, not {text:?}"))?)
             }
         };
+        let version_ms = match self.version.as_deref() {
+            None | Some("") => None,
+            Some(version) => Some(millis_of(version).ok_or_else(|| format!("{version:?} is no version"))?),
+        };
         let key = Key::sorted(partition, decode(self.sort, "sort")?);
-        Ok(Some(FileRow { key, value: decode(self.value, "value")?, ttl, timestamp_ms: self.timestamp }))
+        Ok(Some(FileRow { key, value: decode(self.value, "value")?, ttl, timestamp_ms: self.timestamp, version_ms }))
     }
+}
+
+/// The milliseconds of a version, as SCAN and `cube export` write it: `1795273483794.0@n1`.
+fn millis_of(version: &str) -> Option<u64> {
+    version.split_once('.')?.0.parse().ok()
 }
 
 enum Reader {
@@ -200,6 +210,7 @@ fn of_record(header: &[String], record: &csv::StringRecord) -> Result<Written, S
             "encoding" => written.encoding = given(),
             "ttl" => written.ttl = given().map(Time::Text),
             "timestamp" if !field.is_empty() => written.timestamp = Some(number(name, field)?),
+            "version" => written.version = given(),
             "expiresAtMs" if !field.is_empty() => written.expires_at_ms = Some(number(name, field)?),
             _ => {}
         }

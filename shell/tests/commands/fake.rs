@@ -32,6 +32,8 @@ struct Shared {
     hangs: Mutex<bool>,
     writes: Mutex<u64>,
     fails_after: Mutex<Option<u64>>,
+    /// The timestamp of the last write, if its client chose one.
+    stamped: Mutex<Option<u64>>,
 }
 
 #[derive(Clone)]
@@ -138,6 +140,15 @@ impl FakeCluster {
         *self.shared.writes.lock().unwrap()
     }
 
+    pub(crate) fn stamped(&self) -> Option<u64> {
+        *self.shared.stamped.lock().unwrap()
+    }
+
+    /// These rows and no others.
+    pub(crate) fn fill(&self, rows: BTreeMap<Place, Bytes>) {
+        *self.shared.rows.lock().unwrap() = rows;
+    }
+
     pub(crate) fn rows(&self) -> BTreeMap<Place, Bytes> {
         self.shared.rows.lock().unwrap().clone()
     }
@@ -175,6 +186,7 @@ impl FakeNode {
             return Err(Box::new(detail("value_too_large", Code::InvalidArgument, "told to refuse")));
         }
         *writes += 1;
+        *self.0.stamped.lock().unwrap() = request.timestamp_ms;
         let hlc = *writes << 16;
         self.0.rows.lock().unwrap().insert(place, request.value);
         let mut reply = v1::WriteReply {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod exporting;
 mod fake;
 mod importing;
 
@@ -17,7 +18,7 @@ use tonic::Code;
 use fake::{FakeCluster, detail};
 
 /// Longer than anything here takes on a busy machine: what is still under way then, hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a run of the program gave.
 #[derive(Debug)]
@@ -319,6 +320,23 @@ async fn health_tells_what_one_more_death_would_break() {
     cluster.kill(3).await;
     let ran = cube(cluster.port(1), &["-e", "HEALTH"]).await;
     assert!(ran.out.contains("if one more node died, QUORUM would be lost for some rows of: default"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn without_a_terminal_top_is_one_look_in_any_form() {
+    let mut cluster = FakeCluster::start(3).await;
+    cluster.hints("node-3", 15);
+    cluster.kill(3).await;
+    let ran = cube(cluster.port(1), &["top", "--interval", "10ms"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for told in ["Nodes: 3, 2 alive", "Pending Hints: 30", "node-3  DOWN    READY", "No figures of node-1, node-2"] {
+        assert!(ran.out.contains(told), "{told}: {}", ran.out);
+    }
+    let ran = cube(cluster.port(1), &["top", "--interval", "10ms", "--json"]).await;
+    let document: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&document["alive"], &document["rows"][2]["hintsFor"]), (&2.into(), &30.into()));
+    let ran = cube(cluster.port(1), &["top", "--interval", "10ms", "--csv"]).await;
+    assert_eq!(ran.out.lines().count(), 4, "{}", ran.out);
 }
 
 #[tokio::test]

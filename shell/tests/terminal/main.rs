@@ -186,3 +186,77 @@ async fn ctrl_c_cancels_the_statement_and_not_the_shell() {
     desk.ask("PUT c d", "OK, written").await;
     desk.leave().await;
 }
+
+#[tokio::test]
+async fn rows_go_round_through_files_with_what_nodes_keep() {
+    let mut desk = Desk::with(1).await;
+    desk.ask("CREATE KEYSPACE copy replication=simple(1)", "OK, copy created").await;
+    desk.ask("CREATE TABLE copy.kv", "OK, copy.kv created").await;
+    let values = ["with spaces", "\\\"quotes\\\" 'both'", "line\\nend\\r", "😀 👩‍👩‍👧", "nul\\0byte", "\\xff\\x80"];
+    for (number, value) in values.iter().enumerate() {
+        desk.ask(&format!("PUT \"key {number} {value}\" \"{value}\" SORT=\"{value}\""), "OK, written").await;
+    }
+    desk.ask("PUT ending soon TTL=1h", "OK, written").await;
+    let large = format!("PUT large \"{}\"\n", "0123456789abcdé\\n".repeat(64 << 10));
+    let script = desk.history.path().join("large.cube");
+    std::fs::write(&script, large).unwrap();
+    let (host, port) = host_and_port(&desk.nodes, 1);
+    let none = desk.history.path().join("none");
+    let run = async |arguments: &str, result: &str| {
+        let mut terminal = Terminal::start(&format!("--host {host} --port {port} --timeout 60s {arguments}"), &none);
+        let seen = terminal.expect(result).await;
+        assert_eq!(terminal.end().await, 0, "{arguments}: {seen}");
+    };
+    run(script.to_str().unwrap(), "OK, written").await;
+    let exported = async |table: &str, file: &std::path::Path| {
+        run(&format!("export {} --table {table} --overwrite", file.display()), "rows exported").await;
+        let text = std::fs::read_to_string(file).unwrap();
+        // Without the versions, which are new, and the ends, which are about the same.
+        let rows = text.lines().map(|line| {
+            let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let fields = row.as_object_mut().unwrap();
+            fields.remove("version").unwrap();
+            let ends = fields.remove("expiresAtMs").is_some();
+            format!("{row} {ends}")
+        });
+        let mut rows: Vec<String> = rows.collect();
+        rows.sort();
+        rows
+    };
+    let (lines, csv) = (desk.history.path().join("rows.jsonl"), desk.history.path().join("rows.csv"));
+    let before = exported("default.kv", &lines).await;
+    // With the probe that tells that the node serves.
+    assert_eq!(before.len(), values.len() + 3, "{before:?}");
+    assert_eq!(before.iter().filter(|row| row.ends_with("true")).count(), 1);
+    run(&format!("import {} --table copy.kv", lines.display()), "9 rows written").await;
+    let copied = desk.history.path().join("copy.jsonl");
+    assert_eq!(exported("copy.kv", &copied).await, before);
+    desk.ask("DELETE large IN=copy.kv", "OK, deleted").await;
+    run(&format!("export {} --table default.kv", csv.display()), "9 rows exported").await;
+    run(&format!("import {} --table copy.kv", csv.display()), "9 rows written").await;
+    assert_eq!(exported("copy.kv", &copied).await, before);
+    desk.leave().await;
+}
+
+#[tokio::test]
+async fn top_shows_nodes_that_live_and_die_until_it_is_quit() {
+    let mut nodes = RealNodes::start(3);
+    let (host, port) = host_and_port(&nodes, 1);
+    let none = nodes.dir.join("none");
+    let arguments = format!("--host {host} --port {port} --timeout 60s top --interval 200ms");
+    let mut terminal = Terminal::start(&arguments, &none);
+    let seen = terminal.expect("quits").await;
+    // A screen is drawn without its spaces, and of what changes only the letters that do.
+    for told in ["Pending", "node-1", "node-3", "ALIVE", "reads/s", "writes/s", "synced"] {
+        assert!(seen.contains(told), "{told}: {seen}");
+    }
+    assert!(!seen.contains("DOWN"), "{seen}");
+    nodes.kill(3);
+    terminal.expect("DOWN").await;
+    terminal.type_in("q").await;
+    assert_eq!(terminal.end().await, 0);
+    let mut terminal = Terminal::start(&arguments, &none);
+    terminal.expect("DOWN").await;
+    terminal.type_in(CTRL_C).await;
+    assert_eq!(terminal.end().await, 0);
+}
