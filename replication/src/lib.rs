@@ -20,6 +20,7 @@ pub mod lifecycle;
 pub mod membership;
 pub mod messages;
 pub mod quorum;
+pub mod repair;
 pub mod replica;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use crate::anti_entropy::questions::{Answer, Question};
 use crate::handoff::pace::{Coming, Grant};
+use crate::repair::{RepairAnswer, RepairQuestion};
 
 /// The version of these messages that this build speaks.
 pub const PROTOCOL: u16 = 1;
@@ -35,12 +36,19 @@ impl Features {
     pub const TABLE_SCANS: Self = Self(1 << 1);
     /// Replicas are compared.
     pub const ANTI_ENTROPY: Self = Self(1 << 2);
+    /// Repairs on demand.
+    pub const REPAIRS: Self = Self(1 << 3);
     /// What this build can: a bit is given once and never another meaning.
-    pub const OF_THIS_BUILD: Self = Self(Self::HINTS.0 | Self::TABLE_SCANS.0 | Self::ANTI_ENTROPY.0);
+    pub const OF_THIS_BUILD: Self =
+        Self(Self::HINTS.0 | Self::TABLE_SCANS.0 | Self::ANTI_ENTROPY.0 | Self::REPAIRS.0);
 
     /// In words, for those that have one.
-    const NAMES: [(Self, &str); 3] =
-        [(Self::HINTS, "hints"), (Self::TABLE_SCANS, "table scans"), (Self::ANTI_ENTROPY, "anti-entropy")];
+    const NAMES: [(Self, &str); 4] = [
+        (Self::HINTS, "hints"),
+        (Self::TABLE_SCANS, "table scans"),
+        (Self::ANTI_ENTROPY, "anti-entropy"),
+        (Self::REPAIRS, "repairs"),
+    ];
 
     /// Those that both have.
     pub fn common(self, other: Self) -> Self {
@@ -101,6 +109,8 @@ pub enum RequestBody {
     AntiEntropy(Box<Question>),
     /// Keep these dirty marks in the sender's place: it leaves the cluster.
     TakeMarks(TakeMarks),
+    /// Work for a repair on demand, or tell of such repairs.
+    Repair(Box<RepairQuestion>),
     /// Something of a later release, of which only the number is known here. Never sent.
     #[serde(skip)]
     Unknown {
@@ -111,7 +121,7 @@ pub enum RequestBody {
 
 impl RequestBody {
     /// How many kinds of requests this build can carry out.
-    pub const KINDS: u32 = 8;
+    pub const KINDS: u32 = 9;
 
     /// What a peer must have announced to be sent this: nothing for what every release of the protocol's version knows.
     pub fn needs(&self) -> Features {
@@ -120,6 +130,7 @@ impl RequestBody {
             Self::HintCredits(_) | Self::TakeHints(_) | Self::TakeMarks(_) => Features::HINTS,
             Self::ScanTable(_) => Features::TABLE_SCANS,
             Self::AntiEntropy(_) => Features::ANTI_ENTROPY,
+            Self::Repair(_) => Features::REPAIRS,
         }
     }
 }
@@ -257,6 +268,8 @@ pub enum ReplyBody {
     AntiEntropy(Box<Answer>),
     /// The marks are kept, durably.
     TookMarks,
+    /// What was asked of a repair on demand.
+    Repair(Box<RepairAnswer>),
 }
 
 /// A page of a table to tell: of the rows whose partition keys begin so, in the order of keys, those in these partitions.

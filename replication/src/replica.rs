@@ -22,6 +22,7 @@ use crate::anti_entropy::answer::{Attendant, answer as answer_question};
 use crate::clock::NodeClock;
 use crate::handoff::HintReceiver;
 use crate::messages::{PROTOCOL, Refusal, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
+use crate::repair::Repairs;
 
 /// Told once what a replica answers.
 pub type OnAnswer = Box<dyn FnOnce(Reply) + Send>;
@@ -34,12 +35,13 @@ pub struct Replica {
     /// Who answers for the pace of hints; without it nobody may send any.
     hints: OnceLock<Arc<HintReceiver>>,
     attendant: OnceLock<Arc<dyn Attendant>>,
+    repairs: OnceLock<Arc<Repairs>>,
 }
 
 impl Replica {
     /// The replica that `store` is.
     pub fn new(me: NodeId, store: Arc<Store>, clock: Arc<NodeClock>) -> Self {
-        Self { me, store, clock, hints: OnceLock::new(), attendant: OnceLock::new() }
+        Self { me, store, clock, hints: OnceLock::new(), attendant: OnceLock::new(), repairs: OnceLock::new() }
     }
 
     /// From now on hints are let in, at the pace that `hints` grants.
@@ -86,6 +88,11 @@ impl Replica {
                 let told = answer_question(&self.store, attendant, request.from, &question);
                 answer(self.reply(told.map(|told| ReplyBody::AntiEntropy(Box::new(told)))));
             }
+            RequestBody::Repair(question) => {
+                let repairs = self.repairs.get().ok_or_else(|| Refusal::Unsupported("repairs on demand".into()));
+                let told = repairs.and_then(|repairs| repairs.answer(*question));
+                answer(self.reply(told.map(|told| ReplyBody::Repair(Box::new(told)))));
+            }
             RequestBody::Unknown { kind } => {
                 let known = RequestBody::KINDS;
                 let what = format!("requests of kind {kind}, only the first {known} kinds");
@@ -120,6 +127,12 @@ impl Replica {
     pub fn attend(&self, attendant: Arc<dyn Attendant>) {
         // The first one stays: a node has one.
         let _is_first = self.attendant.set(attendant);
+    }
+
+    /// Works for repairs on demand from now on, those of other nodes as well.
+    pub fn work_for(&self, repairs: Arc<Repairs>) {
+        // The first one stays: a node has one.
+        let _is_first = self.repairs.set(repairs);
     }
 
     fn reply(&self, body: Result<ReplyBody, Refusal>) -> Reply {

@@ -1,5 +1,6 @@
 //! What the node, its doors and its worker share of anti-entropy: settings, what was found, what was asked for.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -131,12 +132,13 @@ pub struct Status {
 
 /// Anti-entropy of one node, apart from its worker.
 pub struct AntiEntropy {
-    pub(super) parts: Parts,
+    pub(crate) parts: Parts,
     settings: ArcSwap<Settings>,
     pub(super) status: Mutex<Status>,
     pub(super) board: Mutex<Board>,
-    /// With whom a comparison is under way, and whether the peer has answered it.
-    pub(super) comparing: Mutex<Option<(NodeId, bool)>>,
+    /// With whom comparisons are under way, and whether the peer has answered: those of the worker and those of repairs on
+    /// demand, with each peer one at a time.
+    comparing: Mutex<BTreeMap<NodeId, bool>>,
     /// What the hybrid clock read at some of the last moments, oldest first.
     readings: Mutex<VecDeque<(u64, Hlc)>>,
 }
@@ -178,7 +180,7 @@ impl AntiEntropy {
 
     /// What it did.
     pub fn status(&self) -> Status {
-        let comparing = self.comparing.lock().map(|(peer, _)| peer);
+        let comparing = self.comparing.lock().keys().next().copied();
         Status { enabled: self.settings().enabled, comparing, ..self.status.lock().clone() }
     }
 
@@ -199,7 +201,7 @@ impl AntiEntropy {
 
     /// The latest version that is to be equal everywhere by now: what the hybrid clock read so long ago. Time alone would
     /// not do: after a node whose clock was ahead, all versions are ahead of the time until it has caught up with them.
-    pub(super) fn horizon(&self) -> Hlc {
+    pub(crate) fn horizon(&self) -> Hlc {
         let (now_ms, now, horizon_ms) =
             (self.parts.clock.monotonic_ms(), self.parts.clock.peek(), self.settings().horizon_ms);
         let mut readings = self.readings.lock();
@@ -260,6 +262,29 @@ impl AntiEntropy {
         trees
     }
 
+    /// Begins to compare with a peer. False if that is done already.
+    pub(crate) fn begin_comparing(&self, peer: NodeId) -> bool {
+        match self.comparing.lock().entry(peer) {
+            Entry::Vacant(free) => {
+                free.insert(false);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    /// The peer takes part in the comparison: from now on it is the one that goes on if both began.
+    pub(crate) fn on_answered(&self, peer: NodeId) {
+        if let Some(is_answered) = self.comparing.lock().get_mut(&peer) {
+            *is_answered = true;
+        }
+    }
+
+    /// The comparison with a peer is over.
+    pub(crate) fn end_comparing(&self, peer: NodeId) {
+        self.comparing.lock().remove(&peer);
+    }
+
     /// Every member that has not left.
     pub fn members(state: &ClusterState) -> Vec<NodeId> {
         let members = state.topology.members().values();
@@ -295,7 +320,6 @@ impl Attendant for AntiEntropy {
 
     fn compares_with(&self, peer: NodeId) -> bool {
         // Of two that begin at the same time the lower one goes on.
-        let comparing = *self.comparing.lock();
-        comparing.is_some_and(|(with, is_answered)| with == peer && (is_answered || self.parts.me < peer))
+        self.comparing.lock().get(&peer).is_some_and(|is_answered| *is_answered || self.parts.me < peer)
     }
 }

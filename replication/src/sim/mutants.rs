@@ -229,6 +229,7 @@ fn forget_claims(body: &mut RequestBody) {
         | RequestBody::TakeHints(_)
         | RequestBody::TakeMarks(_)
         | RequestBody::AntiEntropy(_)
+        | RequestBody::Repair(_)
         | RequestBody::Unknown { .. } => {}
     }
 }

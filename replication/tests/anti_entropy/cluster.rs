@@ -10,6 +10,7 @@ use cube_replication::catalog::{Catalog, ClusterState, Keyspace, Schema, Table, 
 use cube_replication::clock::NodeClock;
 use cube_replication::lifecycle::adopt;
 use cube_replication::membership::Scripted;
+use cube_replication::repair::{FOLDER, RepairRunner, RepairSessions, RepairSettings, Repairs, RepairsParts};
 use cube_replication::replica::Replica;
 use cube_replication::topology::{Addresses, Assignment, Member, MemberState, Strategy, Topology, TopologyChange};
 use cube_replication::transport::{Delivery, InProcess};
@@ -46,7 +47,13 @@ pub(crate) struct Node {
     pub(crate) store: Arc<Store>,
     pub(crate) marks: Arc<DirtyStore>,
     pub(crate) shared: Arc<AntiEntropy>,
+    pub(crate) catalog: Arc<Catalog>,
+    /// Where its repairs are kept.
+    pub(crate) files: Arc<SimulatedFiles>,
+    pub(crate) repairs: Arc<Repairs>,
     worker: AntiEntropyWorker,
+    runner: RepairRunner,
+    sessions: RepairSessions,
     replica: Arc<Replica>,
     view: Arc<Scripted>,
     is_up: bool,
@@ -56,7 +63,11 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     time: Arc<Time>,
     network: InProcess,
+    settings: Settings,
 }
+
+/// How long repairs wait for a node that is away.
+pub(crate) const GIVE_UP_MS: u64 = 5_000;
 
 pub(crate) fn settings() -> Settings {
     Settings {
@@ -70,12 +81,33 @@ pub(crate) fn settings() -> Settings {
 }
 
 impl Cluster {
+    /// A node of an earlier release, which knows nothing of repairs.
+    pub(crate) fn make_old(&mut self, node: u16) {
+        let at = usize::from(node);
+        let Node { store, shared, .. } = &self.nodes[at];
+        let clock = Arc::new(NodeClock::new(NodeId(node), self.time.clone(), store.clone(), 900_000).unwrap());
+        let replica = Arc::new(Replica::new(NodeId(node), store.clone(), clock));
+        replica.attend(shared.clone());
+        self.network.connect(NodeId(node), replica.clone());
+        self.nodes[at].replica = replica;
+    }
+
     pub(crate) fn of(count: u16, settings: Settings) -> Self {
         let time = Arc::new(Time::default());
         let network = InProcess::new(time.clone(), Delivery::Pumped, 1_000);
         let state = state(count);
-        let nodes = (0..count).map(|id| node(NodeId(id), &state, &time, &network, settings)).collect();
-        Self { nodes, time, network }
+        let node = |id: u16| {
+            let identity =
+                Identity { bits: state.topology.partition_bits(), merkle_key: MerkleKey(*b"one for all test") };
+            let engine = Arc::new(MemoryEngine::new());
+            let store = Arc::new(Store::open(engine, identity, StoreOptions::default()).unwrap());
+            adopt(&store, NodeId(id), &state).unwrap();
+            let catalog = Arc::new(Catalog::new(state.clone()));
+            let base = Base { id: NodeId(id), store, catalog, files: Arc::new(SimulatedFiles::new()) };
+            node(base, &time, &network, settings)
+        };
+        let nodes = (0..count).map(node).collect();
+        Self { nodes, time, network, settings }
     }
 
     /// Lets time pass in small steps, in which everybody does what is due.
@@ -83,25 +115,54 @@ impl Cluster {
         let end_ms = self.time.monotonic_ms() + ms;
         while self.time.monotonic_ms() < end_ms {
             self.time.0.fetch_add(20, Ordering::Relaxed);
-            let now_ms = self.time.monotonic_ms();
-            for _ in 0..200 {
-                let mut moved = self.network.deliver() > 0;
-                for node in self.nodes.iter_mut().filter(|node| node.is_up) {
-                    moved |= matches!(node.worker.step(now_ms).unwrap(), cube_replication::worker::Step::Busy);
-                    moved |= node.store.run_pending();
-                }
-                moved |= self.network.pending() > 0;
-                if !moved {
-                    break;
-                }
+            let mut rounds = 0;
+            while self.round() && rounds < 200 {
+                rounds += 1;
             }
         }
+    }
+
+    /// Lets a little time pass for each of some rounds, in which messages go one way.
+    pub(crate) fn rounds(&mut self, count: usize) {
+        for _ in 0..count {
+            self.time.0.fetch_add(5, Ordering::Relaxed);
+            self.round();
+        }
+    }
+
+    /// Has everybody do one step. Whether anything happened.
+    fn round(&mut self) -> bool {
+        let now_ms = self.time.monotonic_ms();
+        let mut moved = self.network.deliver() > 0;
+        for node in self.nodes.iter_mut().filter(|node| node.is_up) {
+            let workers: [&mut dyn Worker; 3] = [&mut node.worker, &mut node.runner, &mut node.sessions];
+            for worker in workers {
+                moved |= matches!(worker.step(now_ms).unwrap(), cube_replication::worker::Step::Busy);
+            }
+            moved |= node.store.run_pending();
+        }
+        moved || self.network.pending() > 0
     }
 
     pub(crate) fn kill(&mut self, node: u16) {
         self.nodes[usize::from(node)].is_up = false;
         self.network.disconnect(NodeId(node));
         self.nodes.iter().for_each(|other| other.view.kill(NodeId(node)));
+    }
+
+    /// Crashes a node, and starts it anew with what was durable of its repairs. Its rows are still there.
+    pub(crate) fn crash(&mut self, at: u16, seed: u64) {
+        self.kill(at);
+        let Node { store, catalog, files, .. } = &self.nodes[usize::from(at)];
+        files.crash(seed);
+        let base = Base { id: NodeId(at), store: store.clone(), catalog: catalog.clone(), files: files.clone() };
+        let fresh = node(base, &self.time, &self.network, self.settings);
+        for (other, _) in self.nodes.iter().enumerate().filter(|(_, other)| !other.is_up) {
+            fresh.view.kill(NodeId(other as u16));
+        }
+        fresh.view.revive(NodeId(at));
+        self.nodes[usize::from(at)] = fresh;
+        self.revive(at);
     }
 
     pub(crate) fn revive(&mut self, node: u16) {
@@ -138,23 +199,28 @@ impl Cluster {
     }
 }
 
-fn node(id: NodeId, state: &ClusterState, time: &Arc<Time>, network: &InProcess, settings: Settings) -> Node {
-    let identity = Identity { bits: state.topology.partition_bits(), merkle_key: MerkleKey(*b"one for all test") };
-    let engine = Arc::new(MemoryEngine::new());
-    let store = Arc::new(Store::open(engine, identity, StoreOptions::default()).unwrap());
-    adopt(&store, id, state).unwrap();
+/// What a node keeps over its restart.
+struct Base {
+    id: NodeId,
+    store: Arc<Store>,
+    catalog: Arc<Catalog>,
+    files: Arc<SimulatedFiles>,
+}
+
+fn node(base: Base, time: &Arc<Time>, network: &InProcess, settings: Settings) -> Node {
+    let Base { id, store, catalog, files } = base;
     let clock = Arc::new(NodeClock::new(id, time.clone(), store.clone(), 900_000).unwrap());
     let replica = Arc::new(Replica::new(id, store.clone(), clock.clone()));
     network.connect(id, replica.clone());
-    let (view, catalog) = (Arc::new(Scripted::new(id)), Arc::new(Catalog::new(state.clone())));
-    let files = Arc::new(SimulatedFiles::new());
-    let marks = Arc::new(DirtyStore::open(files, Path::new("dirty"), Version::ZERO).unwrap().store);
+    let view = Arc::new(Scripted::new(id));
+    let marks = DirtyStore::open(Arc::new(SimulatedFiles::new()), Path::new("dirty"), Version::ZERO).unwrap();
+    let marks = Arc::new(marks.store);
     let (marks_of, watermark_of) = (marks.clone(), clock.clone());
     let parts = Parts {
         me: id,
         store: store.clone(),
         clock,
-        catalog,
+        catalog: catalog.clone(),
         membership: view.clone(),
         transport: network.transport(id),
         marks: Box::new(move || marks_of.targets()),
@@ -163,11 +229,20 @@ fn node(id: NodeId, state: &ClusterState, time: &Arc<Time>, network: &InProcess,
     };
     let shared = AntiEntropy::new(parts, settings);
     replica.attend(shared.clone());
+    let parts = RepairsParts {
+        anti_entropy: shared.clone(),
+        files: files.clone(),
+        settings: RepairSettings { give_up_ms: GIVE_UP_MS, ..RepairSettings::default() },
+        wake: Box::new(|| ()),
+    };
+    let repairs = Repairs::open(parts, Path::new(FOLDER)).unwrap();
+    replica.work_for(repairs.clone());
     let worker = AntiEntropyWorker::new(shared.clone());
-    Node { store, marks, shared, worker, replica, view, is_up: true }
+    let (runner, sessions) = (RepairRunner::new(repairs.clone()), RepairSessions::new(repairs.clone()));
+    Node { store, marks, shared, catalog, files, repairs, worker, runner, sessions, replica, view, is_up: true }
 }
 
-fn state(count: u16) -> ClusterState {
+pub(crate) fn state(count: u16) -> ClusterState {
     let bits = PartitionBits::new(2).unwrap();
     let mut topology = Topology::new(bits);
     for id in (0..count).map(NodeId) {

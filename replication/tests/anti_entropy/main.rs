@@ -8,5 +8,7 @@ mod cluster;
 mod comparing;
 mod cost;
 mod pair;
+mod repairing;
+mod repairs_kept;
 mod scrubbing;
 mod working;

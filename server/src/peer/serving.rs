@@ -141,9 +141,10 @@ impl Serving {
                     }
                 }
                 // A page may take long: nobody's rows wait behind it.
-                RequestBody::Scan(_) | RequestBody::ScanTable(_) | RequestBody::AntiEntropy(_) => {
-                    self.hand_over(conversation, vec![asked])
-                }
+                RequestBody::Scan(_)
+                | RequestBody::ScanTable(_)
+                | RequestBody::AntiEntropy(_)
+                | RequestBody::Repair(_) => self.hand_over(conversation, vec![asked]),
             }
         }
     }

@@ -11,6 +11,9 @@ use crate::anti_entropy::schedule::{Turn, Unit};
 use crate::messages::{Refusal, ReplyBody, RequestBody, Stamp, WriteRows};
 use crate::worker::{Step, StepError};
 
+/// After which it is looked again whether a repair on demand is done with a peer.
+const TAKEN_RETRY_MS: u64 = 100;
+
 impl AntiEntropyWorker {
     pub(super) fn begin_pass(&mut self, now_ms: u64) {
         let parts = &self.shared.parts;
@@ -31,7 +34,10 @@ impl AntiEntropyWorker {
             Turn::Wait { until_ms } => return Ok(Act::End(Step::Idle { until_ms })),
             Turn::Over => return self.end_pass(now_ms),
         };
-        *self.shared.comparing.lock() = Some((unit.peer, false));
+        if !self.shared.begin_comparing(unit.peer) {
+            self.schedule.on_busy(pass, unit, now_ms, TAKEN_RETRY_MS);
+            return Ok(Act::GoOn);
+        }
         let first = self.dirty_trees(unit.peer);
         let session = Session::new(unit.peer, self.shared.horizon(), Mode::Repair, unit.trees).with_first(first);
         self.activity = Activity::Comparing(Box::new(session));
@@ -107,9 +113,7 @@ impl AntiEntropyWorker {
             Some(Came::Reply(Err(error))) => self.give_up(&error, 0, now_ms),
             Some(Came::Reply(Ok(reply))) => match reply.body {
                 Ok(ReplyBody::AntiEntropy(told)) => {
-                    if let Some((_, is_answered)) = self.shared.comparing.lock().as_mut() {
-                        *is_answered = true;
-                    }
+                    self.shared.on_answered(session.peer());
                     if let Err(error) = session.on_answer(store, *told) {
                         self.give_up(&error, 0, now_ms);
                     }
@@ -174,10 +178,12 @@ impl AntiEntropyWorker {
         self.schedule.on_done(peer, now_ms);
     }
 
-    fn end_comparing(&mut self) -> Option<Session> {
-        *self.shared.comparing.lock() = None;
+    pub(super) fn end_comparing(&mut self) -> Option<Session> {
         match std::mem::replace(&mut self.activity, Activity::Resting) {
-            Activity::Comparing(session) => Some(*session),
+            Activity::Comparing(session) => {
+                self.shared.end_comparing(session.peer());
+                Some(*session)
+            }
             other => {
                 self.activity = other;
                 None

@@ -123,8 +123,8 @@ impl AntiEntropyWorker {
 
     /// Lets go of what is under way. What was exchanged is not different any more, and nothing of the rest is proven.
     fn rest(&mut self) {
+        let _given_up = self.end_comparing();
         (self.activity, self.pass, self.waiting) = (Activity::Resting, None, None);
-        *self.shared.comparing.lock() = None;
         let parts = &self.shared.parts;
         let held = self.shared.shared(&parts.catalog.current());
         self.shared.board.lock().follow(&held, &parts.store);

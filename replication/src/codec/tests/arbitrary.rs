@@ -14,13 +14,14 @@ use cube_storage::{HeaderPage, Piece, RowDigest, TreeNodes, UnsyncedCause};
 use proptest::prelude::*;
 
 use crate::anti_entropy::questions::{
-    Answer, ChildSums, HeldRow, LeafRows, NotCompared, Proof, Question, RootDigest, Top,
+    Answer, ChildSums, HeldRow, LeafRows, NotCompared, Proof, Question, RootDigest, Top, Tree,
 };
 use crate::handoff::pace::{Coming, Grant};
 use crate::messages::{
     Condition, Features, Found, HandedHint, PROTOCOL, PartitionRun, ReadRows, Refusal, Reply, ReplyBody, Request,
     RequestBody, ScanRows, ScanTable, Stamp, TablePage, TakeHints, TakeMarks, Want, WriteRows,
 };
+use crate::repair::{Active, Asked, Errand, Job, JobTable, Moved, RepairAnswer, RepairId, RepairQuestion, Report, Why};
 
 fn hlc() -> impl Strategy<Value = Hlc> {
     prop_oneof![any::<u64>(), 0u64..300].prop_map(Hlc)
@@ -172,6 +173,7 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
         scan_table().prop_map(RequestBody::ScanTable),
         question().prop_map(|question| RequestBody::AntiEntropy(Box::new(question))),
         take_marks().prop_map(RequestBody::TakeMarks),
+        repair_question().prop_map(|question| RequestBody::Repair(Box::new(question))),
     ];
     (any::<u16>(), any::<u64>(), any::<u16>(), hlc(), any::<u32>(), any::<bool>(), body).prop_map(
         |(protocol, features, from, clock, time_left_ms, explain, body)| Request {
@@ -247,6 +249,7 @@ pub(super) fn reply() -> impl Strategy<Value = Reply> {
         Just(ReplyBody::TookMarks),
         table_page().prop_map(ReplyBody::TablePage),
         told().prop_map(|told| ReplyBody::AntiEntropy(Box::new(told))),
+        repair_answer().prop_map(|told| ReplyBody::Repair(Box::new(told))),
     ];
     let body = prop_oneof![3 => body.prop_map(Ok), 1 => refusal().prop_map(Err)];
     (any::<u16>(), hlc(), body).prop_map(|(from, clock, body)| Reply { from: NodeId(from), clock, body })
@@ -328,6 +331,77 @@ fn told() -> impl Strategy<Value = Answer> {
     ]
 }
 
+fn repair_id() -> impl Strategy<Value = RepairId> + Clone {
+    any::<(u64, u16)>().prop_map(|(hlc, node)| RepairId::new(Version::new(Hlc(hlc), NodeId(node))))
+}
+
+fn trees() -> impl Strategy<Value = Vec<Tree>> {
+    prop::collection::vec((any::<u32>().prop_map(TableId), any::<u16>().prop_map(PartitionId)), 0..4)
+}
+
+fn repair_question() -> impl Strategy<Value = RepairQuestion> {
+    let errand = (repair_id(), any::<[u32; 2]>(), any::<u16>(), any::<bool>(), trees()).prop_map(
+        |(job, [unit, attempt], with, dry_run, trees)| Errand {
+            job,
+            unit,
+            attempt,
+            with: NodeId(with),
+            dry_run,
+            trees,
+        },
+    );
+    prop_oneof![
+        errand.prop_map(RepairQuestion::Run),
+        repair_id().prop_map(RepairQuestion::Forget),
+        Just(RepairQuestion::Active),
+        Just(RepairQuestion::List),
+        repair_id().prop_map(RepairQuestion::Show),
+        repair_id().prop_map(RepairQuestion::Cancel),
+    ]
+}
+
+fn repair_answer() -> impl Strategy<Value = RepairAnswer> {
+    let why = prop_oneof![
+        Just(Why::Down),
+        ".{0,10}".prop_map(Why::Refused),
+        Just(Why::NotInSync(UnsyncedCause::New)),
+        Just(Why::Dropped),
+    ];
+    let moved = any::<[u64; 4]>().prop_map(|[leaves, sent, fetched, bytes]| Moved { leaves, sent, fetched, bytes });
+    let left = prop::collection::vec((trees(), any::<u16>().prop_map(NodeId), why.clone()), 0..3);
+    let report = (trees(), left, moved.clone()).prop_map(|(differed, left, moved)| {
+        let left = left.into_iter().flat_map(|(trees, node, why)| {
+            trees.into_iter().map(move |tree| (tree, node, why.clone())).collect::<Vec<_>>()
+        });
+        Report { differed, left: left.collect(), moved }
+    });
+    let job = (repair_id(), prop::option::of(".{0,10}"), any::<[bool; 2]>(), any::<u64>()).prop_map(
+        |(id, keyspace, [dry_run, runs], now_ms)| {
+            let asked = Asked { keyspace, table: None, dry_run };
+            let table = JobTable { id: TableId(1), keyspace: "default".into(), name: "kv".into() };
+            let mut job = Job::new(id, asked, vec![table], Vec::new(), now_ms);
+            if runs {
+                job.begin(now_ms);
+            }
+            job
+        },
+    );
+    let active = (repair_id(), any::<u32>(), any::<bool>()).prop_map(|(id, table, is_claim)| Active {
+        id,
+        tables: vec![TableId(table)],
+        is_claim,
+    });
+    prop_oneof![
+        (moved, any::<u64>()).prop_map(|(moved, beat)| RepairAnswer::Working { moved, beat }),
+        report.prop_map(RepairAnswer::Done),
+        (any::<u16>(), why).prop_map(|(node, why)| RepairAnswer::Failed(NodeId(node), why)),
+        Just(RepairAnswer::Forgotten),
+        prop::collection::vec(active, 0..3).prop_map(RepairAnswer::Active),
+        prop::collection::vec(job.clone(), 0..3).prop_map(RepairAnswer::Jobs),
+        prop::option::of(job).prop_map(|job| RepairAnswer::Job(job.map(Box::new))),
+    ]
+}
+
 pub(super) fn empty() -> Reply {
     Reply { from: NodeId(1), clock: Hlc(0), body: Ok(ReplyBody::Wrote(Vec::new())) }
 }
@@ -373,6 +447,7 @@ pub(super) fn one_of_each() -> Vec<RequestBody> {
         RequestBody::ScanTable(scan_table),
         RequestBody::AntiEntropy(Box::new(Question::Watermark)),
         RequestBody::TakeMarks(TakeMarks { target: NodeId(1), marks: Vec::new() }),
+        RequestBody::Repair(Box::new(RepairQuestion::Active)),
     ]
 }
 
