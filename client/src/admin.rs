@@ -6,6 +6,7 @@
 //! are alive or not *as that node sees them*.
 
 mod model;
+mod repair;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::error::{Asked, Error};
 use crate::failure;
 use crate::node::Node;
 use crate::retry::{self, Failure, Kind, Next};
+
+pub use repair::{NotCompared, Repair, RepairPair, RepairScope, Repairs};
 
 pub use model::{
     Hints, Keyspace, KeyspaceOptions, Member, Partition, Placement, Replication, Table, TableOptions, Topology,

@@ -7,16 +7,21 @@
 mod differences;
 mod hints;
 pub(crate) mod options;
+mod repair;
 mod replication;
 mod view;
 
 use async_trait::async_trait;
+use cube_replication::catalog::UnknownName;
+use cube_replication::repair::Asked;
 use thiserror::Error;
 
 pub use self::hints::{HintOrder, HintsView, IncomingView, NodeHintsView};
 pub use self::options::{
     BadOptions, KeyspaceChange, KeyspaceOptions, NAME_CHARS_MAX, TableChange, TableOptions, check_name,
 };
+pub(crate) use self::repair::name_of;
+pub use self::repair::{NotComparedView, RepairPairView, RepairView, RepairsView};
 pub use self::replication::{
     ClusterSyncView, ExchangedView, PartitionSyncView, PeerSyncView, PurgeView, ReplicationView, ScrubView, SyncTime,
     TableSyncView,
@@ -61,6 +66,18 @@ pub trait Admin: Send + Sync {
 
     /// Asks for a full cycle of the scrub now.
     fn scrub_now(&self) -> ScrubView;
+
+    /// Begins to repair tables, and tells it when that is durable.
+    async fn begin_repair(&self, asked: Asked) -> Result<RepairView, AdminError>;
+
+    /// All repairs that the nodes know of.
+    async fn repairs(&self) -> Result<RepairsView, AdminError>;
+
+    /// A repair, whichever node runs it.
+    async fn repair(&self, id: &str) -> Result<RepairView, AdminError>;
+
+    /// Ends a repair, whichever node runs it, and tells how it is now.
+    async fn cancel_repair(&self, id: &str) -> Result<RepairView, AdminError>;
 
     /// Creates a keyspace. One that exists with the same options is no error; with others it is
     /// [`AdminError::AlreadyExists`].
@@ -119,6 +136,30 @@ pub enum AdminError {
         /// What, and what to do about it.
         reason: String,
     },
+    /// One of the tables is being repaired.
+    #[error("repair {id} is under way for one of these tables: wait for its end, or cancel it")]
+    RepairUnderWay {
+        /// The repair.
+        id: String,
+    },
+    /// There is no such repair, or its result is not kept any more.
+    #[error("there is no repair {id:?}, or its result is not kept any more")]
+    UnknownRepair {
+        /// The id given.
+        id: String,
+    },
+    /// The node has as many repairs as it may.
+    #[error("{reason}")]
+    TooManyRepairs {
+        /// What to do about it.
+        reason: String,
+    },
+    /// A node that has to take part does not.
+    #[error("{reason}")]
+    Elsewhere {
+        /// Which node, and why.
+        reason: String,
+    },
     /// The cluster cannot agree on a change now: there is no leader, or no majority of the voters.
     #[error(
         "the cluster cannot agree on the change now ({reason}); {}",
@@ -131,4 +172,13 @@ pub enum AdminError {
         /// Whether it may take effect on its own.
         may_take_effect: bool,
     },
+}
+
+impl From<UnknownName> for AdminError {
+    fn from(unknown: UnknownName) -> Self {
+        match unknown {
+            UnknownName::Keyspace { keyspace } => Self::UnknownKeyspace { keyspace },
+            UnknownName::Table { keyspace, table } => Self::UnknownTable { keyspace, table },
+        }
+    }
 }

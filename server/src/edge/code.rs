@@ -65,6 +65,8 @@ codes! {
     UnknownKeyspace = "unknown_keyspace", NOT_FOUND, NotFound;
     /// There is no such table.
     UnknownTable = "unknown_table", NOT_FOUND, NotFound;
+    /// There is no such repair.
+    UnknownRepair = "unknown_repair", NOT_FOUND, NotFound;
     /// The path is there, the method is not.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, Unimplemented;
     /// The body did not come in time.
@@ -75,6 +77,8 @@ codes! {
     AlreadyExists = "already_exists", CONFLICT, AlreadyExists;
     /// Something stands in the way of what was asked for.
     Conflict = "conflict", CONFLICT, FailedPrecondition;
+    /// One of the tables is being repaired.
+    RepairUnderWay = "repair_under_way", CONFLICT, AlreadyExists;
     /// The key is too long.
     KeyTooLarge = "key_too_large", PAYLOAD_TOO_LARGE, InvalidArgument;
     /// The value is too long.
@@ -101,6 +105,8 @@ codes! {
     ReadFailed = "read_failed", SERVICE_UNAVAILABLE, Unavailable;
     /// The cluster cannot agree on a change now.
     NoMajority = "no_majority", SERVICE_UNAVAILABLE, Unavailable;
+    /// A node that has to take part does not.
+    NodeUnavailable = "node_unavailable", SERVICE_UNAVAILABLE, Unavailable;
     /// The node does not serve.
     NotServing = "not_serving", SERVICE_UNAVAILABLE, Unavailable;
     /// The node is about to stop.

@@ -82,6 +82,9 @@ pub struct Details {
     /// The purge floor, milliseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor_ms: Option<u64>,
+    /// The repair that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repair_id: Option<String>,
 }
 
 /// Why one replica did not do what was asked.

@@ -214,6 +214,9 @@ fn count64(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
+/// When a node that has as many repairs as it may is worth another try.
+const REPAIR_RETRY_AFTER_MS: u32 = 10_000;
+
 impl From<AdminError> for EdgeError {
     fn from(error: AdminError) -> Self {
         let message = error.to_string();
@@ -223,6 +226,15 @@ impl From<AdminError> for EdgeError {
             AdminError::UnknownTable { keyspace, table } => unknown_name(UnknownName::Table { keyspace, table }),
             AdminError::Invalid { .. } => Self::new(Code::InvalidSchema, message),
             AdminError::Conflict { .. } => Self::new(Code::Conflict, message),
+            AdminError::RepairUnderWay { id } => {
+                Self::with(Code::RepairUnderWay, message, Details { repair_id: Some(id), ..Details::default() })
+            }
+            AdminError::UnknownRepair { .. } => Self::new(Code::UnknownRepair, message),
+            AdminError::TooManyRepairs { .. } => {
+                let details = Details { retry_after_ms: Some(REPAIR_RETRY_AFTER_MS), ..Details::default() };
+                Self::with(Code::Overloaded, message, details)
+            }
+            AdminError::Elsewhere { .. } => Self::new(Code::NodeUnavailable, message),
             AdminError::NoMajority { may_take_effect, .. } => {
                 Self::with(Code::NoMajority, message, Details { may_take_effect, ..Details::default() })
             }

@@ -165,6 +165,10 @@ fn every_refusal_of_a_change_has_its_code() {
         (AdminError::UnknownTable { keyspace: keyspace(), table: table() }, Code::UnknownTable),
         (AdminError::Invalid { reason: reason() }, Code::InvalidSchema),
         (AdminError::Conflict { reason: reason() }, Code::Conflict),
+        (AdminError::RepairUnderWay { id: reason() }, Code::RepairUnderWay),
+        (AdminError::UnknownRepair { id: reason() }, Code::UnknownRepair),
+        (AdminError::TooManyRepairs { reason: reason() }, Code::Overloaded),
+        (AdminError::Elsewhere { reason: reason() }, Code::NodeUnavailable),
         (AdminError::NoMajority { reason: reason(), may_take_effect: true }, Code::NoMajority),
     ] {
         assert_eq!(EdgeError::from(error).code, code);

@@ -7,7 +7,7 @@ use cube_proto::v1;
 use cube_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
 
-use super::{replication, schema};
+use super::{repair, replication, schema};
 use crate::admin::{AdminError, Changed, NodeStatus, NodeView, check_name};
 use crate::edge::{Access, Caller, Edge, EdgeError};
 
@@ -27,6 +27,10 @@ impl AdminService {
 
     fn observe(&self) -> Result<(), Status> {
         Ok(self.edge.permit(Caller::Anonymous, Access::Observe)?)
+    }
+
+    fn steer(&self) -> Result<(), Status> {
+        Ok(self.edge.permit(Caller::Anonymous, Access::Steer)?)
     }
 
     fn change(&self) -> Result<(), Status> {
@@ -169,5 +173,29 @@ impl Admin for AdminService {
         self.change()?;
         let v1::DropTableRequest { keyspace, table } = request.get_ref();
         changed(self.edge.admin().drop_table(keyspace, table).await.map(|()| Changed::Yes))
+    }
+
+    async fn start_repair(&self, request: Request<v1::StartRepairRequest>) -> Result<Response<v1::Repair>, Status> {
+        self.steer()?;
+        let begun = self.edge.admin().begin_repair(repair::asked(request.into_inner())).await;
+        Ok(Response::new(repair::repair(begun.map_err(EdgeError::from)?)))
+    }
+
+    async fn list_repairs(&self, _: Request<v1::ListRepairsRequest>) -> Result<Response<v1::RepairsReply>, Status> {
+        self.observe()?;
+        let repairs = self.edge.admin().repairs().await;
+        Ok(Response::new(repair::repairs(repairs.map_err(EdgeError::from)?)))
+    }
+
+    async fn get_repair(&self, request: Request<v1::GetRepairRequest>) -> Result<Response<v1::Repair>, Status> {
+        self.observe()?;
+        let shown = self.edge.admin().repair(&request.get_ref().id).await;
+        Ok(Response::new(repair::repair(shown.map_err(EdgeError::from)?)))
+    }
+
+    async fn cancel_repair(&self, request: Request<v1::CancelRepairRequest>) -> Result<Response<v1::Repair>, Status> {
+        self.steer()?;
+        let ended = self.edge.admin().cancel_repair(&request.get_ref().id).await;
+        Ok(Response::new(repair::repair(ended.map_err(EdgeError::from)?)))
     }
 }

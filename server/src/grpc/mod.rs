@@ -11,6 +11,7 @@ mod health;
 mod incoming;
 mod kv;
 mod page;
+mod repair;
 mod replication;
 mod requests;
 mod scan;

@@ -59,6 +59,7 @@ pub(crate) fn detail(error: &EdgeError) -> ErrorDetail {
         table,
         ahead_ms,
         floor_ms,
+        repair_id,
     } = error.details.as_ref().clone();
     let failures = failures.into_iter().map(|failure| ReplicaFailure {
         node: failure.node,
@@ -86,6 +87,7 @@ pub(crate) fn detail(error: &EdgeError) -> ErrorDetail {
         table: table.unwrap_or_default(),
         ahead_ms,
         floor_ms,
+        repair_id: repair_id.unwrap_or_default(),
     }
 }
 

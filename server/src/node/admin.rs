@@ -6,13 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cube_replication::catalog::{ClusterState, Keyspace, Table};
 use cube_replication::membership::Membership as _;
+use cube_replication::repair::Asked;
 use cube_replication::topology::MemberState;
 use cube_storage::model::NodeId;
 
 use super::member::Member;
 use crate::admin::{
     Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView,
-    RaftRole, ReplicationView, ScrubView, TableChange, TableOptions, TopologyView, Vitals,
+    RaftRole, RepairView, RepairsView, ReplicationView, ScrubView, TableChange, TableOptions, TopologyView, Vitals,
 };
 use crate::control::{Answer, Command, ControlStatus, HardState, ProposeError, Refusal};
 use crate::gossip::OwnReport;
@@ -74,6 +75,22 @@ impl Admin for Member {
     fn scrub_now(&self) -> ScrubView {
         self.hurry_scrub();
         self.scrub_view()
+    }
+
+    async fn begin_repair(&self, asked: Asked) -> Result<RepairView, AdminError> {
+        Member::begin_repair(self, asked).await
+    }
+
+    async fn repairs(&self) -> Result<RepairsView, AdminError> {
+        self.repairs_view().await
+    }
+
+    async fn repair(&self, id: &str) -> Result<RepairView, AdminError> {
+        Member::repair(self, id, false).await
+    }
+
+    async fn cancel_repair(&self, id: &str) -> Result<RepairView, AdminError> {
+        Member::repair(self, id, true).await
     }
 
     async fn create_keyspace(&self, keyspace: &str, options: KeyspaceOptions) -> Result<Changed, AdminError> {

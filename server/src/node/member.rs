@@ -19,6 +19,7 @@ use cube_replication::clock::NodeClock;
 use cube_replication::coordinator::{Coordinator, Parts};
 use cube_replication::handoff::{HintReplay, HintedHandoff};
 use cube_replication::lifecycle::{FOLLOWER, FollowParts, Follower, FollowerProgress, adopt};
+use cube_replication::repair::Repairs;
 use cube_replication::replica::Replica;
 use cube_replication::topology::{Addresses, MemberState};
 use cube_replication::transport::PeerTransport;
@@ -36,7 +37,7 @@ use super::bell::Bell;
 use super::calls::{Member as Answering, Switchboard};
 use super::load::LoadMeter;
 use super::threads::Threads;
-use super::{NodeError, anti_entropy, hints, opening, seams};
+use super::{NodeError, anti_entropy, hints, opening, repair, seams};
 use crate::clock_watch::ClockWatch;
 use crate::config::Config;
 use crate::control::{Command, Control, HardState};
@@ -71,6 +72,7 @@ pub(super) struct Member {
     pub(super) started_at_ms: u64,
     pub(super) anti_entropy: Arc<AntiEntropy>,
     pub(super) scrub: Arc<Scrub>,
+    pub(super) repairs: Arc<Repairs>,
     threads: Mutex<Threads>,
     apply: Mutex<Option<ApplyWorker>>,
 }
@@ -223,6 +225,15 @@ impl Member {
             workers: &workers,
             bell: &work_bell,
         })?;
+        let repairs = repair::start(repair::Start {
+            dir: dir.path(),
+            anti_entropy: &anti_entropy,
+            replica: &replica,
+            clock: &clock,
+            workers: &workers,
+            bell: &work_bell,
+        })
+        .await?;
         threads.work(&workers, &clock, &work_bell)?;
 
         let member = Arc::new(Self {
@@ -247,6 +258,7 @@ impl Member {
             started_at_ms,
             anti_entropy,
             scrub,
+            repairs,
             threads: Mutex::new(threads),
             apply: Mutex::new(Some(apply)),
         });

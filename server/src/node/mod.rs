@@ -17,6 +17,7 @@ mod load;
 mod member;
 mod opening;
 mod ports;
+mod repair;
 mod replication;
 mod seams;
 mod settings;

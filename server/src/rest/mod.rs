@@ -13,6 +13,7 @@ mod error;
 mod explained;
 mod hints;
 mod input;
+mod repair;
 mod replication;
 mod scan;
 mod schema;
@@ -68,6 +69,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/api/v1/replication/hints/replay", post(hints::replay))
         .route("/api/v1/replication/hints/pause", post(hints::pause))
         .route("/api/v1/replication/hints/resume", post(hints::resume))
+        .route("/api/v1/replication/repair", get(repair::list).post(repair::begin))
+        .route("/api/v1/replication/repair/{id}", get(repair::show).delete(repair::cancel))
         .route("/api/v1/replication/status", get(replication::status))
         .route("/api/v1/replication/scrub", get(replication::scrub).post(replication::scrub_now))
         .route("/api/v1/stats", get(stats::stats))

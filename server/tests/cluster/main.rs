@@ -33,6 +33,7 @@ mod python;
 mod reads;
 mod reads_scans;
 mod refusals;
+mod repair;
 mod restarts;
 mod schema;
 mod stopping;

@@ -13,12 +13,14 @@ use cube_replication::handoff::{HintKeeper, Kept, Missed, OnKept};
 use cube_replication::lifecycle::adopt;
 use cube_replication::membership::{Membership, Scripted};
 use cube_replication::messages::Request;
+use cube_replication::repair::Asked;
 use cube_replication::replica::{OnAnswer, Replica};
 use cube_replication::topology::{Addresses, Assignment, Member, MemberState, Strategy, Topology, TopologyChange};
 use cube_replication::transport::{Delivery, InProcess, Serve};
 use cube_server::admin::{
     Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView,
-    ReplicationView, ScrubView, TableChange, TableOptions, TopologyView, Vitals,
+    NotComparedView, RepairView, RepairsView, ReplicationView, ScrubView, TableChange, TableOptions, TopologyView,
+    Vitals,
 };
 use cube_server::config::{Config, Live};
 use cube_server::edge::{Edge, EdgeParts};
@@ -230,6 +232,29 @@ fn placement_of(state: &mut ClusterState, strategy: &Strategy) -> PlacementId {
     placement
 }
 
+/// The one repair that there is.
+pub(crate) const REPAIR: &str = "000189abcdef0123-1";
+
+fn repair_view() -> RepairView {
+    let not_compared = NotComparedView {
+        node: "node-3".into(),
+        with: "node-1".into(),
+        table: "default.kv".into(),
+        partitions: vec![0, 255],
+        reason: "the node is down".into(),
+    };
+    RepairView {
+        repair_id: REPAIR.into(),
+        state: "RUNNING",
+        tables: vec!["default.kv".into()],
+        node: "node-1".into(),
+        total: 768,
+        done: 2,
+        not_compared: vec![not_compared],
+        ..RepairView::default()
+    }
+}
+
 #[async_trait]
 impl Admin for RestOfNode {
     fn health(&self) -> Health {
@@ -261,6 +286,31 @@ impl Admin for RestOfNode {
                 Err(AdminError::UnknownTable { keyspace: keyspace.to_owned(), table: table.to_owned() })
             }
         }
+    }
+
+    async fn begin_repair(&self, asked: Asked) -> Result<RepairView, AdminError> {
+        let Asked { keyspace, table, dry_run } = asked;
+        let state = self.catalog.current();
+        match (keyspace.as_deref(), table.as_deref()) {
+            (Some("busy"), _) => Err(AdminError::RepairUnderWay { id: REPAIR.into() }),
+            (Some(name), _) if !state.schema.keyspaces.contains_key(name) => {
+                Err(AdminError::UnknownKeyspace { keyspace: name.to_owned() })
+            }
+            _ => Ok(RepairView { keyspace, table, dry_run, ..repair_view() }),
+        }
+    }
+
+    async fn repairs(&self) -> Result<RepairsView, AdminError> {
+        Ok(RepairsView { repairs: vec![repair_view()], not_asked: vec!["node-3".into()] })
+    }
+
+    async fn repair(&self, id: &str) -> Result<RepairView, AdminError> {
+        let unknown = || AdminError::UnknownRepair { id: id.to_owned() };
+        Some(repair_view()).filter(|view| view.repair_id == id).ok_or_else(unknown)
+    }
+
+    async fn cancel_repair(&self, id: &str) -> Result<RepairView, AdminError> {
+        Ok(RepairView { state: "CANCELLED", ..self.repair(id).await? })
     }
 
     fn scrub(&self) -> ScrubView {

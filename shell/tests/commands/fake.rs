@@ -436,6 +436,22 @@ impl Admin for FakeNode {
     async fn drop_table(&self, _: Request<v1::DropTableRequest>) -> Answer<v1::ChangeReply> {
         Ok(Response::new(v1::ChangeReply { changed: true }))
     }
+
+    async fn start_repair(&self, _: Request<v1::StartRepairRequest>) -> Answer<v1::Repair> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn list_repairs(&self, _: Request<v1::ListRepairsRequest>) -> Answer<v1::RepairsReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn get_repair(&self, _: Request<v1::GetRepairRequest>) -> Answer<v1::Repair> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn cancel_repair(&self, _: Request<v1::CancelRepairRequest>) -> Answer<v1::Repair> {
+        Err(Status::unimplemented("not needed"))
+    }
 }
 
 impl FakeNode {

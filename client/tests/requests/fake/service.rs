@@ -250,5 +250,9 @@ not_needed!(
     drop_keyspace(DropKeyspaceRequest) -> ChangeReply,
     create_table(CreateTableRequest) -> ChangeReply,
     alter_table(AlterTableRequest) -> ChangeReply,
-    drop_table(DropTableRequest) -> ChangeReply
+    drop_table(DropTableRequest) -> ChangeReply,
+    start_repair(StartRepairRequest) -> Repair,
+    list_repairs(ListRepairsRequest) -> RepairsReply,
+    get_repair(GetRepairRequest) -> Repair,
+    cancel_repair(CancelRepairRequest) -> Repair
 );

@@ -55,6 +55,11 @@ impl Api {
         answer.json()
     }
 
+    /// The same, and it may be refused.
+    pub(crate) fn order(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
+        self.http.request(method, &format!("/api/v1/{path}"), body)
+    }
+
     pub(crate) fn health(&mut self) -> Result<Answer, Failure> {
         self.http.request("GET", "/api/v1/health", None)
     }
