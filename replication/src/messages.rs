@@ -39,8 +39,7 @@ impl Features {
     /// Repairs on demand.
     pub const REPAIRS: Self = Self(1 << 3);
     /// What this build can: a bit is given once and never another meaning.
-    pub const OF_THIS_BUILD: Self =
-        Self(Self::HINTS.0 | Self::TABLE_SCANS.0 | Self::ANTI_ENTROPY.0 | Self::REPAIRS.0);
+    pub const OF_THIS_BUILD: Self = Self(Self::HINTS.0 | Self::TABLE_SCANS.0 | Self::ANTI_ENTROPY.0 | Self::REPAIRS.0);
 
     /// In words, for those that have one.
     const NAMES: [(Self, &str); 4] = [
