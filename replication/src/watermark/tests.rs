@@ -124,7 +124,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => Just(Step::Begin),
-        1 => (0u64..500).prop_map(Step::BeginAt),
+        1 => (1u64..500).prop_map(Step::BeginAt),
         3 => any::<prop::sample::Index>().prop_map(Step::End),
         2 => any::<prop::sample::Index>().prop_map(Step::Hint),
         2 => Just(Step::Deliver),
