@@ -1,9 +1,9 @@
 //! Beginning a job: at most one at a time repairs a table, as far as the nodes can tell each other.
 //!
-//! A job that is asked for is a claim first, which everybody who asks is told of; then all nodes that are alive are asked
-//! for theirs. Of two claims to a table the older one stays. That is enough: a node that was asked by a claim has moved its
-//! clock past it, so any claim that it makes later is younger, and asks too. Who cannot be reached may run another job on
-//! the table, which costs time and harms nothing.
+//! A job that is asked for is a claim first, which everybody who asks is told of; then all nodes that are alive are
+//! asked for theirs. Of two claims to a table the older one stays. That is enough: a node that was asked by a claim
+//! has moved its clock past it, so any claim that it makes later is younger, and asks too. Who cannot be reached may
+//! run another job on the table, which costs time and harms nothing.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What a repair job is called: when it was asked for, by the hybrid clock, and of which node. So no two jobs share an id,
-//! the older of two is told by it, and whoever is asked for one knows whom to ask.
+//! What a repair job is called: when it was asked for, by the hybrid clock, and of which node. So no two jobs share an
+//! id, the older of two is told by it, and whoever is asked for one knows whom to ask.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
 //! What nodes ask each other about repair jobs.
 //!
-//! One question begins an errand and asks how it stands: whoever gets it twice, or after a restart, tells or begins again,
-//! and never does two things. So nothing is lost with a message, an answer or either node.
+//! One question begins an errand and asks how it stands: whoever gets it twice, or after a restart, tells or begins
+//! again, and never does two things. So nothing is lost with a message, an answer or either node.
 
 use cube_storage::model::{NodeId, TableId};
 use serde::{Deserialize, Serialize};

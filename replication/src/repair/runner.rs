@@ -1,9 +1,9 @@
-//! The worker that runs the jobs of its node, one at a time and the oldest first: it has members of each pair of replicas
-//! run the units of a job, asks how they stand, and keeps what came of them.
+//! The worker that runs the jobs of its node, one at a time and the oldest first: it has members of each pair of
+//! replicas run the units of a job, asks how they stand, and keeps what came of them.
 //!
 //! Invariants: a job is on disk before anybody is told that it exists, and so is its end before the next one begins; a
-//! unit that was run and not yet recorded is asked for again after a crash, which finds nothing more to mend; a pair with a
-//! node that is away keeps no other pair waiting, and is given up only after the time set for it.
+//! unit that was run and not yet recorded is asked for again after a crash, which finds nothing more to mend; a pair
+//! with a node that is away keeps no other pair waiting, and is given up only after the time set for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -120,7 +120,7 @@ impl RepairRunner {
         self.next_save_ms = now_ms.saturating_add(self.shared.settings.save_ms);
         for job in unsaved {
             if let Err(error) = writer.write(&job) {
-                tracing::warn!(id = %job.id, %error, "a repair cannot be recorded; it goes on, and this is tried again");
+                tracing::warn!(id = %job.id, %error, "a repair cannot be recorded; it goes on all the same");
                 self.shared.jobs.lock().shelf.not_saved(job.id);
                 self.next_save_ms = now_ms.saturating_add(SAVE_AGAIN_MS);
             }

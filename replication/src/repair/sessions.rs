@@ -1,8 +1,9 @@
-//! The worker that runs errands: one comparison at a time, with one peer, over the background lane and within a budget.
+//! The worker that runs errands: one comparison at a time, with one peer, over the background lane and within a
+//! budget.
 //!
-//! It never compares with a peer that anti-entropy of this node compares with at the moment, and the other way around. A
-//! peer that has no time is asked the same thing again; anything else that fails ends the errand, and whoever asked for it
-//! may ask again.
+//! It never compares with a peer that anti-entropy of this node compares with at the moment, and the other way around.
+//! A peer that has no time is asked the same thing again; anything else that fails ends the errand, and whoever asked
+//! for it may ask again.
 
 use std::sync::Arc;
 

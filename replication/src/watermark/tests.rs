@@ -124,7 +124,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => Just(Step::Begin),
-        1 => (1u64..500).prop_map(Step::BeginAt),
+        1 => (0u64..500).prop_map(Step::BeginAt),
         3 => any::<prop::sample::Index>().prop_map(Step::End),
         2 => any::<prop::sample::Index>().prop_map(Step::Hint),
         2 => Just(Step::Deliver),
@@ -151,7 +151,8 @@ proptest! {
                     under_way.push((version, held));
                 }
                 Step::BeginAt(before_ms) => {
-                    let at = Hlc::new(node.clock.peek().millis().saturating_sub(before_ms), 0);
+                    // Below the lowest there is nothing that a watermark could say.
+                    let at = Hlc::new(node.clock.peek().millis().saturating_sub(before_ms), 0).max(Hlc(1));
                     let version = Version::new(at, NodeId::CLIENT);
                     under_way.push(node.writes.begin(|| Ok::<_, ClockError>(version)).unwrap());
                 }

@@ -8,7 +8,8 @@ use crate::hints::{keys, kill_the_third, put_many};
 
 const PATH: &str = "replication/repair";
 
-/// A cluster in which what a node misses stays missing, unless a repair is asked for. Node 3 is dead, as the others know.
+/// A cluster in which what a node misses stays missing, unless a repair is asked for. Node 3 is dead, as the others
+/// know.
 fn without_the_third(cluster: Cluster) -> Cluster {
     let settings = [
         ("hints.enabled", "false"),

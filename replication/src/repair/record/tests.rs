@@ -47,7 +47,8 @@ fn a_record_with_any_bit_flipped_or_any_byte_missing_is_refused() {
     assert!(decode(&[bytes.as_slice(), &[0]].concat()).is_err());
 }
 
-/// Written down once: if this test fails, a node no longer reads the repairs that it kept before, and `FORMAT` has to say so.
+/// Written down once: if this test fails, a node no longer reads the repairs that it kept before, and `FORMAT` has to
+/// say so.
 #[test]
 fn the_bytes_of_format_1_stay_as_they_are() {
     let hex = encode(&job()).unwrap().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
