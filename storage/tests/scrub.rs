@@ -272,7 +272,7 @@ fn scrub_beside_a_writer(disk: &dyn Disk, cycles: usize) {
             while !stop.load(Ordering::Relaxed) {
                 writes += 1;
                 let row = hot((writes * 17 % u64::from(HOT_ROWS)) as u16);
-                let write = if writes % 5 == 0 {
+                let write = if writes.is_multiple_of(5) {
                     delete(TABLE, row, at(100 + writes))
                 } else {
                     put(TABLE, row, at(100 + writes), "v")

@@ -102,7 +102,7 @@ fn warm_up_beside_a_writer(disk: &dyn Disk) {
         let writer = scope.spawn(|| {
             let mut millis = 2;
             while !done.load(Ordering::Relaxed) {
-                let some = (0..ROWS).filter(|n| (u64::from(*n) + millis) % 7 == 0);
+                let some = (0..ROWS).filter(|n| (u64::from(*n) + millis).is_multiple_of(7));
                 store.apply(client(some.map(|n| put(TABLE, row(n), at(millis), "w")).collect())).unwrap();
                 millis += 1;
             }

@@ -1,5 +1,5 @@
 //! After a start nothing is remembered of the rows that are there, and whoever overwrites them has them read first, each
-//! from a block that is in no cache. Here they are read in their order, at a tenth of that cost, while nothing waits to be
+//! from a block that is in no cache. Here they are read in their order, block by block, while nothing waits to be
 //! written.
 //!
 //! Invariant: a header is taken in only if no write of its row can have been forgotten since it was read. A write that
