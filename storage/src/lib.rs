@@ -24,6 +24,7 @@ mod forest;
 mod front;
 pub mod hints;
 pub mod keyspace;
+mod mend;
 pub mod merkle;
 mod merkle_view;
 mod meta;

@@ -16,7 +16,7 @@ use super::questions::{Proof, Tree};
 /// Advances after which a proof has begun since the mark was read.
 const ADVANCES: u8 = 2;
 /// Marks of one target that are followed at a time; the others wait until these are cleared.
-pub const MARKS_MAX: usize = 1_024;
+pub const MARKS_MAX: usize = 16_384;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
@@ -43,10 +43,8 @@ pub struct Clearing {
 impl Clearing {
     /// Follows these marks, and no others. `trees_of` tells the trees that the target holds in a range.
     pub fn follow(&mut self, marks: &[Mark], trees_of: impl Fn(DirtyRange) -> Vec<Tree>) {
-        let is_there = |range: &DirtyRange, followed: &Followed| {
-            marks.iter().any(|mark| mark.range == *range && mark.generation == followed.generation)
-        };
-        self.marks.retain(|range, followed| is_there(range, followed));
+        let given: BTreeMap<DirtyRange, Generation> = marks.iter().map(|mark| (mark.range, mark.generation)).collect();
+        self.marks.retain(|range, followed| given.get(range) == Some(&followed.generation));
         for mark in marks.iter().take(MARKS_MAX) {
             let follow = || {
                 let trees = trees_of(mark.range).into_iter().map(|tree| (tree, None)).collect();

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cube_storage::model::{Epoch, NodeId, PartitionId, PlacementId, TableId};
-use cube_storage::{MarkGeneration, Store, StoreError, SyncState};
+use cube_storage::{MarkGeneration, Store, StoreError, SyncState, UnsyncedCause};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -277,6 +277,7 @@ impl Follower {
             wake: Arc::clone(&self.parts.wake),
             key,
             marks,
+            was_damaged: matches!(held.sync, SyncState::Unsynced(cause) if cause != UnsyncedCause::New),
         };
         match sources.state() {
             Count::Pending => {}
@@ -343,14 +344,23 @@ struct Ended {
     key: CopyKey,
     /// What was known to be wrong with the partition when the copy began.
     marks: MarkGeneration,
+    /// Rows may have been lost without their leaves.
+    was_damaged: bool,
 }
+
+/// Rows read under one lock while leaves are derived anew.
+const DERIVE_ROWS_PER_STEP: usize = 1_000;
 
 impl Ended {
     fn tell(self, complete: bool) {
         let (placement, partition, map) = self.key;
         // A copy for a map that was taken back meanwhile says nothing of the present one, and one that was under way when
         // damage was found nothing of what was damaged.
-        let marked = complete
+        let is_sound = complete
+            && self.derive_leaves().inspect_err(|error| {
+                tracing::warn!(%error, %partition, "the leaves of a copied partition cannot be derived");
+            }) == Ok(());
+        let marked = is_sound
             && self.store.mark_synced_if(placement, partition, map, self.marks).unwrap_or_else(|error| {
                 tracing::warn!(%error, %partition, "a copied partition cannot be marked");
                 false
@@ -367,6 +377,24 @@ impl Ended {
         }
         drop(copies);
         (self.wake)();
+    }
+
+    /// Makes the leaves those of the rows again: a row that was lost without its leaf and came again is in it twice.
+    fn derive_leaves(&self) -> Result<(), StoreError> {
+        let (placement, partition, _) = self.key;
+        if !self.was_damaged {
+            return Ok(());
+        }
+        for (table, _) in self.store.tables().into_iter().filter(|(_, options)| options.placement == placement) {
+            let mut from = None;
+            loop {
+                from = self.store.derive_leaves_step(table, partition, from, DERIVE_ROWS_PER_STEP)?;
+                if from.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// There is nobody to copy from.

@@ -6,7 +6,7 @@ use cube_replication::anti_entropy::scrub::{Scrub, ScrubSettings, ScrubWorker};
 use cube_replication::worker::{Step, Worker};
 use cube_storage::engine::{Durability, Engine, MemoryEngine, Space};
 use cube_storage::model::{PartitionBits, PlacementId, Record, RowKey};
-use cube_storage::{Store, SyncState, UnsyncedCause};
+use cube_storage::{ScrubBounds, Store, SyncState, UnsyncedCause};
 
 use super::pair::{TABLE, plant, store, version};
 
@@ -119,4 +119,33 @@ fn a_leaf_of_many_rows_is_verified_in_pieces_and_what_is_wrong_at_its_end_is_fou
     run(&mut worker, end_ms, || scrub.status().cycles < 2);
     assert_eq!(scrub.status().damaged, 1);
     assert_eq!(scrub.status().rows, 10_000);
+}
+
+#[test]
+fn leaves_of_rows_that_were_lost_and_came_again_are_derived_anew() {
+    let (store, engine) = some_rows();
+    let key = RowKey::of(77u32.to_be_bytes().to_vec());
+    let record = store.get(TABLE, &key).unwrap().unwrap();
+    let data_key = cube_storage::keyspace::data_key(TABLE, &key);
+    engine.write(Durability::Synced, &mut |writes| writes.delete(Space::Data, &data_key)).unwrap();
+    plant(&store, [(key.clone(), record)]);
+    let all = ScrubBounds { rows_max: usize::MAX, bytes_max: usize::MAX };
+    let first = cube_storage::merkle::LeafId(0);
+    let damaged = || store.scrub_step(TABLE, &first.into(), all).unwrap().damaged.len();
+    assert_eq!(damaged(), 1, "the row is in its leaf twice");
+    let partition = store.bits().partition_of(key.token());
+    let (mut from, mut steps) = (None, 0);
+    loop {
+        from = store.derive_leaves_step(TABLE, partition, from, 100).unwrap();
+        steps += 1;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert!(steps > 5, "a bounded part in each of {steps} steps");
+    assert_eq!(damaged(), 0);
+    let (healed, other) = (store, some_rows().0);
+    let tree = [(TABLE, partition)];
+    let horizon = cube_storage::model::Hlc(u64::MAX);
+    assert_eq!(healed.roots_as_of(horizon, &tree), other.roots_as_of(horizon, &tree), "the tree in memory follows");
 }
