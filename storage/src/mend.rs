@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use crate::engine::{Direction, EngineError, Reader as _, Space};
+use crate::engine::{Direction, EngineError, Space};
 use crate::error::{DamagedRange, StoreError};
 use crate::forest::{leaf_rows, read_leaves};
 use crate::keyspace::decode_data_key;
