@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
+use futures::FutureExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -31,6 +32,8 @@ const HEAD_TIME: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// After an error that concerns all connections, such as no file being left: others may close meanwhile.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How long the port, when it closes, waits for requests that are on their way on connections that are there.
+const LAST_REQUEST_WITHIN: Duration = Duration::from_millis(200);
 /// How long somebody who is refused may take to hear it.
 const REFUSE_WITHIN: Duration = Duration::from_secs(1);
 /// When somebody for whom there was no place may try again.
@@ -46,25 +49,29 @@ pub async fn serve(
     let mut stop = pin!(stop);
     let (open, closing) = (TaskTracker::new(), CancellationToken::new());
     let refusal: Arc<str> = refusal(&places).into();
+    let take = |stream: TcpStream| match places.seat() {
+        Seat::Taken(place) => drop(open.spawn(talk(stream, router.clone(), closing.clone(), place))),
+        Seat::Refused(turn) => drop(tokio::spawn(refuse(stream, Arc::clone(&refusal), turn))),
+        Seat::Ignored => drop(stream),
+    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut stop => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) if concerns_one(&error) => continue,
+        match accepted {
+            Ok((stream, _)) => take(stream),
+            Err(error) if concerns_one(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be taken");
                 sleep(ACCEPT_AGAIN_AFTER).await;
-                continue;
             }
-        };
-        match places.seat() {
-            Seat::Taken(place) => drop(open.spawn(talk(stream, router.clone(), closing.clone(), place))),
-            Seat::Refused(turn) => drop(tokio::spawn(refuse(stream, Arc::clone(&refusal), turn))),
-            Seat::Ignored => drop(stream),
         }
+    }
+    // Those in the system's queue are connected as far as they know, and may have asked already: the port closing over
+    // them would reset them, and a write whose connection is reset is one of which nobody knows.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        take(stream);
     }
     drop(listener);
     closing.cancel();
@@ -93,8 +100,14 @@ async fn talk(stream: TcpStream, router: Router, closing: CancellationToken, _pl
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // A request that is just coming is answered, and its connection ends with that.
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = sleep(LAST_REQUEST_WITHIN) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
     };
     if let Err(error) = ended {
