@@ -36,6 +36,9 @@ pub struct Timing {
     /// For how long after the start a node that was never heard is presumed alive: as long as a live one may need to
     /// be found dead. A cluster that is restarted as a whole then answers its first requests instead of refusing them.
     pub presume_ms: u64,
+    /// For how long a node that others have just told of is presumed alive before it was heard: it has most likely just
+    /// joined, replicas are placed on it at once, and its first heartbeats are a few rounds away.
+    pub hear_ms: u64,
     /// When this node itself did nothing for so long, silence of others is its own fault.
     pub pause_ms: u64,
     /// How long after such a pause nobody is declared dead: some rounds, in which every live peer is heard again.
@@ -62,6 +65,7 @@ impl Default for Timing {
             publish_interval_ms: 1_000,
             seed_interval_ms: 1_000,
             presume_ms: 5_000,
+            hear_ms: 2_000,
             pause_ms: 1_000,
             hold_ms: 2_000,
             conflict_ms: 10_000,

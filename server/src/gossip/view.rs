@@ -152,12 +152,17 @@ impl View {
         self.updated_ms < self.presume_until_ms
     }
 
+    /// Whether a node was told of so lately that it may not have been heard yet.
+    fn is_new(&self, entry: &Entry) -> bool {
+        self.updated_ms.saturating_sub(entry.since_ms) < self.timing.hear_ms
+    }
+
     /// All nodes heard of but this one.
     pub(super) fn peers(&self) -> Vec<PeerView> {
         let view = |(node, entry): (&NodeId, &Entry)| PeerView {
             node: *node,
             name: entry.name.to_string(),
-            alive: entry.found.unwrap_or_else(|| self.presumes()),
+            alive: entry.found.unwrap_or_else(|| self.presumes() || self.is_new(entry)),
             since_ms: entry.since_ms,
             report: Arc::clone(&entry.report),
             generation: entry.instance.generation,
@@ -199,7 +204,8 @@ impl View {
     }
 
     fn judge(&mut self, now_ms: u64, node: NodeId, counts: bool) -> Option<(NodeId, bool)> {
-        let (presumes, hold_until_ms, hold_ms) = (self.presumes(), self.hold_until_ms, self.timing.hold_ms);
+        let (hold_until_ms, hold_ms) = (self.hold_until_ms, self.timing.hold_ms);
+        let presumes = self.presumes() || self.is_new(self.entries.get(&node)?);
         let entry = self.entries.get_mut(&node)?;
         if counts {
             entry.silent_since_ms = None;

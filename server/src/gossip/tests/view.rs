@@ -49,12 +49,17 @@ fn a_node_heard_of_is_presumed_alive_until_it_should_have_been_heard() {
 }
 
 #[test]
-fn a_node_heard_of_later_is_dead_until_it_is_heard() {
+fn a_node_heard_of_later_has_a_moment_to_be_heard_in_which_nobody_calls_it_dead() {
     let mut view = view();
     run(&mut view, 6_000, &[]);
-    assert_eq!(run(&mut view, 6_250, &[seen(2, 1, false)]), [(2, false)]);
-    assert_eq!(run(&mut view, 6_500, &[seen(2, 1, true)]), [(2, true)]);
-    assert_eq!(view.peers()[0].since_ms, 6_500);
+    assert_eq!(run(&mut view, 6_250, &[seen(2, 1, false), seen(3, 1, false)]), []);
+    assert!(view.peers().iter().all(|peer| peer.alive) && !view.presumes());
+    assert_eq!(run(&mut view, 6_500, &[seen(2, 1, true), seen(3, 1, false)]), [(2, true)]);
+    let at_last = 6_250 + Timing::default().hear_ms;
+    assert_eq!(run(&mut view, at_last - 250, &[seen(2, 1, true), seen(3, 1, false)]), []);
+    assert_eq!(run(&mut view, at_last, &[seen(2, 1, true), seen(3, 1, false)]), [(3, false)]);
+    assert_eq!(view.peers().iter().filter(|peer| peer.alive).count(), 1);
+    assert_eq!(run(&mut view, at_last + 250, &[seen(2, 1, true), seen(3, 1, true)]), [(3, true)]);
 }
 
 #[test]
