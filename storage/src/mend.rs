@@ -54,7 +54,7 @@ impl Store {
             }
         });
         if let Err(EngineError::Corruption { detail }) = &read {
-            damaged = Some(DamagedRange::of_rows(table, range, detail));
+            damaged = Some(DamagedRange::of_rows(table, range.clone(), detail));
         } else {
             read?;
         }
@@ -69,7 +69,7 @@ impl Store {
         };
         let leaves: Vec<LeafId> = stored.keys().chain(derived.keys()).filter(wrong).copied().collect();
         if !leaves.is_empty() {
-            self.write(&mut commit, &mut |writes| {
+            self.write(&mut commit, &range, &mut |writes| {
                 for leaf in &leaves {
                     let key = leaf_key(table, *leaf);
                     match derived.get(leaf) {
