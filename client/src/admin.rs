@@ -21,7 +21,7 @@ use crate::client::Client;
 use crate::error::{Asked, Error};
 use crate::failure;
 use crate::node::Node;
-use crate::retry::{self, Failure, Kind, Next};
+use crate::retry::{self, Failure, Kind, Next, Words};
 
 pub use repair::{NotCompared, Repair, RepairPair, RepairScope, Repairs};
 
@@ -199,6 +199,7 @@ impl Admin {
         let options = &self.client.inner().options;
         let deadline = Instant::now() + self.timeout;
         let nodes = self.candidates()?;
+        let mut words = Words::default();
         let asked = || Asked { operation, key: key.to_owned() };
         for (attempt, node) in (1..).zip(nodes.iter().cycle()) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -213,16 +214,17 @@ impl Admin {
                 Ok(Err(status)) => failure::of_status(&status),
                 Err(_) => Failure::Slow,
             };
+            words.note(node, &failure);
             if failure.is_loss_of_node() {
                 node.avoid();
             }
             let wait = match retry::next(kind, attempt, options.attempts_max, &failure) {
-                Next::GiveUp => return Err(error(asked(), node, attempt, kind, failure)),
+                Next::GiveUp => return Err(error(asked(), words.or(kind, node, failure), attempt, kind)),
                 Next::Elsewhere(wait) => wait,
             };
             let resume = Instant::now() + wait;
             if resume >= deadline {
-                return Err(error(asked(), node, attempt, kind, failure));
+                return Err(error(asked(), words.or(kind, node, failure), attempt, kind));
             }
             if !wait.is_zero() {
                 sleep_until(resume).await;
@@ -261,7 +263,7 @@ impl<T> Told<T> {
     }
 }
 
-fn error(asked: Asked, node: &Node, attempts: u32, kind: Kind, last: Failure) -> Error {
+fn error(asked: Asked, (node, last): (Arc<Node>, Failure), attempts: u32, kind: Kind) -> Error {
     let node = node.address.clone();
     let may_be_done = kind != Kind::Read && last.may_take_effect();
     match last {

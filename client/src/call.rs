@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::failure;
 use crate::node::Node;
 use crate::operation::{Operation, millis};
-use crate::retry::{self, Failure, Kind, Next};
+use crate::retry::{self, Failure, Kind, Next, Words};
 use crate::session::Lane;
 
 /// What a node's answer needs to travel, taken off the time it is given ...
@@ -39,6 +39,7 @@ struct Attempts<'a, O: Operation> {
     tried: Vec<Arc<Node>>,
     /// The last attempt that may have taken effect, if one may have: where, and what was said.
     maybe_done: Option<(Arc<Node>, Failure)>,
+    words: Words,
 }
 
 impl Inner {
@@ -51,7 +52,7 @@ impl Inner {
     ) -> Result<O::Reply, Error> {
         let deadline = Instant::now() + timeout.unwrap_or(self.options.timeout);
         let kind = op.kind();
-        let attempts = Attempts { inner: self, op, kind, tried: Vec::new(), maybe_done: None };
+        let attempts = Attempts { inner: self, op, kind, tried: Vec::new(), maybe_done: None, words: Words::default() };
         attempts.run(via, deadline).await
     }
 }
@@ -120,6 +121,7 @@ impl<O: Operation> Attempts<'_, O> {
         if failure.is_loss_of_node() {
             node.avoid();
         }
+        self.words.note(node, failure);
         if failure.tells_of_change() {
             self.inner.stale.notify_one();
         }
@@ -135,6 +137,7 @@ impl<O: Operation> Attempts<'_, O> {
             let refusal = if let Failure::Refused(refusal) = &by { Some(refusal.clone()) } else { None };
             return Error::Unknown { asked, node: node.address.clone(), reason: by.reason(), refusal };
         }
+        let (node, last) = self.words.or(self.kind, node, last);
         let address = node.address.clone();
         match last {
             Failure::Refused(refusal) => Error::Refused { asked, node: address, refusal },

@@ -173,7 +173,7 @@ impl Level {
         }
     }
 
-    fn of(level: v1::Level) -> Self {
+    pub(crate) fn of(level: v1::Level) -> Self {
         LEVELS.into_iter().find(|(known, _)| known.wire() == level).map(|(known, _)| known).unwrap_or_default()
     }
 }

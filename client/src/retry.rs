@@ -10,9 +10,11 @@
 //!
 //! Reads change nothing and are repeated as long as there is time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Refusal;
+use crate::node::Node;
 
 /// After a failure without a hint when to come back: doubled with each attempt, up to the most.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
@@ -45,6 +47,29 @@ pub(crate) enum Failure {
     Slow,
     /// What came is no answer.
     Misunderstood(String),
+}
+
+/// The last words of a node. When it alone lives of those that can be asked, what it says tells more than that the others
+/// did not answer.
+#[derive(Debug, Default)]
+pub(crate) struct Words(Option<(Arc<Node>, Failure)>);
+
+impl Words {
+    pub(crate) fn note(&mut self, node: &Arc<Node>, failure: &Failure) {
+        if matches!(failure, Failure::Refused(_)) {
+            self.0 = Some((Arc::clone(node), failure.clone()));
+        }
+    }
+
+    /// What the caller is told: the last failure, unless that is silence and there were words before. A write that may have
+    /// taken effect is never told as one that was refused.
+    pub(crate) fn or(self, kind: Kind, node: &Arc<Node>, last: Failure) -> (Arc<Node>, Failure) {
+        match (self.0, last) {
+            (Some(words), Failure::Unsent(_)) => words,
+            (Some(words), Failure::Lost(_) | Failure::Slow) if kind == Kind::Read => words,
+            (_, last) => (Arc::clone(node), last),
+        }
+    }
 }
 
 /// What to do next.

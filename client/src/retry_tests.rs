@@ -91,3 +91,22 @@ fn the_hint_of_an_overloaded_node_is_heeded() {
     }
     assert_eq!(next(Kind::Write, 1, 8, &failure), Next::Elsewhere(Duration::from_millis(70)));
 }
+
+#[tokio::test]
+async fn a_refusal_tells_more_than_silence_and_never_hides_that_a_write_may_be_done() {
+    let node = |address: &str| Arc::new(Node::new(address, &crate::Options::default()).unwrap());
+    let (living, dead) = (node("127.0.0.1:1"), node("127.0.0.1:2"));
+    let refusal = refused("unavailable", 14, false);
+    let told = |kind, last: Failure| {
+        let mut words = Words::default();
+        words.note(&living, &refusal);
+        words.note(&dead, &last);
+        let (by, told) = words.or(kind, &dead, last);
+        (by.address.clone(), told)
+    };
+    let unsent = Failure::Unsent("refused".into());
+    assert_eq!(told(Kind::Write, unsent.clone()), (living.address.clone(), refusal.clone()));
+    assert_eq!(told(Kind::Read, Failure::Slow), (living.address.clone(), refusal.clone()));
+    assert_eq!(told(Kind::Write, Failure::Slow), (dead.address.clone(), Failure::Slow));
+    assert_eq!(Words::default().or(Kind::Read, &dead, unsent.clone()).1, unsent);
+}

@@ -19,7 +19,7 @@ use crate::failure;
 use crate::model::{Explained, Key, Level, Row};
 use crate::node::Node;
 use crate::operation::millis;
-use crate::retry::{self, Failure, Kind, Next};
+use crate::retry::{self, Failure, Kind, Next, Words};
 use crate::table::Table;
 
 /// What a page needs to travel, taken off the time that the node is given.
@@ -119,6 +119,7 @@ impl Scan {
         let inner = Arc::clone(self.table.client().inner());
         let deadline = Instant::now() + self.timeout.unwrap_or(inner.options.timeout);
         let mut tried: Vec<Arc<Node>> = Vec::new();
+        let mut words = Words::default();
         for attempt in 1.. {
             let node = self.node(&tried)?;
             let now = Instant::now();
@@ -131,6 +132,7 @@ impl Scan {
                 Err(failure) => failure,
             };
             self.open = None;
+            words.note(&node, &failure);
             if failure.is_loss_of_node() {
                 node.avoid();
             }
@@ -138,12 +140,12 @@ impl Scan {
                 inner.stale.notify_one();
             }
             let wait = match retry::next(Kind::Read, attempt, inner.options.attempts_max, &failure) {
-                Next::GiveUp => return Err(self.error(&node, attempt, failure)),
+                Next::GiveUp => return Err(self.error(words.or(Kind::Read, &node, failure), attempt)),
                 Next::Elsewhere(wait) => inner.clock.jittered(wait),
             };
             tried.push(Arc::clone(&node));
             if Instant::now() + wait >= deadline {
-                return Err(self.error(&node, attempt, failure));
+                return Err(self.error(words.or(Kind::Read, &node, failure), attempt));
             }
             tokio::time::sleep(wait).await;
         }
@@ -184,7 +186,11 @@ impl Scan {
         let Some(open) = &mut self.open else { return Err(Failure::Slow) };
         match open.pages.message().await.map_err(|status| failure::of_status(&status))? {
             Some(page) if page.partial.is_empty() => Ok(page),
-            Some(page) => Err(Failure::Lost(format!("the level was not reached in partitions {:?}", page.partial))),
+            Some(page) => {
+                let level = Level::of(self.request.level());
+                let partitions = page.partial.len();
+                Err(Failure::Lost(format!("{level} was not reached in {partitions} partitions")))
+            }
             None => Err(Failure::Lost("the stream ended before the scan".to_owned())),
         }
     }
@@ -206,7 +212,7 @@ impl Scan {
         rows
     }
 
-    fn error(&self, node: &Arc<Node>, attempts: u32, failure: Failure) -> Error {
+    fn error(&self, (node, failure): (Arc<Node>, Failure), attempts: u32) -> Error {
         let prefix = Key { partition: self.request.prefix.clone(), sort: Bytes::new() };
         let asked = Asked { operation: "SCAN", key: prefix.to_string() };
         let node = node.address.clone();
