@@ -33,6 +33,7 @@ pub fn main() -> ExitCode {
     };
     let form = form(&arguments);
     let mut session = Session::new(address(&arguments.host, arguments.port), arguments.timeout);
+    session.is_watched = matches!(form, Form::People { .. });
     let code = match &arguments.task {
         Some(Task::Import(import)) => {
             let done = runtime.block_on(transfer::import(&mut session, import, form));

@@ -24,6 +24,14 @@ pub(crate) enum ShellError {
     /// The cluster, or the way to it.
     #[error("{}", tell(.0))]
     Client(Error),
+    /// The cluster, and what was probably meant instead.
+    #[error("{}\n  did you mean {nearest}?", tell(.error))]
+    Meant {
+        /// Its words.
+        error: Error,
+        /// What there is.
+        nearest: String,
+    },
     /// No node of this cluster answers.
     #[error(
         "cannot connect to {address}: {reason}. Does a node run there? `cubed dev --nodes 3 --dir DIR` starts three on \
@@ -45,6 +53,31 @@ pub(crate) enum ShellError {
         what: &'static str,
         /// What can be done.
         instead: &'static str,
+    },
+    /// A node that was asked over HTTP said no, or nobody knows what came of it.
+    #[error("{} [{code}]", harmless(.message))]
+    Refused {
+        /// For programs.
+        code: String,
+        /// Its words.
+        message: String,
+    },
+    /// Nodes that live tell nothing over HTTP.
+    #[error(
+        "no node answers {what} over HTTP, at the address that it advertises: {}\n  NODES shows who is down",
+        harmless(&.nodes.join(", "))
+    )]
+    Silent {
+        /// What was asked for.
+        what: &'static str,
+        /// Their names.
+        nodes: Vec<String>,
+    },
+    /// A repair that did not do everything.
+    #[error("{}", harmless(.told))]
+    RepairEnded {
+        /// What it did.
+        told: String,
     },
     /// There is no such thing in this cluster.
     #[error("there is no {what} {name:?}{}", meant(.nearest.as_deref()))]
@@ -120,12 +153,15 @@ impl ShellError {
     pub(crate) fn code(&self) -> &str {
         match self {
             Self::Syntax(_) => "syntax",
-            Self::Client(error) => error.code(),
+            Self::Client(error) | Self::Meant { error, .. } => error.code(),
             Self::CannotConnect { .. } => "cannot_connect",
             Self::NotConnected => "not_connected",
             Self::NotServed { .. } => "not_served",
             Self::NoSuch { .. } => "no_such",
             Self::File(_) => "file",
+            Self::Refused { code, .. } => code,
+            Self::Silent { .. } => "no_answer",
+            Self::RepairEnded { .. } => "repair_not_completed",
             Self::Cancelled { .. } => "cancelled",
         }
     }
@@ -133,7 +169,7 @@ impl ShellError {
     /// Whether a write may have taken effect all the same.
     pub(crate) fn may_take_effect(&self) -> bool {
         match self {
-            Self::Client(error) => error.may_take_effect(),
+            Self::Client(error) | Self::Meant { error, .. } => error.may_take_effect(),
             Self::Cancelled { writes } => *writes,
             _ => false,
         }
@@ -142,7 +178,7 @@ impl ShellError {
     /// The node's words, if it was one that said no.
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {
-            Self::Client(error) => error.refusal(),
+            Self::Client(error) | Self::Meant { error, .. } => error.refusal(),
             _ => None,
         }
     }

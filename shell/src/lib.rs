@@ -1,6 +1,6 @@
 //! `cube`, the shell of Cube KV: interactive for operators, scriptable for programs.
 //!
-//! It talks to a cluster through `cube-client` alone; whatever it can do, a program can do with the same crate. A statement
+//! It talks to a cluster through `cube-client`, and over HTTP for what nodes tell there alone (`http`). A statement
 //! is read (`statement`), done (`run`) with what lasts between statements (`session`), and its outcome is shown in one of
 //! three forms (`render`). Who types statements (`interactive`) or has them in a file (`script`) makes no other difference.
 
@@ -11,6 +11,7 @@ mod args;
 mod cases;
 mod clock;
 mod error;
+mod http;
 mod interactive;
 mod outcome;
 mod render;

@@ -3,8 +3,10 @@
 
 use std::io::{self, BufRead, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::error::{EXIT_FAILED, EXIT_OK, ShellError};
+use crate::outcome::Outcome;
 use crate::render::Form;
 use crate::run::run;
 use crate::session::Session;
@@ -23,7 +25,11 @@ pub(crate) async fn text(session: &mut Session, source: &str, first_line: usize,
             }
             Ok(statement) if statement.command == Command::Exit => return ControlFlow::Break(EXIT_OK),
             Ok(statement) => {
-                let done = run(session, &statement.command).await;
+                let done = match statement.command {
+                    // A node does it, and would go on after the end of this process.
+                    Command::Repair { .. } => until_interrupted(session, &statement.command).await,
+                    _ => run(session, &statement.command).await,
+                };
                 (statement.command.name(), statement.span.start, done)
             }
         };
@@ -40,6 +46,17 @@ pub(crate) async fn text(session: &mut Session, source: &str, first_line: usize,
         }
     }
     ControlFlow::Continue(())
+}
+
+/// Does a statement, and ends it where it is done when this process is told to end.
+async fn until_interrupted(session: &mut Session, command: &Command) -> Result<Outcome, ShellError> {
+    let bell = Arc::clone(&session.interrupted);
+    let mut doing = std::pin::pin!(run(session, command));
+    tokio::select! {
+        done = &mut doing => return done,
+        _ = tokio::signal::ctrl_c() => bell.notify_one(),
+    }
+    doing.await
 }
 
 /// Does the statements of standard input as they come.

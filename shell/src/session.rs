@@ -4,16 +4,21 @@
 //! another one does and becomes the contact, and a notice tells so.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cube_client::admin::{Admin, Keyspace, Member, Told};
 use cube_client::{Client, Error, Level, Options, Table};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::error::ShellError;
 use crate::statement::{TableName, nearest};
 
 /// The port on which nodes serve clients unless told otherwise.
 pub(crate) const DEFAULT_PORT: u16 = 7400;
+/// What is asked when the time of a statement is over fails as late, and not as something that was never asked.
+const TIME_MIN: Duration = Duration::from_millis(1);
 /// Notices that wait to be shown. Older ones are dropped.
 const NOTICES_MAX: usize = 16;
 
@@ -31,6 +36,8 @@ pub(crate) struct Session {
     forgotten: Vec<String>,
     /// How long a statement may take.
     pub(crate) timeout: Duration,
+    /// When the statement that is under way has taken that long.
+    deadline: Instant,
     /// The keyspace in use.
     pub(crate) keyspace: String,
     /// The table in use, if one was chosen.
@@ -38,6 +45,10 @@ pub(crate) struct Session {
     /// The level of statements that name none.
     pub(crate) level: Level,
     notices: Vec<String>,
+    /// Rings when the user wants an end of what has to be ended elsewhere too.
+    pub(crate) interrupted: Arc<Notify>,
+    /// Whether somebody watches, and wants to see how far something is.
+    pub(crate) is_watched: bool,
 }
 
 /// `host:port`, with brackets around an IPv6 address.
@@ -47,7 +58,7 @@ pub(crate) fn address(host: &str, port: u16) -> String {
 
 /// What a first user most probably did when something answers that is no gRPC: took a node's HTTP port.
 fn plainly(reason: &str) -> String {
-    if reason.contains("protocol error") || reason.contains("404 Not Found") {
+    if ["protocol error", "404 Not Found", "transport error"].iter().any(|sign| reason.contains(sign)) {
         return format!("what answers there speaks no gRPC, as a node's HTTP port would ({reason})");
     }
     reason.to_owned()
@@ -63,11 +74,24 @@ impl Session {
             names: BTreeMap::new(),
             forgotten: Vec::new(),
             timeout,
+            deadline: Instant::now() + timeout,
             keyspace: "default".to_owned(),
             table: Some("kv".to_owned()),
             level: Level::default(),
             notices: Vec::new(),
+            interrupted: Arc::default(),
+            is_watched: false,
         }
+    }
+
+    /// A statement begins, and has the time of one for all that it asks.
+    pub(crate) fn begin(&mut self) {
+        self.deadline = Instant::now() + self.timeout;
+    }
+
+    /// What is left of the time of the statement that is under way.
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now()).max(TIME_MIN)
     }
 
     /// The cluster, connected to by now.
@@ -81,7 +105,7 @@ impl Session {
 
     /// Connects to the cluster of which a node has this address. The session stays where it is if that fails.
     pub(crate) async fn connect(&mut self, target: String) -> Result<Client, ShellError> {
-        let options = Options { timeout: self.timeout, ..Options::default() };
+        let options = Options { timeout: self.left(), ..Options::default() };
         let client = Client::connect_with([&target], options).await.map_err(|error| match error {
             Error::Unreachable { node, reason, .. } => {
                 ShellError::CannotConnect { address: node, reason: plainly(&reason) }
@@ -103,7 +127,7 @@ impl Session {
 
     /// Questions about the cluster, asked of the contact first.
     pub(crate) async fn admin(&mut self) -> Result<Admin, ShellError> {
-        let admin = self.client().await?.admin().timeout(self.timeout);
+        let admin = self.client().await?.admin().timeout(self.left());
         Ok(match &self.contact {
             Some(contact) => admin.first(contact),
             None => admin,

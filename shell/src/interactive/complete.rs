@@ -86,6 +86,7 @@ fn of_words(before: &[&str], names: &Names) -> Vec<String> {
         ["CREATE" | "ALTER", "TABLE", ..] => options(commands::TABLE_OPTIONS),
         ["USE" | "DESCRIBE"] => places(),
         ["REPAIR"] => names.tables.clone(),
+        ["SCRUB"] => owned(&["NOW"]),
         ["REPAIR", _] => owned(&["PLAN"]),
         ["CONSISTENCY"] => levels(),
         ["DISCONNECT"] => names.nodes.clone(),

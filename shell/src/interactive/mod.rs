@@ -10,6 +10,7 @@ use std::fs;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use reedline::{
     ColumnarMenu, Emacs, FileBackedHistory, KeyCode, KeyModifiers, MenuBuilder, Reedline, ReedlineEvent, ReedlineMenu,
@@ -17,6 +18,7 @@ use reedline::{
 };
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal as Interrupts, SignalKind, signal};
+use tokio::sync::Notify;
 
 use self::names::Shared;
 use crate::error::{EXIT_FAILED, EXIT_OK, ShellError};
@@ -54,7 +56,7 @@ pub(crate) fn shell(runtime: &Runtime, mut session: Session, form: Form) -> u8 {
             }
         }
     };
-    let hello = runtime.block_on(unless_interrupted(&mut interrupts, false, greeting(&mut session, "CONNECT")));
+    let hello = runtime.block_on(unless_interrupted(&mut interrupts, false, None, greeting(&mut session, "CONNECT")));
     match hello {
         Ok(outcome) if matches!(form, Form::People { .. }) => {
             let outcome = outcome.line(Tone::Aside, "HELP lists the commands, Tab completes them, Ctrl-D ends");
@@ -110,8 +112,11 @@ fn statements(
             }
             Ok(statement) if statement.command == Command::Exit => return ControlFlow::Break(EXIT_OK),
             Ok(statement) => {
+                let ended_elsewhere = matches!(statement.command, Command::Repair { .. });
+                let bell = ended_elsewhere.then(|| Arc::clone(&session.interrupted));
                 let doing = run(session, &statement.command);
-                let done = runtime.block_on(unless_interrupted(interrupts, writes(&statement.command), doing));
+                let doing = unless_interrupted(interrupts, writes(&statement.command), bell, doing);
+                let done = runtime.block_on(doing);
                 done.map_err(|error| (statement.command.name(), error))
             }
         };
@@ -153,6 +158,9 @@ fn writes(command: &Command) -> bool {
             | Command::Stats
             | Command::Hints
             | Command::Health
+            | Command::Status
+            | Command::Scrub { now: false }
+            | Command::Repair { plan: true, .. }
             | Command::Describe(_)
             | Command::Use(_)
             | Command::Connect { .. }
@@ -160,13 +168,23 @@ fn writes(command: &Command) -> bool {
     )
 }
 
+/// Does it, or ends it at Ctrl-C: at once, or for what has to be ended elsewhere too by ringing its bell.
 async fn unless_interrupted(
     interrupts: &mut Interrupts,
     writes: bool,
+    bell: Option<Arc<Notify>>,
     doing: impl Future<Output = Result<Outcome, ShellError>>,
 ) -> Result<Outcome, ShellError> {
+    let mut doing = std::pin::pin!(doing);
     tokio::select! {
-        done = doing => done,
+        done = &mut doing => return done,
+        _ = interrupts.recv() => {}
+    }
+    let Some(bell) = bell else { return Err(ShellError::Cancelled { writes }) };
+    bell.notify_one();
+    // A second time it is left to itself.
+    tokio::select! {
+        done = &mut doing => done,
         _ = interrupts.recv() => Err(ShellError::Cancelled { writes }),
     }
 }

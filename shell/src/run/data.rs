@@ -41,7 +41,7 @@ pub(super) async fn put(
     if terms.explain {
         put = put.explain();
     }
-    let written = put.timeout(terms.timeout.unwrap_or(session.timeout)).send().await?;
+    let written = put.timeout(terms.timeout.unwrap_or_else(|| session.left())).send().await?;
     Ok(of_write(statement, &key, &written))
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn delete(session: &mut Session, key: &Bytes, terms: &Terms) ->
     if terms.explain {
         delete = delete.explain();
     }
-    let written = delete.timeout(terms.timeout.unwrap_or(session.timeout)).send().await?;
+    let written = delete.timeout(terms.timeout.unwrap_or_else(|| session.left())).send().await?;
     Ok(of_write("DELETE", &key, &written))
 }
 
@@ -104,7 +104,7 @@ pub(super) async fn get(session: &mut Session, key: &Bytes, terms: &Terms) -> Re
     let table = session.rows(terms.table.as_ref()).await?;
     let key = key_of(key, terms);
     let level = level(session, terms);
-    let timeout = terms.timeout.unwrap_or(session.timeout);
+    let timeout = terms.timeout.unwrap_or_else(|| session.left());
     let mut get = table.get(key.clone()).level(level).timeout(timeout);
     if terms.explain {
         get = get.explain();

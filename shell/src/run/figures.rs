@@ -23,7 +23,7 @@ impl Kept {
     async fn ask(session: &mut Session) -> Result<Self, ShellError> {
         let members = session.members().await?.answer;
         let client = session.client().await?;
-        let timeout = session.timeout;
+        let timeout = session.left();
         let ask = members.iter().filter(|member| member.alive).map(|member| {
             let admin = client.admin().only(&member.grpc).timeout(timeout);
             async move { (member.name.clone(), admin.hints().await) }

@@ -62,7 +62,7 @@ async fn of_prefix(
 ) -> Result<Listed, ShellError> {
     let begun = |limit: u64| {
         let of = table.scan(scan.prefix.clone().unwrap_or_default()).level(level(session, terms)).limit(limit);
-        let of = of.timeout(terms.timeout.unwrap_or(session.timeout)).page_rows(page_rows(limit));
+        let of = of.timeout(terms.timeout.unwrap_or_else(|| session.left())).page_rows(page_rows(limit));
         if scan.backward { of.backward() } else { of }
     };
     let mut pages = begun(limit);
@@ -98,7 +98,7 @@ async fn of_key(
     let mut range = table
         .range(key.clone())
         .level(level(session, terms))
-        .timeout(terms.timeout.unwrap_or(session.timeout))
+        .timeout(terms.timeout.unwrap_or_else(|| session.left()))
         .page_rows(page_rows(limit.saturating_add(1)));
     if let Some(from) = &scan.from {
         range = range.from(from.clone());

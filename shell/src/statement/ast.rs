@@ -90,6 +90,8 @@ pub enum Command {
     Repair { table: Option<TableName>, plan: bool },
     /// Since when replicas are in sync.
     Status,
+    /// How far the verifying of what nodes hold is, or has it done now.
+    Scrub { now: bool },
     /// What works, and what would break next.
     Health,
     /// Talks to another node or cluster.
@@ -145,6 +147,7 @@ impl Command {
             Self::Hints => "HINTS",
             Self::Repair { .. } => "REPAIR",
             Self::Status => "STATUS",
+            Self::Scrub { .. } => "SCRUB",
             Self::Health => "HEALTH",
             Self::Connect { .. } => "CONNECT",
             Self::Disconnect(_) => "DISCONNECT",
@@ -283,13 +286,22 @@ impl fmt::Display for Command {
                 table.as_ref().map_or(Ok(()), |table| write!(f, " {table}"))?;
                 if *plan { f.write_str(" PLAN") } else { Ok(()) }
             }
+            Self::Scrub { now } => {
+                f.write_str(name)?;
+                if *now { f.write_str(" NOW") } else { Ok(()) }
+            }
             Self::Connect { host, port } => {
                 write!(f, "{name} {}", quote(host.as_bytes()))?;
                 port.map_or(Ok(()), |port| write!(f, " {port}"))
             }
-            Self::Disconnect(word) | Self::Help(word) => {
+            Self::Disconnect(node) => {
                 f.write_str(name)?;
-                word.as_ref().map_or(Ok(()), |word| write!(f, " {}", quote(word.as_bytes())))
+                node.as_ref().map_or(Ok(()), |node| write!(f, " {}", quote(node.as_bytes())))
+            }
+            // The words of a command are never in quotes.
+            Self::Help(words) => {
+                f.write_str(name)?;
+                words.as_ref().map_or(Ok(()), |words| write!(f, " {words}"))
             }
             Self::CreateKeyspace { name: keyspace, options } | Self::AlterKeyspace { name: keyspace, options } => {
                 write!(f, "{name} {keyspace}{}", keyspace_options(options))

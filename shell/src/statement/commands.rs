@@ -123,6 +123,15 @@ pub const COMMANDS: &[Spec] = &[
         )
     },
     spec("STATUS", "STATUS", "Shows since when the replicas of each table are in sync.", "STATUS"),
+    Spec {
+        flags: &["NOW"],
+        ..spec(
+            "SCRUB",
+            "SCRUB [NOW]",
+            "Shows how far the nodes are in verifying what they hold, or has them verify all of it now.",
+            "SCRUB",
+        )
+    },
     spec("HEALTH", "HEALTH", "Tells what works now, and what would not if one more node died.", "HEALTH"),
     spec("CONNECT", "CONNECT host [port]", "Talks to another node, or to another cluster.", "CONNECT 127.0.0.1 7400"),
     spec(

@@ -124,6 +124,7 @@ fn statement(spec: &'static Spec, cursor: &mut Cursor<'_>, start: Span) -> Resul
         "HINTS" => Command::Hints,
         "REPAIR" => repair(cursor)?,
         "STATUS" => Command::Status,
+        "SCRUB" => Command::Scrub { now: cursor.take_word("NOW") },
         "HEALTH" => Command::Health,
         "CONNECT" => connect(cursor)?,
         "DISCONNECT" if cursor.is_over() => Command::Disconnect(None),

@@ -31,6 +31,10 @@ pub(super) fn of_rows(cursor: &mut Cursor<'_>, spec: &Spec) -> Result<(Terms, Sc
         // LIMIT may stand without =, as people write it elsewhere.
         let is_option = cursor.is_followed_by('=') || name == "LIMIT";
         if !is_option {
+            if spec.options.contains(&name.as_str()) {
+                let behind = Span { start: span.end, end: span.end };
+                return Err(SyntaxError::new(behind, format!("behind {name} belong = and its value")));
+            }
             break;
         }
         let Some(option) = spec.options.iter().find(|option| **option == name) else {

@@ -148,6 +148,7 @@ fn an_error_points_at_the_wrong_word_and_names_the_nearest_right_one() {
         ("CREATE TABLE a hegde=off", "hegde", Some("hedge")),
         ("PUT a b c", "c", None),
         ("GET a CL=ONE CL=ALL", "CL", None),
+        ("GET a CL QUORUM", "", None),
         ("PUT a b TTL=soon", "soon", None),
         ("PUT a \"\\q\"", "\\q", None),
         ("SCAN KEY=a LIMIT=0", "0", None),
@@ -249,7 +250,7 @@ fn scan() -> impl Strategy<Value = Scan> {
     (prop_oneof![of_key, of_prefix], of(1..u64::MAX)).prop_map(|(scan, limit)| Scan { limit, ..scan })
 }
 
-fn command() -> impl Strategy<Value = Command> {
+pub(super) fn command() -> impl Strategy<Value = Command> {
     let place = || (name(), of(name()));
     prop_oneof![
         (bytes(), bytes(), writing()).prop_map(|(key, value, terms)| Command::Put { key, value, terms }),
@@ -261,6 +262,7 @@ fn command() -> impl Strategy<Value = Command> {
         of(place()).prop_map(Command::Use),
         of(bytes()).prop_map(Command::Ring),
         (of(table()), any::<bool>()).prop_map(|(table, plan)| Command::Repair { table, plan }),
+        any::<bool>().prop_map(|now| Command::Scrub { now }),
         (any::<String>(), any::<u16>()).prop_map(|(host, port)| Command::Connect { host, port: Some(port) }),
         of(any::<String>()).prop_map(Command::Disconnect),
         (name(), keyspace_options()).prop_map(|(name, options)| Command::CreateKeyspace { name, options }),

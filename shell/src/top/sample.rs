@@ -33,6 +33,7 @@ pub(super) struct NodeLook {
 impl Look {
     /// Asks all nodes at the same time.
     pub(super) async fn take(session: &mut Session) -> Result<Self, ShellError> {
+        session.begin();
         let told = session.members().await?;
         let client = session.client().await?;
         let nodes = told.answer.into_iter().map(|member| {

@@ -5,12 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-/// A page that is longer is not that of a node.
-const PAGE_BYTES_MAX: u64 = 16 << 20;
+use crate::http;
 
 /// Requests by how long they took.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -88,19 +85,8 @@ pub(super) struct Figures {
 
 /// The figures of the node that serves HTTP there.
 pub(super) async fn figures(address: &str, time: Duration) -> Option<(Instant, Figures)> {
-    let page = timeout(time, page(address)).await.ok()?.ok()?;
-    let body = page.split_once("\r\n\r\n").filter(|(head, _)| head.starts_with("HTTP/1.") && head.contains(" 200 "))?.1;
-    Some((Instant::now(), read(body)))
-}
-
-/// Of the older protocol, whose answers are not sent in pieces.
-async fn page(address: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    let question = format!("GET /metrics HTTP/1.0\r\nhost: {address}\r\naccept: text/plain\r\n\r\n");
-    stream.write_all(question.as_bytes()).await?;
-    let mut page = String::new();
-    stream.take(PAGE_BYTES_MAX).read_to_string(&mut page).await?;
-    Ok(page)
+    let answer = http::ask(address, "GET", "/metrics", "", time).await.ok()?;
+    (answer.status == 200).then(|| (Instant::now(), read(&answer.body)))
 }
 
 fn read(text: &str) -> Figures {

@@ -117,6 +117,12 @@ impl FakeCluster {
         self.shared.nodes.lock().unwrap()[node - 1].alive = false;
     }
 
+    /// This node serves HTTP there.
+    pub(crate) fn http(&self, node: usize, address: &str) {
+        let mut nodes = self.shared.nodes.lock().unwrap();
+        nodes[node - 1].addresses.as_mut().unwrap().http = address.to_owned();
+    }
+
     pub(crate) fn hints(&self, node: &str, count: u64) {
         self.shared.hints.lock().unwrap().insert(node.to_owned(), count);
     }

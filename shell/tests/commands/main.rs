@@ -5,7 +5,9 @@
 
 mod exporting;
 mod fake;
+mod fake_http;
 mod importing;
+mod repairing;
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -28,7 +30,7 @@ pub(crate) struct Ran {
     pub(crate) err: String,
 }
 
-fn ran(output: Output) -> Ran {
+pub(crate) fn ran(output: Output) -> Ran {
     Ran {
         code: output.status.code().unwrap(),
         out: String::from_utf8(output.stdout).unwrap(),
@@ -70,17 +72,73 @@ async fn the_lines_of_the_manual_do_what_they_say() {
 #[tokio::test]
 async fn json_is_one_document_for_each_statement_and_nothing_on_stderr() {
     let cluster = FakeCluster::start(3).await;
-    let statements = "PUT k v; GET k; GET no; DELETE k; SCAN KEY=k; SCAN; CONSISTENCY ONE; USE default.kv; NODES; RING; RING k; \
-                      STATS; HINTS; HEALTH; DESCRIBE; HELP; HELP PUT; CREATE KEYSPACE app; DROP KEYSPACE app";
-    let ran = cube(cluster.port(1), &["--json", "-e", statements]).await;
+    let ran = cube(cluster.port(1), &["--json", "-e", &EVERY_COMMAND.join("; ")]).await;
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-    let count = statements.split(';').count();
-    assert_eq!(ran.out.lines().count(), count);
-    for (line, statement) in ran.out.lines().zip(statements.split(';')) {
+    assert_eq!(ran.out.lines().count(), EVERY_COMMAND.len());
+    for (line, statement) in ran.out.lines().zip(EVERY_COMMAND) {
         let document: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert!(statement.trim().starts_with(document["statement"].as_str().unwrap()), "{line}");
+        let name = document["statement"].as_str().unwrap();
+        let said = statement.trim_start_matches("EXPLAIN ").replace("CLUSTER", "NODES");
+        assert!(said.starts_with(name), "{statement}: {line}");
     }
     assert!(ran.out.contains(r#""pendingHints":0"#));
+}
+
+/// Every command that shows or changes something, each as it can be said to a cluster that has the usual table.
+const EVERY_COMMAND: &[&str] = &[
+    "PUT k v",
+    "GET k",
+    "UPDATE k SET value=w",
+    "EXPLAIN GET k",
+    "SCAN",
+    "SCAN KEY=k",
+    "DELETE k",
+    "CONSISTENCY ONE",
+    "USE default.kv",
+    "NODES",
+    "CLUSTER",
+    "RING",
+    "RING k",
+    "STATS",
+    "HINTS",
+    "HEALTH",
+    "DESCRIBE",
+    "DESCRIBE default.kv",
+    "CREATE KEYSPACE app",
+    "CREATE TABLE app.users",
+    "ALTER TABLE app.users hedge=off",
+    "DROP TABLE app.users",
+    "DROP KEYSPACE app",
+    "HELP",
+    "HELP PUT",
+    "DISCONNECT node-1",
+];
+
+#[tokio::test]
+async fn every_command_has_rows_below_a_header_as_csv() {
+    let cluster = FakeCluster::start(2).await;
+    for statement in EVERY_COMMAND {
+        let ran = cube(cluster.port(1), &["--csv", "-e", statement]).await;
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{statement}");
+        let mut reader = csv::Reader::from_reader(ran.out.as_bytes());
+        let columns = reader.headers().unwrap().len();
+        let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.expect(statement)).collect();
+        assert!(columns > 0 && rows.iter().all(|row| row.len() == columns), "{statement}: {}", ran.out);
+        // Of hints there are none.
+        assert!(!rows.is_empty() || *statement == "HINTS", "{statement}: {}", ran.out);
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_does_not_exist_is_answered_with_the_one_that_was_meant() {
+    let cluster = FakeCluster::start(1).await;
+    for statement in ["GET a IN=default.vk", "PUT a b IN=defualt.kv", "SCAN IN=default.kvs"] {
+        let ran = cube(cluster.port(1), &["-e", statement]).await;
+        assert_eq!(ran.code, 1, "{statement}");
+        assert!(ran.err.contains("did you mean default.kv?"), "{statement}: {}", ran.err);
+    }
+    let ran = cube(cluster.port(1), &["-e", "GET a IN=quite.different"]).await;
+    assert!(ran.err.contains("there is no table quite.different") && !ran.err.contains("mean"), "{}", ran.err);
 }
 
 #[tokio::test]
@@ -245,12 +303,21 @@ async fn without_any_node_every_command_ends_in_its_time_with_advice() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    for statement in ["GET a", "PUT a b", "NODES", "STATS", "HINTS", "HEALTH", "RING", "DESCRIBE", "CREATE KEYSPACE a"]
-    {
+    let local = ["CONSISTENCY", "HELP"];
+    for statement in EVERY_COMMAND.iter().filter(|statement| !local.iter().any(|name| statement.starts_with(name))) {
         let ran = cube(port, &["--timeout", "300ms", "-e", statement]).await;
         assert_eq!(ran.code, 3, "{statement}: {ran:?}");
         assert!(ran.err.contains("cannot connect to 127.0.0.1") && ran.err.contains("cubed dev"), "{}", ran.err);
     }
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from.csv"), dir.path().join("to.csv"));
+    std::fs::write(&from, "key,value\na,b\n").unwrap();
+    for arguments in [&["import", from.to_str().unwrap()][..], &["export", to.to_str().unwrap()], &["top"]] {
+        let ran = cube(port, &[&["--timeout", "300ms"], arguments].concat()).await;
+        assert_eq!(ran.code, 3, "{arguments:?}: {ran:?}");
+        assert!(ran.err.contains("cannot connect to 127.0.0.1"), "{}", ran.err);
+    }
+    assert!(!to.exists());
     let ran = cube(port, &["-e", "HELP; CONSISTENCY ALL; DISCONNECT; GET a"]).await;
     assert_eq!(ran.code, 3);
     assert!(ran.err.contains("not connected: CONNECT host port"), "{}", ran.err);
@@ -259,7 +326,19 @@ async fn without_any_node_every_command_ends_in_its_time_with_advice() {
 #[tokio::test]
 async fn nodes_that_hang_are_not_waited_for_longer_than_the_timeout() {
     let cluster = FakeCluster::start(2).await;
-    for statement in ["GET a", "PUT a b", "STATS"] {
+    for statement in [
+        "GET a",
+        "PUT a b",
+        "SCAN",
+        "SCAN KEY=a",
+        "NODES",
+        "RING",
+        "STATS",
+        "HINTS",
+        "HEALTH",
+        "DESCRIBE",
+        "USE default",
+    ] {
         cluster.hang(false);
         let mut command = Command::new(env!("CARGO_BIN_EXE_cube"));
         command.args(["--port", &cluster.port(1).to_string(), "--timeout", "500ms"]);
@@ -274,12 +353,14 @@ async fn nodes_that_hang_are_not_waited_for_longer_than_the_timeout() {
             tokio::task::yield_now().await;
         }
         cluster.hang(true);
+        let began = Instant::now();
         stdin.write_all(format!("{statement}\n").as_bytes()).await.unwrap();
         drop(stdin);
         let ran = ran(timeout(PATIENCE, child.wait_with_output()).await.expect("it hangs").unwrap());
         let code = if statement == "PUT a b" { 4 } else { 1 };
         assert_eq!(ran.code, code, "{statement}: {ran:?}");
         assert!(ran.err.contains("no answer in time"), "{statement}: {}", ran.err);
+        assert!(began.elapsed() >= Duration::from_millis(500), "{statement} gave up before its time");
     }
 }
 
@@ -300,16 +381,6 @@ async fn the_schema_is_changed_described_and_used() {
     let ran = cube(cluster.port(1), &["--timeout", "30s", "-e", "ALTER KEYSPACE app durability=sync"]).await;
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("the schema changes only while a majority is alive"), "{}", ran.err);
-}
-
-#[tokio::test]
-async fn what_this_release_cannot_do_is_refused_with_what_it_can() {
-    let cluster = FakeCluster::start(1).await;
-    for (statement, told) in [("REPAIR default.kv PLAN", "REPAIR is not served"), ("STATUS", "HEALTH tells")] {
-        let ran = cube(cluster.port(1), &["-e", statement]).await;
-        assert_eq!(ran.code, 1, "{statement}");
-        assert!(ran.err.contains(told), "{statement}: {}", ran.err);
-    }
 }
 
 #[tokio::test]

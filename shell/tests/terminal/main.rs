@@ -110,6 +110,23 @@ async fn a_developer_looks_around_writes_and_reads() {
         ("DELETE user:bob EXPLAIN", "write of default.kv at ONE"),
         ("CREATE KEYSPACE app replication=simple(1)", "OK, app created"),
         ("CREATE TABLE app.users", "OK, app.users created"),
+        ("ALTER KEYSPACE app durability=100ms", "OK, app altered"),
+        ("ALTER TABLE app.users default_ttl=1h", "OK, app.users altered"),
+        ("DESCRIBE app", "default_ttl=1h;"),
+        ("USE app.users", "using app.users"),
+        ("PUT k v", "OK, written"),
+        ("GET k", "ends 20"),
+        ("USE ap", "did you mean app?"),
+        ("GET k IN=app.user", "did you mean app.users?"),
+        ("USE default", "using default.kv"),
+        ("DROP TABLE app.users", "OK, app.users dropped"),
+        ("DROP KEYSPACE app", "OK, app dropped"),
+        ("CLUSTER", "1 of 1 alive"),
+        ("RING", "100%"),
+        ("HELP", "HELP command tells how it is written"),
+        ("HELP CREATE", "CREATE KEYSPACE name"),
+        ("CREATE TABEL app.users", "did you mean TABLE?"),
+        ("PUT a b CL=QURUM", "did you mean QUORUM?"),
     ] {
         desk.ask(statement, result).await;
     }
@@ -159,6 +176,50 @@ async fn a_node_dies_and_the_shell_lives_on_with_the_next() {
     desk.ask("PUT after \"it died\"", "OK, written at QUORUM").await;
     desk.ask("HEALTH", "if one more node died, QUORUM would be lost").await;
     desk.ask("STATS", "Not counted, because they do not answer: node-1").await;
+    desk.leave().await;
+}
+
+#[tokio::test]
+async fn connections_are_made_and_forgotten_and_the_cluster_stays_as_it_is() {
+    let mut desk = Desk::with(2).await;
+    let (host, port) = host_and_port(&desk.nodes, 2);
+    desk.ask(&format!("CONNECT {host} {port}"), "connected to node-2").await;
+    desk.ask("DISCONNECT node-2", "talking to node-1").await;
+    desk.ask("NODES", "2 of 2 alive, as node-1").await;
+    desk.ask("DISCONNECT nod-1", "did you mean node-1?").await;
+    desk.ask("DISCONNECT", "disconnected from all").await;
+    desk.ask("GET a", "not connected: CONNECT host port").await;
+    desk.ask(&format!("CONNECT {host}:8080"), "speaks no gRPC").await;
+    desk.ask(&format!("CONNECT {host}:{port}"), "2 nodes, all alive").await;
+    desk.ask("PUT a b CL=ALL", "OK, written at ALL").await;
+    desk.terminal.enter("EXIT").await;
+    assert_eq!(desk.terminal.end().await, 0);
+}
+
+#[tokio::test]
+async fn without_a_quorum_what_works_works_and_the_rest_says_what_it_lacks() {
+    let mut desk = Desk::with(3).await;
+    desk.until("RING", "partitions, state", |told| told.matches("100%").count() == 3).await;
+    desk.ask("PUT a b CL=ALL", "OK, written at ALL").await;
+    desk.nodes.kill(2);
+    desk.nodes.kill(3);
+    desk.until("NODES", "alive, as node-1", |told| told.contains("1 of 3")).await;
+    for statement in ["PUT a c", "GET a", "DELETE a", "SCAN", "SCAN KEY=a"] {
+        let told = desk.ask(statement, "NODES shows who is down").await;
+        assert!(told.contains("QUORUM") && told.contains("error: "), "{statement}: {told}");
+    }
+    desk.ask("GET a CL=ONE", "\"b\"\r\n").await;
+    desk.ask("SCAN CL=ONE", "rows").await;
+    desk.ask("PUT a d CL=ONE", "a hint is kept and will be replayed").await;
+    desk.ask("HEALTH", "QUORUM does not work for some rows of: default").await;
+    desk.ask("HINTS", "Hints for node-2: ").await;
+    desk.ask("STATS", "Pending Hints: ").await;
+    desk.ask("CREATE KEYSPACE app TIMEOUT=1s", "it takes replication, durability").await;
+    // Nobody is left.
+    desk.nodes.kill(1);
+    desk.ask("CONSISTENCY ONE", "the level is now ONE").await;
+    desk.ask("GET a TIMEOUT=1s", "error: ").await;
+    desk.ask("PUT a e TIMEOUT=1s", "error: ").await;
     desk.leave().await;
 }
 
