@@ -14,7 +14,7 @@ PROPERTIES := --lib $(addprefix --test ,anti_entropy crash dirty_crash dirty_dam
 # Data and logs of `make run`. What is there from the last time is continued.
 DIR ?= $(CARGO_TARGET_DIR)/cluster
 
-.PHONY: help setup build run test test-long test-logic sim lint fix bench bench-cluster bench-peers
+.PHONY: help setup build run test test-long test-logic fuzz sim lint fix bench bench-cluster bench-peers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,13 @@ test-long: setup ## Run the long tests, then the README's two commands on a clea
 	CUBE_TEST_FRESH=1 CUBE_FLIPS=$(FLIPS) cargo test $(WORKSPACE) --locked --test corruption files::
 	$(MAKE) sim SEEDS=10000
 	scripts/clean-machine.sh
+
+# As many times more cases than the tests take.
+FUZZ ?= 500
+
+fuzz: ## Give parsers what nobody would: FUZZ=5000 for longer
+	@scripts/setup.sh test
+	CUBE_TEST_FRESH=1 CUBE_FUZZ=$(FUZZ) cargo test $(WORKSPACE) --locked --lib -- fuzz
 
 test-logic: ## Test the storage and replication crates without RocksDB
 	@scripts/setup.sh logic

@@ -5,6 +5,8 @@
 mod ast;
 pub mod commands;
 mod cursor;
+#[cfg(test)]
+mod fuzz;
 mod lexer;
 mod literal;
 mod parser;
