@@ -28,7 +28,7 @@ pub(crate) enum ShellError {
     #[error("{}\n  did you mean {nearest}?", tell(.error))]
     Meant {
         /// Its words.
-        error: Error,
+        error: Box<Error>,
         /// What there is.
         nearest: String,
     },
@@ -153,7 +153,8 @@ impl ShellError {
     pub(crate) fn code(&self) -> &str {
         match self {
             Self::Syntax(_) => "syntax",
-            Self::Client(error) | Self::Meant { error, .. } => error.code(),
+            Self::Client(error) => error.code(),
+            Self::Meant { error, .. } => error.code(),
             Self::CannotConnect { .. } => "cannot_connect",
             Self::NotConnected => "not_connected",
             Self::NotServed { .. } => "not_served",
@@ -169,7 +170,8 @@ impl ShellError {
     /// Whether a write may have taken effect all the same.
     pub(crate) fn may_take_effect(&self) -> bool {
         match self {
-            Self::Client(error) | Self::Meant { error, .. } => error.may_take_effect(),
+            Self::Client(error) => error.may_take_effect(),
+            Self::Meant { error, .. } => error.may_take_effect(),
             Self::Cancelled { writes } => *writes,
             _ => false,
         }
@@ -178,7 +180,8 @@ impl ShellError {
     /// The node's words, if it was one that said no.
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {
-            Self::Client(error) | Self::Meant { error, .. } => error.refusal(),
+            Self::Client(error) => error.refusal(),
+            Self::Meant { error, .. } => error.refusal(),
             _ => None,
         }
     }

@@ -54,7 +54,7 @@ async fn meant(session: &mut Session, command: &Command, error: Error) -> ShellE
     };
     let tables: Vec<String> = schema.iter().flat_map(full).collect();
     match nearest(&format!("{keyspace}.{table}"), tables.iter().map(String::as_str)) {
-        Some(nearest) => ShellError::Meant { error, nearest: nearest.to_owned() },
+        Some(nearest) => ShellError::Meant { error: Box::new(error), nearest: nearest.to_owned() },
         None => error.into(),
     }
 }

@@ -77,9 +77,11 @@ impl Repair {
 /// What a node said no with.
 fn refused(answer: &Answer) -> ShellError {
     let told: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-    let text = |name: &str| told["error"][name].as_str().map(str::to_owned);
+    let text = |name: &str| told.get("error")?.get(name)?.as_str().map(str::to_owned);
+    // A path that a node does not know is told like that, and a table that does not exist by a code of its own.
+    let is_unknown = matches!(text("code").as_deref(), None | Some("not_found" | "method_not_allowed"));
     match (answer.status, text("code"), text("message")) {
-        (404 | 405, None | Some(_), None) | (405, ..) => ShellError::NotServed {
+        (404 | 405, ..) if is_unknown => ShellError::NotServed {
             what: "REPAIR",
             instead: "reads repair what they touch, and hints are replayed when a node is back",
         },

@@ -119,7 +119,9 @@ async fn watch(
                 told = &mut look => break told,
                 key = keys.recv() => match key {
                     Some(Key::Quit) | None => return Ok(()),
-                    Some(Key::Draw) => drop(terminal.draw(|frame| screen.draw(frame)).map_err(failed)?),
+                    Some(Key::Draw) => {
+                        terminal.draw(|frame| screen.draw(frame)).map_err(failed)?;
+                    }
                 },
                 _ = tokio::signal::ctrl_c() => return Ok(()),
             }

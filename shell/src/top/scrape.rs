@@ -125,8 +125,10 @@ fn whole(value: f64) -> u64 {
     value.round() as u64
 }
 
+type Labels<'a> = Vec<(&'a str, String)>;
+
 /// `name{label="value"} 1.5` in its parts.
-fn sample(line: &str) -> Option<(&str, Vec<(&str, String)>, f64)> {
+fn sample(line: &str) -> Option<(&str, Labels<'_>, f64)> {
     let Some((name, rest)) = line.split_once('{') else {
         let (name, value) = line.split_once(' ')?;
         return Some((name, Vec::new(), value.split(' ').next()?.parse().ok()?));
