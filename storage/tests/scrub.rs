@@ -6,7 +6,7 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cube_storage::engine::{Durability, Engine, Space};
 use cube_storage::merkle::{LeafId, LeafSum};
@@ -265,12 +265,13 @@ fn what_goes_wrong_in_the_part_of_a_leaf_that_is_left_is_found_on_rocksdb() {
 fn scrub_beside_a_writer(disk: &dyn Disk, cycles: usize) {
     let bounds = ScrubBounds { rows_max: 7, bytes_max: usize::MAX };
     let run = Run::new(disk, bounds);
-    let stop = AtomicBool::new(false);
-    let writes = std::thread::scope(|scope| {
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let mut writes = 0_u64;
             while !stop.load(Ordering::Relaxed) {
                 writes += 1;
+                written.store(writes, Ordering::Relaxed);
                 let row = hot((writes * 17 % u64::from(HOT_ROWS)) as u16);
                 let write = if writes.is_multiple_of(5) {
                     delete(TABLE, row, at(100 + writes))
@@ -279,8 +280,10 @@ fn scrub_beside_a_writer(disk: &dyn Disk, cycles: usize) {
                 };
                 run.store.apply(client(vec![write])).unwrap();
             }
-            writes
         });
+        while written.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
         let mut damaged = Vec::new();
         for _ in 0..cycles {
             let mut place = ScrubPlace::from(leaf());
@@ -294,9 +297,8 @@ fn scrub_beside_a_writer(disk: &dyn Disk, cycles: usize) {
         // The writer is joined whatever was found.
         stop.store(true, Ordering::Relaxed);
         assert_eq!(damaged, []);
-        writer.join().unwrap()
+        writer.join().unwrap();
     });
-    assert!(writes > 0);
 }
 
 #[test]
