@@ -31,6 +31,8 @@ pub use self::view::{
     TopologyView, Vitals,
 };
 
+use crate::metrics::Figures;
+
 /// Whether a change made a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
@@ -45,6 +47,11 @@ pub enum Changed {
 pub trait Admin: Send + Sync {
     /// Whether the node serves, and what an operator should know.
     fn health(&self) -> Health;
+
+    /// How the parts of the node fare, for metrics. The parts that the edge itself holds are filled in by it.
+    fn figures(&self) -> Figures {
+        Figures::default()
+    }
 
     /// All members that have not left, in the order of their names.
     fn nodes(&self) -> Vec<NodeView>;

@@ -20,6 +20,7 @@ pub mod forming;
 pub mod gossip;
 pub mod grpc;
 pub mod identity;
+pub mod metrics;
 pub mod node;
 pub mod peer;
 pub mod places;

@@ -5,10 +5,12 @@
 //! port has no such bound: only members of the cluster stay on it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::metrics::PortFigures;
 
 /// Files that the node needs for itself: tables and logs of its databases, hints, peers.
 const FILES_OF_THE_NODE: u64 = 4_096;
@@ -25,6 +27,7 @@ pub struct Places {
     refusing: Arc<Semaphore>,
     /// That the port is full was logged, and there has been no place since.
     is_told: AtomicBool,
+    refused: Arc<AtomicU64>,
 }
 
 /// What a connection that comes is given.
@@ -53,12 +56,19 @@ impl Places {
         }
         let most = usize::try_from(possible.min(wanted)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let (free, refusing) = (Arc::new(Semaphore::new(most)), Arc::new(Semaphore::new(REFUSALS_AT_ONCE)));
-        Self { port, most, free, refusing, is_told: AtomicBool::new(false) }
+        Self { port, most, free, refusing, is_told: AtomicBool::new(false), refused: Arc::default() }
     }
 
     /// How many there are.
     pub fn most(&self) -> usize {
         self.most
+    }
+
+    /// Tells how full the port is, for as long as it is asked.
+    pub fn figures(&self) -> impl Fn() -> PortFigures + Send + Sync + 'static {
+        let (port, most) = (self.port, self.most);
+        let (free, refused) = (Arc::clone(&self.free), Arc::clone(&self.refused));
+        move || PortFigures::of(port, most.saturating_sub(free.available_permits()), most, &refused)
     }
 
     /// For a connection that comes.
@@ -67,6 +77,7 @@ impl Places {
             self.is_told.store(false, Ordering::Relaxed);
             return Seat::Taken(place);
         }
+        self.refused.fetch_add(1, Ordering::Relaxed);
         if !self.is_told.swap(true, Ordering::Relaxed) {
             tracing::warn!(port = self.port, connections = self.most, "no place is left: connections are refused");
         }

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a batch written with [`Durability::Synced`] is seen by no reader before it is durable.
 
+pub mod figures;
 mod memory;
 #[cfg(feature = "rocks")]
 mod rocks;
@@ -15,6 +16,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use thiserror::Error;
 
+use self::figures::EngineFigures;
 pub use self::memory::MemoryEngine;
 #[cfg(feature = "rocks")]
 pub use self::rocks::{RocksEngine, RocksOptions, break_endless_records};
@@ -211,4 +213,9 @@ pub trait Engine: Reader + Send + Sync {
 
     /// Bytes of disk that what was written already may still take: buffers to flush, compactions to run.
     fn space_debt_bytes(&self) -> u64;
+
+    /// How it fares, for metrics.
+    fn figures(&self) -> EngineFigures {
+        EngineFigures::default()
+    }
 }

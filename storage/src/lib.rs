@@ -41,7 +41,7 @@ pub mod space;
 pub mod store;
 mod table;
 
-pub use apply::{ApplyWorker, Done, TimeLimit, WarmPlace};
+pub use apply::{ApplyWorker, Done, TimeLimit, Waiting, WarmPlace};
 pub use error::{DamagedRange, StoreError};
 pub use merkle_view::{Children, HeaderPage, LeafSpan, Piece, RowDigest, TreeNodes};
 pub use panics::caught;

@@ -15,41 +15,76 @@ use crate::admin::{AdminError, BadOptions};
 
 /// What a client is told of an error of the coordinator.
 pub fn explain(error: RequestError, names: &Names<'_>) -> EdgeError {
-    let message = error.to_string();
+    let (message, code) = (error.to_string(), code_of(&error));
     match error {
         RequestError::UnknownName(unknown) => unknown_name(unknown),
         RequestError::Invalid(invalid) => refuse(invalid),
         RequestError::ReadAtAny(_) => {
             let allowed = Level::EVERY.into_iter().filter(|level| level.for_reading().is_ok()).map(Level::name);
             let details = Details { level: Some(Level::Any.name()), allowed: allowed.collect(), ..Details::default() };
-            EdgeError::with(Code::LevelNotForReading, message, details)
+            EdgeError::with(code, message, details)
         }
-        RequestError::Unavailable(unavailable) => EdgeError::with(Code::Unavailable, message, too_few(unavailable)),
-        RequestError::ConditionUnsupported => EdgeError::new(Code::ConditionUnsupported, message),
+        RequestError::Unavailable(unavailable) => EdgeError::with(code, message, too_few(unavailable)),
         RequestError::Clock(ClockError::Drift { ahead_ms, max_drift_ms }) => {
             let details = Details { ahead_ms: Some(ahead_ms), limit: Some(max_drift_ms), ..Details::default() };
-            EdgeError::with(Code::TimestampTooFarAhead, message, details)
+            EdgeError::with(code, message, details)
         }
-        RequestError::Clock(ClockError::Bound(_)) => EdgeError::new(Code::CannotStamp, message),
         RequestError::BelowFloor { floor } => too_old(floor),
         RequestError::Overloaded { limit, retry_after_ms, .. } => overloaded(message, limit, retry_after_ms),
         RequestError::OverloadedBytes { limit_bytes, retry_after_ms, .. } => {
             overloaded(message, limit_bytes, retry_after_ms)
         }
-        RequestError::AnswerFull { limit_bytes } => over_limit(Code::AnswerFull, message, limit_bytes),
-        RequestError::NoReplicas => EdgeError::new(Code::NoReplicas, message),
-        RequestError::Unknown(incomplete) => fell_short(Code::WriteUnknown, &incomplete, names),
-        RequestError::ReadIncomplete(incomplete) if incomplete.timed_out => {
-            fell_short(Code::ReadTimeout, &incomplete, names)
+        RequestError::AnswerFull { limit_bytes } => over_limit(code, message, limit_bytes),
+        RequestError::Unknown(incomplete) | RequestError::ReadIncomplete(incomplete) => {
+            fell_short(code, &incomplete, names)
         }
-        RequestError::ReadIncomplete(incomplete) => fell_short(Code::ReadFailed, &incomplete, names),
         RequestError::NotNoted { target, cause } => {
             let node = names.of(target);
             let message = format!("the write may take effect, but what {node} missed could not be noted: {cause}");
             let failures = vec![ReplicaFailure::new(node, "not_noted", cause)];
             let details = Details { may_take_effect: true, failures, ..Details::default() };
-            EdgeError::with(Code::WriteNotNoted, message, details)
+            EdgeError::with(code, message, details)
         }
+        RequestError::ConditionUnsupported | RequestError::Clock(ClockError::Bound(_)) | RequestError::NoReplicas => {
+            EdgeError::new(code, message)
+        }
+    }
+}
+
+/// The code that [`explain`] gives an error, for who counts them.
+pub(super) const fn code_of(error: &RequestError) -> Code {
+    match error {
+        RequestError::UnknownName(UnknownName::Keyspace { .. }) => Code::UnknownKeyspace,
+        RequestError::UnknownName(UnknownName::Table { .. }) => Code::UnknownTable,
+        RequestError::Invalid(invalid) => code_of_invalid(invalid),
+        RequestError::ReadAtAny(_) => Code::LevelNotForReading,
+        RequestError::Unavailable(_) => Code::Unavailable,
+        RequestError::ConditionUnsupported => Code::ConditionUnsupported,
+        RequestError::Clock(ClockError::Drift { .. }) => Code::TimestampTooFarAhead,
+        RequestError::Clock(ClockError::Bound(_)) => Code::CannotStamp,
+        RequestError::BelowFloor { .. } => Code::TimestampTooOld,
+        RequestError::Overloaded { .. } | RequestError::OverloadedBytes { .. } => Code::Overloaded,
+        RequestError::AnswerFull { .. } => Code::AnswerFull,
+        RequestError::NoReplicas => Code::NoReplicas,
+        RequestError::Unknown(_) => Code::WriteUnknown,
+        RequestError::ReadIncomplete(incomplete) if incomplete.timed_out => Code::ReadTimeout,
+        RequestError::ReadIncomplete(_) => Code::ReadFailed,
+        RequestError::NotNoted { .. } => Code::WriteNotNoted,
+    }
+}
+
+const fn code_of_invalid(invalid: &Invalid) -> Code {
+    match invalid {
+        Invalid::EmptyKey => Code::EmptyKey,
+        Invalid::KeyTooLong { .. } => Code::KeyTooLarge,
+        Invalid::ValueTooLong { .. } => Code::ValueTooLarge,
+        Invalid::BatchTooLong { .. } | Invalid::BatchTooManyRows { .. } => Code::BatchTooLarge,
+        Invalid::Ttl { .. } => Code::InvalidTtl,
+        Invalid::UnknownTable { .. } => Code::UnknownTable,
+        Invalid::Page { .. } | Invalid::RangeReversed => Code::InvalidPage,
+        Invalid::NoPrefixIndex { .. } => Code::NoPrefixIndex,
+        Invalid::PrefixIndexFixed { .. } => Code::Conflict,
+        Invalid::PageToken => Code::InvalidPageToken,
     }
 }
 
@@ -77,28 +112,27 @@ pub fn unknown_level(unknown: &UnknownLevel) -> EdgeError {
 
 /// What a client is told of a request that breaks a limit.
 pub fn refuse(invalid: Invalid) -> EdgeError {
-    let message = invalid.to_string();
+    let (message, code) = (invalid.to_string(), code_of_invalid(&invalid));
     match invalid {
-        Invalid::EmptyKey => EdgeError::new(Code::EmptyKey, message),
-        Invalid::KeyTooLong { limit, .. } => over_limit(Code::KeyTooLarge, message, limit),
         Invalid::ValueTooLong { bytes, limit, .. } => {
             // The key is left out: it may be longer than a message.
             let message = format!("the value has {bytes} bytes, the limit is {limit}");
-            over_limit(Code::ValueTooLarge, message, limit)
+            over_limit(code, message, limit)
         }
-        Invalid::BatchTooLong { limit, .. } | Invalid::BatchTooManyRows { limit, .. } => {
-            over_limit(Code::BatchTooLarge, message, limit)
-        }
+        Invalid::KeyTooLong { limit, .. }
+        | Invalid::BatchTooLong { limit, .. }
+        | Invalid::BatchTooManyRows { limit, .. }
+        | Invalid::Page { rows_limit: limit, .. } => over_limit(code, message, limit),
         Invalid::Ttl { ttl_ms, limit } => {
             let details = Details { given: Some(ttl_ms.to_string()), limit: Some(limit), ..Details::default() };
-            EdgeError::with(Code::InvalidTtl, message, details)
+            EdgeError::with(code, message, details)
         }
-        Invalid::UnknownTable { .. } => EdgeError::new(Code::UnknownTable, message),
-        Invalid::Page { rows_limit, .. } => over_limit(Code::InvalidPage, message, rows_limit),
-        Invalid::NoPrefixIndex { .. } => EdgeError::new(Code::NoPrefixIndex, message),
-        Invalid::PrefixIndexFixed { .. } => EdgeError::new(Code::Conflict, message),
-        Invalid::PageToken => EdgeError::new(Code::InvalidPageToken, message),
-        Invalid::RangeReversed => EdgeError::new(Code::InvalidPage, message),
+        Invalid::EmptyKey
+        | Invalid::UnknownTable { .. }
+        | Invalid::NoPrefixIndex { .. }
+        | Invalid::PrefixIndexFixed { .. }
+        | Invalid::PageToken
+        | Invalid::RangeReversed => EdgeError::new(code, message),
     }
 }
 

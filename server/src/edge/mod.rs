@@ -14,6 +14,7 @@ mod code;
 pub(crate) mod duration;
 mod error;
 mod explain;
+mod meter;
 mod names;
 pub(crate) mod scan;
 #[cfg(test)]
@@ -41,9 +42,11 @@ pub use self::code::Code;
 pub(crate) use self::error::FAILURES_MAX;
 pub use self::error::{Details, EdgeError, ReplicaFailure};
 pub use self::explain::{explain, refuse, unknown_level, unknown_name};
+use self::meter::Metered;
 pub use self::names::Names;
 use crate::admin::Admin;
 use crate::config::Live;
+use crate::metrics::{Meter, Operation};
 
 /// The keyspace of a request that names none.
 pub const DEFAULT_KEYSPACE: &str = "default";
@@ -75,6 +78,7 @@ pub struct EdgeParts {
 /// What front doors share.
 pub struct Edge {
     parts: EdgeParts,
+    meter: Arc<Meter>,
     leaving: AtomicBool,
     draining: CancellationToken,
     turned_away: ArcSwapOption<String>,
@@ -85,6 +89,7 @@ impl Edge {
     pub fn new(parts: EdgeParts) -> Arc<Self> {
         Arc::new(Self {
             parts,
+            meter: Arc::default(),
             leaving: AtomicBool::new(false),
             draining: CancellationToken::new(),
             turned_away: ArcSwapOption::empty(),
@@ -133,6 +138,11 @@ impl Edge {
         &self.parts.config
     }
 
+    /// Counts requests.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     /// The rest of the node.
     pub fn admin(&self) -> &dyn Admin {
         self.parts.admin.as_ref()
@@ -166,6 +176,11 @@ impl Edge {
         request: WriteRequest,
         told: impl FnOnce(Result<Vec<Result<Written, RequestError>>, EdgeError>) + Send + 'static,
     ) {
+        let metered = self.begin(Operation::Write, &request.terms);
+        let told = move |result| {
+            metered.end_each(&result);
+            told(result);
+        };
         if let Err(refused) = self.permit(caller, Access::Write(&request.table)) {
             return told(Err(refused));
         }
@@ -181,6 +196,11 @@ impl Edge {
         request: ReadRequest,
         told: impl FnOnce(Result<Vec<Result<ReadRow, RequestError>>, EdgeError>) + Send + 'static,
     ) {
+        let metered = self.begin(Operation::Read, &request.terms);
+        let told = move |result| {
+            metered.end_each(&result);
+            told(result);
+        };
         if let Err(refused) = self.permit(caller, Access::Read(&request.table)) {
             return told(Err(refused));
         }
@@ -196,6 +216,11 @@ impl Edge {
         request: RangeRequest,
         told: impl FnOnce(Result<RangePage, EdgeError>) + Send + 'static,
     ) {
+        let metered = self.begin(Operation::Range, &request.terms);
+        let told = move |result| {
+            metered.end(&result);
+            told(result);
+        };
         if let Err(refused) = self.permit(caller, Access::Read(&request.table)) {
             return told(Err(refused));
         }
@@ -250,11 +275,27 @@ impl Edge {
 
     /// Reads a page of a table's rows by key prefix. Whoever stops waiting for it ends it.
     pub async fn scan(&self, caller: Caller, request: PrefixRequest) -> Result<PrefixPage, EdgeError> {
+        let metered = self.begin(Operation::Scan, &request.terms);
+        let page = self.scan_page(caller, request).await;
+        metered.end(&page);
+        page
+    }
+
+    async fn scan_page(&self, caller: Caller, request: PrefixRequest) -> Result<PrefixPage, EdgeError> {
         self.permit(caller, Access::Read(&request.table))?;
         let (told, answer) = oneshot::channel();
         let _scanning = self.parts.coordinator.scan(request, Box::new(move |result| drop(told.send(result))));
         let page = answer.await.map_err(|_| stopped_while_reading())?;
         page.map_err(|error| self.explain(error))
+    }
+
+    fn begin(&self, operation: Operation, terms: &Terms) -> Metered {
+        Metered::begin(&self.meter, operation, terms.level)
+    }
+
+    /// Requests under way and the bytes they hold.
+    pub fn in_flight(&self) -> (usize, usize) {
+        (self.parts.coordinator.in_flight(), self.parts.coordinator.in_flight_bytes())
     }
 
     /// What reads came upon since the node started, by table.

@@ -17,6 +17,7 @@ use crate::admin::{
 };
 use crate::control::{Answer, Command, ControlStatus, HardState, ProposeError, Refusal};
 use crate::gossip::OwnReport;
+use crate::metrics::Figures;
 
 /// How long the cluster may take to agree on a change.
 const DECIDE_WITHIN: Duration = Duration::from_secs(10);
@@ -27,6 +28,10 @@ const ADOPT_WITHIN: Duration = Duration::from_secs(5);
 impl Admin for Member {
     fn health(&self) -> Health {
         Member::health(self)
+    }
+
+    fn figures(&self) -> Figures {
+        Member::figures(self)
     }
 
     fn nodes(&self) -> Vec<NodeView> {

@@ -10,6 +10,7 @@ mod beginning;
 mod bell;
 mod calls;
 mod end;
+mod figures;
 mod front;
 mod health;
 mod hints;
@@ -139,8 +140,9 @@ async fn live(settings: &Arc<Live>, config: &Config, dir: DataDir) -> Result<(),
     let front = Front::new(rest::starting(Arc::new(move || health::not_yet(&name, &|| waits.waits_for()))));
     let stop_doors = CancellationToken::new();
     let doors = stop_doors.clone();
-    let mut http =
-        tokio::spawn(rest::serve(http, front.router(), places("http"), async move { doors.cancelled().await }));
+    let (http_places, grpc_places) = (places("http"), places("grpc"));
+    let ports = [http_places.figures(), grpc_places.figures()];
+    let mut http = tokio::spawn(rest::serve(http, front.router(), http_places, async move { doors.cancelled().await }));
 
     let switchboard = Arc::new(Switchboard::default());
     let peer_server = PeerServer::new(PeerServiceParts {
@@ -166,13 +168,14 @@ async fn live(settings: &Arc<Live>, config: &Config, dir: DataDir) -> Result<(),
         sync: config.sync_policy(),
         config: Arc::clone(settings),
     });
+    ports.into_iter().for_each(|port| edge.meter().watch_port(port));
     settings::apply(&member, settings);
     watch_clock(&member, &edge);
     front.replace(rest::router(Arc::clone(&edge)));
     let doors = stop_doors.clone();
     let routes = grpc::routes(Arc::clone(&edge)).map_err(|error| NodeError::Failed(error.to_string()))?;
     let mut grpc =
-        tokio::spawn(grpc::serve(grpc_listener, routes, places("grpc"), async move { doors.cancelled().await }));
+        tokio::spawn(grpc::serve(grpc_listener, routes, grpc_places, async move { doors.cancelled().await }));
     tracing::info!(cluster = %member.identity.cluster, node = %member.identity.node, "serving");
 
     let outcome = tokio::select! {

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::error::ErrorBody;
 use super::input::Parameters;
+use super::metrics;
 use crate::admin::{Health, NodeView, TopologyView};
 use crate::edge::{Access, Caller, Code, Edge, EdgeError};
 
@@ -74,8 +75,10 @@ fn health_answer(health: &Health) -> Response {
 
 /// What there is before the node is a member: that it lives, and to everything else why it does not serve.
 pub(super) fn starting(health: Arc<dyn Fn() -> Health + Send + Sync>) -> Router {
+    let told = Arc::clone(&health);
+    let numbers = move || std::future::ready(metrics::starting(&told()));
     let not_serving = move || std::future::ready(health_answer(&health()));
-    Router::new().route("/livez", get(livez)).fallback(not_serving)
+    Router::new().route("/livez", get(livez)).route("/metrics", get(numbers)).fallback(not_serving)
 }
 
 /// `GET /api/v1/cluster/nodes`

@@ -13,6 +13,7 @@ mod error;
 mod explained;
 mod hints;
 mod input;
+mod metrics;
 mod repair;
 mod replication;
 mod scan;
@@ -24,19 +25,23 @@ mod text;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
 use axum::http::{Method, Uri};
+use axum::middleware::map_response_with_state;
+use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 
 pub use self::serve::serve;
 use crate::admin::Health;
 use crate::edge::{Code, Edge, EdgeError};
 
-/// Everything there is over HTTP. Other routers (metrics, API documents) can be merged with it.
+/// Everything there is over HTTP.
 pub fn router(edge: Arc<Edge>) -> Router {
     let rows = get(data::get_row).put(data::put_row).delete(data::delete_row);
     let table_path = "/api/v1/keyspaces/{keyspace}/tables/{table}";
     Router::new()
         .route("/livez", get(cluster::livez))
+        .route("/metrics", get(metrics::metrics))
         .route("/api/v1/health", get(cluster::health))
         .route("/api/v1/put", post(data::put))
         // A key may hold slashes, encoded or not, so it is everything that follows; and it must not be empty.
@@ -77,12 +82,18 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/api/v1/requests/slow", get(stats::slow_requests))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(map_response_with_state(Arc::clone(&edge), count))
         .with_state(edge)
 }
 
 /// What there is over HTTP before the node can serve: whether it lives, and why it does not serve yet.
 pub fn starting(health: Arc<dyn Fn() -> Health + Send + Sync>) -> Router {
     cluster::starting(health)
+}
+
+async fn count(State(edge): State<Arc<Edge>>, response: Response) -> Response {
+    edge.meter().answered(response.status());
+    response
 }
 
 async fn no_such_path(uri: Uri) -> EdgeError {

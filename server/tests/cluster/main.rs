@@ -27,6 +27,7 @@ mod kill_all;
 mod kill_one;
 mod load;
 mod majority;
+mod metrics;
 mod overload;
 mod pauses;
 mod python;

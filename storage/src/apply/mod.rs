@@ -25,7 +25,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use self::group::Group;
-pub use self::queue::{Done, TimeLimit};
+pub use self::queue::{Done, TimeLimit, Waiting};
 pub(crate) use self::queue::{Job, Queue, Wake};
 pub(crate) use self::recent::RecentRows;
 pub use self::warm::WarmPlace;

@@ -43,6 +43,17 @@ const GROUP_ROWS_MAX: usize = 4096;
 /// What a waiting mutation costs besides its bytes.
 const MUTATION_OVERHEAD_BYTES: usize = 256;
 
+/// What waits to be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// Batches.
+    pub batches: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Bytes that may wait.
+    pub bytes_max: usize,
+}
+
 pub(crate) struct Job {
     pub(crate) batch: Batch,
     pub(crate) done: Done,
@@ -101,6 +112,12 @@ impl Queue {
         drop(state);
         self.work.notify_one();
         Ok(())
+    }
+
+    /// What waits.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let state = self.state.lock();
+        Waiting { batches: state.jobs.len(), bytes: state.bytes, bytes_max: self.bytes_max }
     }
 
     /// Takes what is to be committed together; nothing when nothing waits.

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 pub use self::damage::{Counters, DamageLog};
-use crate::apply::{Queue, RecentRows};
+use crate::apply::{Queue, RecentRows, Waiting};
+use crate::engine::figures::EngineFigures;
 use crate::engine::{Durability, Engine, EngineError, Recovery, Space, Writes};
 use crate::error::StoreError;
 use crate::forest::Forest;
@@ -183,6 +184,16 @@ impl Store {
     /// Bytes of disk that the engine has yet to take for what was written already: how far it is behind.
     pub fn engine_debt_bytes(&self) -> u64 {
         self.engine.space_debt_bytes()
+    }
+
+    /// How the engine fares, for metrics.
+    pub fn engine_figures(&self) -> EngineFigures {
+        self.engine.figures()
+    }
+
+    /// Batches that wait to be committed, and what they hold of the bytes that may wait.
+    pub fn waiting(&self) -> Waiting {
+        self.queue.waiting()
     }
 
     /// The failure after which nothing is written any more, if there was one.

@@ -68,6 +68,11 @@ impl Api {
         self.http.request("GET", "/livez", None)
     }
 
+    /// What the node tells Prometheus.
+    pub(crate) fn metrics(&mut self) -> Result<Answer, Failure> {
+        self.http.request("GET", "/metrics", None)
+    }
+
     /// How many partitions have not so many replicas, or are changing them.
     pub(crate) fn unsettled(&mut self, replicas: usize) -> Result<usize, String> {
         let answer = self.http.request("GET", "/api/v1/cluster/topology", None).map_err(|error| error.to_string())?;

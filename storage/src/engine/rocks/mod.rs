@@ -9,6 +9,7 @@
 
 mod batch;
 mod families;
+mod figures;
 mod logs;
 mod notes;
 mod open;
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use rocksdb::{ColumnFamily, DB, ErrorKind, WaitForCompactOptions, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, ErrorKind, Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 
 use self::batch::RocksWrites;
 use self::families::Families;
@@ -34,6 +35,7 @@ pub use self::options::RocksOptions;
 use self::position::SyncedPosition;
 use self::read::RocksSnapshot;
 use self::stall::Stall;
+use super::figures::EngineFigures;
 use super::{
     Direction, Durability, Engine, EngineError, GetVisitor, LostRange, Reader, Recovery, ScanVisitor, Space, Writes,
 };
@@ -44,6 +46,8 @@ use crate::merkle::LeafSum;
 pub struct RocksEngine {
     dir: PathBuf,
     db: DB,
+    /// What the database was opened with: the way to what it counts.
+    counters: Options,
     families: Families,
     last_batch_bytes: AtomicUsize,
     position: SyncedPosition,
@@ -77,7 +81,7 @@ impl RocksEngine {
     }
 
     fn over(dir: &Path, options: &RocksOptions, opened: Opened) -> Result<Self, EngineError> {
-        let Opened { db, families, read_only, .. } = opened;
+        let Opened { db, counters, families, read_only, .. } = opened;
         let position = SyncedPosition::open(&dir.join("POSITION")).map_err(|e| io_error(dir, &e))?;
         let found = db.latest_sequence_number();
         let noted = Note::damaged(dir).read().map_err(|e| io_error(dir, &e))?;
@@ -92,6 +96,7 @@ impl RocksEngine {
         Ok(Self {
             dir: dir.to_path_buf(),
             db,
+            counters,
             families,
             last_batch_bytes: AtomicUsize::new(0),
             position,
@@ -279,5 +284,9 @@ impl Engine for RocksEngine {
                     + self.property(space, "rocksdb.estimate-pending-compaction-bytes")
             })
             .sum()
+    }
+
+    fn figures(&self) -> EngineFigures {
+        self.tell()
     }
 }

@@ -23,6 +23,7 @@ const FORMAT_PREFIX: &str = "cube-kv data format ";
 /// An open database.
 pub(super) struct Opened {
     pub(super) db: DB,
+    pub(super) counters: Options,
     pub(super) families: Families,
     /// Why nothing can be written to it, if so.
     pub(super) read_only: Option<EngineError>,
@@ -123,7 +124,7 @@ impl Opener<'_> {
     fn open(&self, database: &Options, families: Families, to_salvage: bool) -> Result<Opened, EngineError> {
         let descriptors = families.descriptors(self.options, !to_salvage);
         let db = DB::open_cf_descriptors(database, rocks_dir(self.dir), descriptors).map_err(engine_error)?;
-        Ok(Opened { db, families, read_only: None, to_salvage })
+        Ok(Opened { db, counters: database.clone(), families, read_only: None, to_salvage })
     }
 }
 
@@ -169,7 +170,7 @@ pub(super) fn open_read_only(dir: &Path, options: &RocksOptions, full: EngineErr
     let (database, families) = (lenient(options), Opener { dir, options }.families()?);
     let descriptors = families.descriptors(options, false);
     let db = DB::open_cf_descriptors_read_only(&database, rocks_dir(dir), descriptors, false).map_err(engine_error)?;
-    Ok(Opened { db, families, read_only: Some(full), to_salvage: false })
+    Ok(Opened { db, counters: database, families, read_only: Some(full), to_salvage: false })
 }
 
 /// The database alone, as it is when it is new.

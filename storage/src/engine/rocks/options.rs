@@ -1,5 +1,6 @@
 //! How RocksDB is set up: what can be chosen, and what follows from how Cube KV uses it.
 
+use rocksdb::statistics::StatsLevel;
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, MergeOperands, Options};
 
 use super::Space;
@@ -50,6 +51,9 @@ impl RocksOptions {
         options.set_keep_log_file_num(4);
         options.set_max_log_file_size(4 * MIB);
         options.set_log_level(rocksdb::LogLevel::Warn);
+        // Counters alone, one set for each processor: reading the time at each step would cost what a read does.
+        options.enable_statistics();
+        options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
         options
     }
 
