@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 WORKSPACE := --release --workspace
 
 # The tests that draw other cases when CUBE_TEST_FRESH is set.
-PROPERTIES := --lib $(addprefix --test ,anti_entropy crash dirty_crash dirty_damage engine_conformance hints_crash hints_damage hints_log placement quorum scans scrub store_model)
+PROPERTIES := --lib $(addprefix --test ,anti_entropy crash dirty_crash dirty_damage edge engine_conformance hints_crash hints_damage hints_log placement quorum scans scrub store_model)
 
 # Data and logs of `make run`. What is there from the last time is continued.
 DIR ?= $(CARGO_TARGET_DIR)/cluster

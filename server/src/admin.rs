@@ -5,6 +5,7 @@
 //! rest of the node knows is filled in by whoever implements the trait.
 
 mod differences;
+mod health;
 mod hints;
 pub(crate) mod options;
 mod repair;
@@ -14,8 +15,13 @@ mod view;
 use async_trait::async_trait;
 use cube_replication::catalog::UnknownName;
 use cube_replication::repair::Asked;
+use cube_storage::model::NodeId;
 use thiserror::Error;
 
+pub use self::health::{
+    ClusterHealth, ClusterStatus, ControlHealth, KeyspaceHealth, Lost, OneMore, OneMoreKeyspace, Readiness,
+    cluster_health,
+};
 pub use self::hints::{HintOrder, HintsView, IncomingView, NodeHintsView};
 pub use self::options::{
     BadOptions, KeyspaceChange, KeyspaceOptions, NAME_CHARS_MAX, TableChange, TableOptions, check_name,
@@ -51,6 +57,11 @@ pub trait Admin: Send + Sync {
     /// How the parts of the node fare, for metrics. The parts that the edge itself holds are filled in by it.
     fn figures(&self) -> Figures {
         Figures::default()
+    }
+
+    /// Who votes on changes of the cluster.
+    fn voters(&self) -> Vec<NodeId> {
+        Vec::new()
     }
 
     /// All members that have not left, in the order of their names.

@@ -22,6 +22,8 @@ pub struct Health {
     pub reasons: Vec<String>,
     /// What an operator should know though it serves.
     pub warnings: Vec<String>,
+    /// What has yet to be copied to it before all it holds is counted in reads.
+    pub to_copy: Option<String>,
 }
 
 impl Health {

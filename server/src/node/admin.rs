@@ -34,6 +34,10 @@ impl Admin for Member {
         Member::figures(self)
     }
 
+    fn voters(&self) -> Vec<NodeId> {
+        self.control.status().voters
+    }
+
     fn nodes(&self) -> Vec<NodeView> {
         let state = self.catalog.current();
         let (now_ms, raft) = (self.clock.monotonic_ms(), self.control.status());

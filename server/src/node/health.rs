@@ -26,7 +26,8 @@ impl Member {
         health.warnings.extend(self.no_majority());
         health.warnings.extend(self.conflicts());
         health.warnings.extend(self.clocks_off());
-        health.warnings.extend(self.unsynced());
+        health.to_copy = self.unsynced();
+        health.warnings.extend(health.to_copy.clone());
         health.warnings.extend(self.stuck());
         health.warnings.extend(self.disk_low());
         health.warnings.extend(self.anti_entropy_off());

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::error::ErrorBody;
 use super::input::Parameters;
 use super::metrics;
-use crate::admin::{Health, NodeView, TopologyView};
+use crate::admin::{ClusterHealth, Health, NodeStatus, NodeView, Readiness, TopologyView, cluster_health};
 use crate::edge::{Access, Caller, Code, Edge, EdgeError};
 
 /// What `GET /api/v1/health` answers.
@@ -46,14 +46,38 @@ pub(super) async fn livez() -> Json<LiveDocument> {
     Json(LiveDocument { status: "ALIVE" })
 }
 
-/// `GET /api/v1/health`: whether the node serves.
-pub(super) async fn health(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Response, EdgeError> {
+/// `GET /readyz`: whether traffic should come here, and what is missing if not.
+pub(super) async fn readyz(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Response, EdgeError> {
     admit(&edge, &uri)?;
+    Ok(ready_answer(&health_of(&edge)))
+}
+
+fn ready_answer(health: &Health) -> Response {
+    let ready = Readiness::of(health);
+    let status = if ready.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(ready)).into_response()
+}
+
+/// `GET /api/v1/cluster/health`: how the cluster fares, and what would break if one more node died.
+pub(super) async fn whole(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<ClusterHealth>, EdgeError> {
+    admit(&edge, &uri)?;
+    let nodes = edge.admin().nodes();
+    let is_alive = |node| nodes.iter().any(|known| known.id == node && known.status == NodeStatus::Alive);
+    Ok(Json(cluster_health(&edge.state(), &edge.admin().voters(), |node| is_alive(node.0))))
+}
+
+fn health_of(edge: &Edge) -> Health {
     let mut health = edge.admin().health();
     if edge.is_leaving() {
         health.reasons.push("the node is about to stop".to_owned());
     }
-    Ok(health_answer(&health))
+    health
+}
+
+/// `GET /api/v1/health`: whether the node serves.
+pub(super) async fn health(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Response, EdgeError> {
+    admit(&edge, &uri)?;
+    Ok(health_answer(&health_of(&edge)))
 }
 
 fn health_answer(health: &Health) -> Response {
@@ -77,8 +101,14 @@ fn health_answer(health: &Health) -> Response {
 pub(super) fn starting(health: Arc<dyn Fn() -> Health + Send + Sync>) -> Router {
     let told = Arc::clone(&health);
     let numbers = move || std::future::ready(metrics::starting(&told()));
+    let waits = Arc::clone(&health);
+    let not_ready = move || std::future::ready(ready_answer(&waits()));
     let not_serving = move || std::future::ready(health_answer(&health()));
-    Router::new().route("/livez", get(livez)).route("/metrics", get(numbers)).fallback(not_serving)
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(not_ready))
+        .route("/metrics", get(numbers))
+        .fallback(not_serving)
 }
 
 /// `GET /api/v1/cluster/nodes`

@@ -41,6 +41,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
     let table_path = "/api/v1/keyspaces/{keyspace}/tables/{table}";
     Router::new()
         .route("/livez", get(cluster::livez))
+        .route("/readyz", get(cluster::readyz))
         .route("/metrics", get(metrics::metrics))
         .route("/api/v1/health", get(cluster::health))
         .route("/api/v1/put", post(data::put))
@@ -68,6 +69,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route(&format!("{table_path}/rows/"), rows.clone())
         .route(&format!("{table_path}/rows"), rows)
         .route("/api/v1/config", get(config::show).patch(config::change))
+        .route("/api/v1/cluster/health", get(cluster::whole))
         .route("/api/v1/cluster/nodes", get(cluster::nodes))
         .route("/api/v1/cluster/topology", get(cluster::topology))
         .route("/api/v1/replication/hints", get(hints::hints))

@@ -19,6 +19,7 @@ mod dev;
 mod forming;
 mod growing;
 mod harness;
+mod health;
 mod hints;
 mod hints_catching_up;
 mod hints_damage;

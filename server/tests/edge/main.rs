@@ -5,9 +5,13 @@
 
 mod admin;
 mod bad_requests;
+#[path = "../../../storage/tests/common/cases.rs"]
+mod cases;
+mod cluster_health;
 mod documents;
 mod failures;
 mod grpc;
+mod health;
 mod http;
 mod keys;
 mod node;

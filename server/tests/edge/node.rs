@@ -261,6 +261,10 @@ impl Admin for RestOfNode {
         self.health.lock().clone()
     }
 
+    fn voters(&self) -> Vec<NodeId> {
+        self.catalog.current().topology.members().keys().copied().collect()
+    }
+
     fn nodes(&self) -> Vec<NodeView> {
         let state = self.catalog.current();
         let view = |member: &Member| {

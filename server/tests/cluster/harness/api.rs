@@ -68,6 +68,11 @@ impl Api {
         self.http.request("GET", "/livez", None)
     }
 
+    /// Anything else, whatever it answers.
+    pub(crate) fn get_raw(&mut self, path: &str) -> Result<Answer, Failure> {
+        self.http.request("GET", path, None)
+    }
+
     /// What the node tells Prometheus.
     pub(crate) fn metrics(&mut self) -> Result<Answer, Failure> {
         self.http.request("GET", "/metrics", None)
