@@ -16,6 +16,7 @@ mod error;
 mod explain;
 mod meter;
 mod names;
+pub(crate) mod page;
 pub(crate) mod scan;
 #[cfg(test)]
 mod tests;

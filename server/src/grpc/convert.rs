@@ -13,8 +13,7 @@ use cube_storage::scan::Row;
 use tonic::metadata::MetadataMap;
 
 use super::explained::explained;
-use super::page;
-use crate::edge::{Code, Details, Edge, EdgeError, Names, refuse, table_name, terms};
+use crate::edge::{Code, Details, Edge, EdgeError, Names, page, refuse, table_name, terms};
 
 /// Rows of a page that does not say.
 const RANGE_ROWS: usize = 1_000;

@@ -10,7 +10,6 @@ mod explained;
 mod health;
 mod incoming;
 mod kv;
-mod page;
 mod repair;
 mod replication;
 mod requests;

@@ -9,7 +9,7 @@ use cube_storage::space::SpaceProbe;
 use cube_storage::{SyncState, UnsyncedCause};
 
 use super::member::Member;
-use crate::metrics::{Figures, GossipFigures, MemberFigures, NodeFigures, SpaceLeft, StoreFigures};
+use crate::metrics::{Figures, GossipFigures, MemberFigures, NodeFigures, SpaceLeft, StoreFigures, SyncFigures};
 
 impl Member {
     pub(super) fn figures(&self) -> Figures {
@@ -29,7 +29,35 @@ impl Member {
             tables: Vec::new(),
             in_flight: (0, 0),
             in_flight_max: (0, 0),
-            sync: None,
+            sync: Some(self.sync_figures()),
+        }
+    }
+
+    fn sync_figures(&self) -> SyncFigures {
+        let (status, scrub, state) = (self.anti_entropy.status(), self.scrub.status(), self.catalog.current());
+        let now_ms = self.clock.peek().millis();
+        let oldest = self.anti_entropy.in_sync_by_table();
+        let keyspaces = state.schema.keyspaces.iter();
+        let tables = keyspaces.flat_map(|(keyspace, space)| space.tables.iter().map(move |table| (keyspace, table)));
+        let age_ms = tables.filter_map(|(keyspace, (name, table))| {
+            let since_ms = now_ms.saturating_sub(oldest.get(&table.id)?.millis());
+            Some((keyspace.clone(), name.clone(), since_ms))
+        });
+        SyncFigures {
+            enabled: status.enabled,
+            age_ms: age_ms.collect(),
+            passes: status.passes,
+            comparisons: status.comparisons,
+            failed: status.failed,
+            leaves_differing: status.tally.leaves,
+            rows_sent: status.tally.rows_sent,
+            rows_fetched: status.tally.rows_fetched,
+            row_bytes: status.tally.row_bytes,
+            marks_cleared: status.marks_cleared,
+            purge_rounds: status.purge_rounds,
+            purge_blocked: status.purge_blocked.len() as u64,
+            scrubbed_rows: scrub.rows,
+            scrub_damaged: scrub.damaged,
         }
     }
 

@@ -60,7 +60,7 @@ impl Serialize for Results {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct RowAnswer {
+pub(super) struct RowAnswer {
     key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     sort: Option<String>,
@@ -137,11 +137,11 @@ async fn gather(
     }
 }
 
-fn write_token(token: &Bytes) -> String {
+pub(super) fn write_token(token: &Bytes) -> String {
     URL_SAFE_NO_PAD.encode(token)
 }
 
-fn read_token(written: &[u8]) -> Result<Bytes, EdgeError> {
+pub(super) fn read_token(written: &[u8]) -> Result<Bytes, EdgeError> {
     let message = "page is the \"next\" of an answer to this scan, and this is none";
     let token = URL_SAFE_NO_PAD.decode(written).or_else(|_| URL_SAFE.decode(written));
     Ok(token.map_err(|_| EdgeError::new(Code::InvalidPageToken, message))?.into())
@@ -177,7 +177,7 @@ impl ScanAnswer {
 }
 
 impl RowAnswer {
-    fn of(row: &Row, as_of: Hlc, names: &Names<'_>) -> Option<Self> {
+    pub(super) fn of(row: &Row, as_of: Hlc, names: &Names<'_>) -> Option<Self> {
         let value = row.record.live_value(as_of)?;
         let encoding = Encoding::fitting([row.key.partition.as_ref(), row.key.sort.as_ref(), value.as_ref()]);
         Some(Self {

@@ -29,6 +29,7 @@ mod kill_one;
 mod load;
 mod majority;
 mod metrics;
+mod openapi;
 mod overload;
 mod pauses;
 mod python;

@@ -12,7 +12,7 @@ use cube_storage::model::Invalid;
 const FORMAT: u8 = 1;
 
 /// The token of the page that begins behind `last`.
-pub(super) fn token(range: &RangeRequest, last: &[u8]) -> Bytes {
+pub(crate) fn token(range: &RangeRequest, last: &[u8]) -> Bytes {
     let mut token = BytesMut::with_capacity(1 + 8 + last.len());
     token.put_u8(FORMAT);
     token.put_u64(fingerprint(range));
@@ -21,7 +21,7 @@ pub(super) fn token(range: &RangeRequest, last: &[u8]) -> Bytes {
 }
 
 /// Narrows a range to what follows the page that gave this token; without one it stays as it is.
-pub(super) fn resume(range: &mut RangeRequest, token: &Bytes) -> Result<(), Invalid> {
+pub(crate) fn resume(range: &mut RangeRequest, token: &Bytes) -> Result<(), Invalid> {
     if token.is_empty() {
         return Ok(());
     }
