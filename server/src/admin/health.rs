@@ -1,8 +1,8 @@
-//! How a cluster fares, and what would break if one more node died: a plain function of the cluster's state and of who is
-//! alive.
+//! How a cluster fares, and what would break if one more node died: a plain function of the cluster's state and of who
+//! is alive.
 //!
-//! Invariant: it counts as requests do. A partition is without QUORUM here exactly when a coordinator that sees the same
-//! nodes alive refuses a write at QUORUM.
+//! Invariant: it counts as requests do. A partition is without QUORUM here exactly when a coordinator that sees the
+//! same nodes alive refuses a write at QUORUM.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +22,8 @@ pub enum ClusterStatus {
     Healthy,
     /// Some are down, and any one more can die.
     Degraded,
-    /// Everything can be read and written at QUORUM, but not at LOCAL_QUORUM everywhere, or something is lost if a certain
-    /// node dies as well.
+    /// Everything can be read and written at QUORUM, but not at LOCAL_QUORUM everywhere, or something is lost if a
+    /// certain node dies as well.
     AtRisk,
     /// Something cannot be read or written at QUORUM now.
     Unavailable,

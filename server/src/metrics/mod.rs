@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! requests.rs  what is counted on the way of every request      figures.rs  what the rest of the node tells when asked
-//! page.rs      how a family of metrics is written               the others  which families there are, by part of the node
+//! page.rs      how a family of metrics is written               others  the families of each part of the node
 //! ```
 //!
 //! Invariant: a request pays for two clock readings and two additions in memory that its thread shares with few others.

@@ -1,9 +1,10 @@
 //! The HTTP front door: JSON in and out, as `docs/rest-api.md` says.
 //!
-//! `routes.rs` has every call with its path and what is said of it, of which `openapi/` makes the router and the document.
-//! `data.rs` reads and writes rows, `scan.rs` lists them, `stats.rs` and `metrics.rs` have numbers, `schema.rs` keyspaces and
-//! tables, `cluster.rs` tells how node and cluster fare; `dto.rs` holds the documents, `input.rs` and `body.rs` read what comes
-//! in. Every error has the one shape `{"error":{"code","message","details"}}`, also where there is no such path or method.
+//! `routes.rs` has every call with its path and what is said of it, of which `openapi/` makes the router and the
+//! document. `data.rs` reads and writes rows, `scan.rs` lists them, `stats.rs` and `metrics.rs` have numbers,
+//! `schema.rs` keyspaces and tables, `cluster.rs` tells how node and cluster fare; `dto.rs` holds the documents,
+//! `input.rs` and `body.rs` read what comes in. Every error has the one shape
+//! `{"error":{"code","message","details"}}`, also where there is no such path or method.
 
 mod body;
 mod cluster;

@@ -1,8 +1,9 @@
-//! The routes and what is said of them: one table (`rest/routes.rs`), of which both the router and the OpenAPI document are
-//! built.
+//! The routes and what is said of them: one table (`rest/routes.rs`), of which both the router and the OpenAPI
+//! document are built.
 //!
-//! Invariant: there is no route that is not documented, and nothing documented that is no route. That a documented answer
-//! is what comes is tested by asking (`tests/edge/openapi.rs`): answers with fields that no schema knows fail it.
+//! Invariant: there is no route that is not documented, and nothing documented that is no route. That a documented
+//! answer is what comes is tested by asking (`tests/cluster/openapi`): answers with fields that no schema knows fail
+//! it.
 
 mod document;
 mod replication;

@@ -1,5 +1,6 @@
-//! A parser of the OpenMetrics text format that refuses whatever the specification does: families told twice or in pieces,
-//! samples without a family, names that do not fit their kind or unit, labels out of form, histograms that do not add up.
+//! A parser of the OpenMetrics text format that refuses whatever the specification does: families told twice or in
+//! pieces, samples without a family, names that do not fit their kind or unit, labels out of form, histograms that do
+//! not add up.
 
 use std::collections::{BTreeMap, BTreeSet};
 

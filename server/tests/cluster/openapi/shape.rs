@@ -1,5 +1,5 @@
-//! Whether a JSON document has the shape that a schema says, as far as the schemas of Cube KV go. What a schema does not
-//! name is wrong.
+//! Whether a JSON document has the shape that a schema says, as far as the schemas of Cube KV go. What a schema does
+//! not name is wrong.
 
 use serde_json::{Value, json};
 
