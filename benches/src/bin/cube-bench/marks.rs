@@ -5,16 +5,14 @@
 use std::time::Duration;
 
 use cube_benches::Result;
-use cube_client::Level;
 use serde::Serialize;
 
 use super::cluster::Cluster;
 use super::figures::Figures;
-use super::options::{Distribution, Marks, Run, Shape, Values, Workload};
+use super::options::{HOT_ROWS, Marks, Run, Shape, Workload};
 use super::subject::Subject;
 use super::{load, report};
 
-const HOT_ROWS: u64 = 20_000;
 const LARGE_ROWS: u64 = 1_000_000;
 /// In a quick run everything is this much smaller.
 const QUICK_PART: u32 = 10;
@@ -51,29 +49,23 @@ pub(crate) fn print(marks: &[Mark]) {
 /// A workload as the marks mean it.
 fn shape(workload: Workload, rows: u64, seconds: f64, quick: bool) -> Shape {
     let part = if quick { QUICK_PART } else { 1 };
-    Shape {
-        workload,
-        reads: None,
-        value_bytes: 1024,
-        values: Values::Random,
-        rows,
-        distribution: Distribution::Uniform,
-        in_flight: 64,
-        rate: None,
-        batch: 64,
-        time: Duration::from_secs_f64(seconds) / part,
-        warm_up: Duration::from_secs(2) / part,
-        level: Level::Quorum,
-    }
+    let time = Duration::from_secs_f64(seconds) / part;
+    let hot = Shape::hot(workload, time);
+    Shape { rows, warm_up: hot.warm_up / part, ..hot }
 }
 
-struct Runs<'a> {
+/// Runs on one cluster, told as they end.
+pub(crate) struct Runs<'a> {
     cluster: &'a Cluster,
-    done: Vec<Figures>,
+    pub(crate) done: Vec<Figures>,
 }
 
-impl Runs<'_> {
-    async fn run(&mut self, name: &str, shape: &Shape) -> Result<Figures> {
+impl<'a> Runs<'a> {
+    pub(crate) fn on(cluster: &'a Cluster) -> Self {
+        Self { cluster, done: Vec::new() }
+    }
+
+    pub(crate) async fn run(&mut self, name: &str, shape: &Shape) -> Result<Figures> {
         let subject = Subject::cube(&self.cluster.client, shape);
         let figures = load::run(name, &subject, shape, &self.cluster.pids).await?;
         report::line(&figures);
@@ -123,7 +115,7 @@ async fn hot(marks: &Marks) -> Result<(Vec<Figures>, Vec<Mark>)> {
     let put = of(Workload::Put, 10.0);
     load::preload(&Subject::cube(&cluster.client, &put), &put).await?;
     report::head();
-    let mut runs = Runs { cluster: &cluster, done: Vec::new() };
+    let mut runs = Runs::on(&cluster);
     let puts = runs.run("put, hot set", &put).await?;
     let gets = runs.run("get, hot set", &of(Workload::Get, 10.0)).await?;
     // As many calls under way as a session is made for; the calls of batches are larger.
@@ -162,7 +154,7 @@ async fn large(marks: &Marks) -> Result<(Vec<Figures>, Vec<Mark>)> {
     let cluster = Cluster::of(&marks.nodes).await?;
     load::preload(&Subject::cube(&cluster.client, &put), &put).await?;
     report::head();
-    let mut runs = Runs { cluster: &cluster, done: Vec::new() };
+    let mut runs = Runs::on(&cluster);
     let puts = runs.run("put, large set", &put).await?;
     runs.run("get, large set", &shape(Workload::Get, rows, 10.0, marks.quick)).await?;
     report::processes(&puts);

@@ -105,7 +105,28 @@ pub(crate) struct Shape {
     pub(crate) level: cube_client::Level,
 }
 
+/// Rows of the hot set, with which everything is measured that does not say otherwise.
+pub(crate) const HOT_ROWS: u64 = 20_000;
+
 impl Shape {
+    /// A workload on the hot set as the marks mean it: 1 KiB of random bytes, 64 in flight, QUORUM.
+    pub(crate) fn hot(workload: Workload, time: Duration) -> Self {
+        Self {
+            workload,
+            reads: None,
+            value_bytes: 1024,
+            values: Values::Random,
+            rows: HOT_ROWS,
+            distribution: Distribution::Uniform,
+            in_flight: 64,
+            rate: None,
+            batch: 64,
+            time,
+            warm_up: Duration::from_secs(2),
+            level: cube_client::Level::Quorum,
+        }
+    }
+
     /// The share of requests that read.
     pub(crate) fn read_share(&self) -> f64 {
         self.reads.unwrap_or(match self.workload {

@@ -8,17 +8,16 @@ use std::time::Duration;
 
 use cube_benches::Result;
 use cube_benches::measure::median;
-use cube_client::Level;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
 use super::cluster::Cluster;
 use super::figures::Figures;
-use super::options::{Distribution, Nodes, Overload, Shape, Values, Workload};
+use super::marks::{Mark, at_least};
+use super::options::{Nodes, Overload, Shape, Workload};
 use super::subject::Subject;
-use super::{load, report};
+use super::{load, marks, report};
 
-const ROWS: u64 = 20_000;
 /// How much more is asked for than there are places.
 const TIMES: usize = 3;
 /// The part of the places that is used while nothing is wrong, one in so many.
@@ -29,13 +28,6 @@ const CALM_AGAIN: Duration = Duration::from_secs(5);
 const NOTICED: Duration = Duration::from_secs(10);
 /// The part of the peak that is wanted of a rush, and of the calm before that of the calm after.
 const WANTED: f64 = 0.8;
-
-#[derive(Serialize)]
-struct Mark {
-    what: &'static str,
-    wanted: f64,
-    measured: f64,
-}
 
 /// What one turn came to, in requests a second.
 struct Turn {
@@ -56,7 +48,7 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     async fn run(&mut self, phase: &str, in_flight: usize, warm_up: Duration, time: Duration) -> Result<f64> {
-        let shape = Shape { in_flight, warm_up, time, ..shape() };
+        let shape = Shape { in_flight, warm_up, ..Shape::hot(Workload::Put, time) };
         let subject = Subject::cube(&self.cluster.client, &shape);
         let name = format!("{phase}{}", self.name);
         let figures = load::run(&name, &subject, &shape, &self.cluster.pids).await?;
@@ -86,34 +78,18 @@ impl Stage<'_> {
     }
 }
 
-fn shape() -> Shape {
-    Shape {
-        workload: Workload::Put,
-        reads: None,
-        value_bytes: 1024,
-        values: Values::Random,
-        rows: ROWS,
-        distribution: Distribution::Uniform,
-        in_flight: 64,
-        rate: None,
-        batch: 64,
-        time: Duration::from_secs(1),
-        warm_up: Duration::ZERO,
-        level: Level::Quorum,
-    }
-}
-
 /// Measures it, and prints how much of the peak was left.
 pub(crate) async fn measure(options: &Overload) -> Result<()> {
     let mut nodes: Nodes = options.turns.nodes.clone();
     nodes.settings.push(format!("overload.in_flight_max={}", options.places));
     let cluster = Cluster::of(&nodes).await?;
-    load::preload(&Subject::cube(&cluster.client, &shape()), &shape()).await?;
+    let rows = Shape::hot(Workload::Put, options.turns.time);
+    load::preload(&Subject::cube(&cluster.client, &rows), &rows).await?;
     report::head();
     let all = cluster.pids.len();
     let mut whole = Stage { cluster: &cluster, options, nodes: all, name: "", done: Vec::new() };
     let turns = whole.turns().await?;
-    let mut table = marks(["rush to peak", "calm after a rush to calm before"], &turns);
+    let mut table = Vec::from(marks_of(["rush to peak", "calm after a rush to calm before"], &turns));
 
     let stopped = cluster.pids.last().ok_or("no process is known that could be stopped")?.1;
     let stopped = Pid::from_raw(i32::try_from(stopped)?).ok_or("a process without a number")?;
@@ -126,16 +102,13 @@ pub(crate) async fn measure(options: &Overload) -> Result<()> {
     let turns = measured.await;
     // It is to end with the others, whatever came of the turns.
     kill_process(stopped, Signal::CONT)?;
-    table.extend(marks(["rush to peak, one stands still", "calm after to calm before, one stands still"], &turns?));
+    table.extend(marks_of(["rush to peak, one stands still", "calm after to calm before, one stands still"], &turns?));
 
     if let (Some(first), Some(last)) = (whole.done.first(), whole.done.last()) {
         report::processes(first);
         report::processes(last);
     }
-    println!("\n| part | wanted | measured, median of {} |\n|---|---|---|", options.turns.rounds.max(1));
-    for mark in &table {
-        println!("| {} | {:.2} | {:.2} |", mark.what, mark.wanted, mark.measured);
-    }
+    marks::print(&table);
     whole.done.append(&mut rest.done);
     #[derive(Serialize)]
     struct Report<'a> {
@@ -145,8 +118,8 @@ pub(crate) async fn measure(options: &Overload) -> Result<()> {
     report::json(options.turns.json.as_deref(), &Report { marks: &table, runs: &whole.done })
 }
 
-fn marks(what: [&'static str; 2], turns: &[Turn]) -> Vec<Mark> {
+fn marks_of(what: [&'static str; 2], turns: &[Turn]) -> [Mark; 2] {
     let [rush, calm] = what;
-    let of = |what, ratio: fn(&Turn) -> f64| Mark { what, wanted: WANTED, measured: median(turns.iter().map(ratio)) };
-    vec![of(rush, |turn| turn.rush / turn.peak), of(calm, |turn| turn.calm_after / turn.calm_before)]
+    let of = |what, ratio: fn(&Turn) -> f64| at_least(what, WANTED, median(turns.iter().map(ratio)));
+    [of(rush, |turn| turn.rush / turn.peak), of(calm, |turn| turn.calm_after / turn.calm_before)]
 }

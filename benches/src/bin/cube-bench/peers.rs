@@ -8,18 +8,15 @@ use std::time::Duration;
 
 use cube_benches::Result;
 use cube_benches::measure::median;
-use cube_client::Level;
 use serde::Serialize;
 
 use super::cluster::Cluster;
 use super::etcd::{self, Etcd};
 use super::figures::Figures;
-use super::options::{Distribution, Shape, Turns, Values, Workload};
+use super::options::{Shape, Turns, Workload};
 use super::subject::Subject;
 use super::{load, report};
 
-/// Rows of the comparison: the hot set of the marks.
-const ROWS: u64 = 20_000;
 /// Where Garage would be, if it were installed.
 const GARAGE: [&str; 3] = ["/usr/bin/garage", "/usr/local/bin/garage", "/garage"];
 
@@ -45,20 +42,7 @@ pub(crate) async fn compare(peers: &Turns) -> Result<()> {
     }
     let cluster = Cluster::of(&peers.nodes).await?;
     let other = Arc::new(Etcd::start(&peers.nodes).await?);
-    let shape = |workload| Shape {
-        workload,
-        reads: None,
-        value_bytes: 1024,
-        values: Values::Random,
-        rows: ROWS,
-        distribution: Distribution::Uniform,
-        in_flight: 64,
-        rate: None,
-        batch: 64,
-        time: peers.time,
-        warm_up: Duration::from_secs(1),
-        level: Level::Quorum,
-    };
+    let shape = |workload| Shape { warm_up: Duration::from_secs(1), ..Shape::hot(workload, peers.time) };
     let cube = Subject::cube(&cluster.client, &shape(Workload::Put));
     let etcd = Subject::Etcd(Arc::clone(&other));
     for subject in [&cube, &etcd] {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cube_benches::Result;
-use cube_client::Level;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -17,14 +16,12 @@ use super::cluster::Cluster;
 use super::figures::Figures;
 use super::load::Window;
 use super::marks::{Mark, at_least, at_most};
-use super::options::{Distribution, Nodes, Replay, Shape, Values, Workload};
+use super::options::{HOT_ROWS, Nodes, Replay, Shape, Workload};
 use super::subject::Subject;
 use super::{load, marks, report};
 
 /// The node that is killed.
 const AWAY: &str = "node-3";
-/// Rows that clients write all the time: the hot set of the marks.
-const ROWS: u64 = 20_000;
 /// As many requests may wait in the open loop: a stall of some hundred milliseconds.
 const OPEN_IN_FLIGHT: usize = 512;
 /// So that every write that is missed becomes a hint.
@@ -59,7 +56,7 @@ pub(crate) async fn measure(options: &Replay) -> Result<()> {
     }
     let settings = ROOM.map(str::to_owned).into_iter().chain(options.nodes.settings.clone()).collect();
     let mut cluster = Cluster::of(&Nodes { settings, ..options.nodes.clone() }).await?;
-    let full = shape(options.time);
+    let full = Shape::hot(Workload::Put, options.time);
     let subject = Subject::cube(&cluster.client, &full);
     load::preload(&subject, &full).await?;
     report::head();
@@ -69,7 +66,7 @@ pub(crate) async fn measure(options: &Replay) -> Result<()> {
     cluster.kill(AWAY)?;
     wait_seen(&mut cluster, false, 2).await?;
     let down = told(load::run("half of it, node-3 dead", &subject, &half, &cluster.pids).await?);
-    load::write_once(&subject, &half, ROWS..ROWS + options.writes).await?;
+    load::write_once(&subject, &half, HOT_ROWS..HOT_ROWS + options.writes).await?;
     let hints = hints(&cluster).await?;
     let (mut restart_seconds, mut catch_up_seconds) = (f64::NAN, f64::NAN);
     let window = Arc::new(Window::default());
@@ -126,23 +123,6 @@ pub(crate) async fn measure(options: &Replay) -> Result<()> {
 /// Processors that all processes of a run kept busy.
 fn cores(figures: &Figures) -> f64 {
     figures.processes.iter().map(|process| process.processor_ms).sum::<f64>() / 1e3 / figures.seconds
-}
-
-fn shape(time: Duration) -> Shape {
-    Shape {
-        workload: Workload::Put,
-        reads: None,
-        value_bytes: 1024,
-        values: Values::Random,
-        rows: ROWS,
-        distribution: Distribution::Uniform,
-        in_flight: 64,
-        rate: None,
-        batch: 64,
-        time,
-        warm_up: Duration::from_secs(2),
-        level: Level::Quorum,
-    }
 }
 
 fn told(figures: Figures) -> Figures {
