@@ -160,7 +160,8 @@ impl NotCompared {
 }
 
 impl Admin {
-    /// Has replicas compared, and mended unless it is a dry run, and tells what it is called. The node that answers runs it.
+    /// Has replicas compared, and mended unless it is a dry run, and tells what that is called. The node that answers
+    /// runs it.
     pub async fn start_repair(&self, scope: RepairScope) -> Result<Told<Repair>, Error> {
         let RepairScope { keyspace, table, dry_run } = scope;
         let request = v1::StartRepairRequest { keyspace, table, dry_run };

@@ -26,12 +26,12 @@ impl LoadMeter {
     pub(super) fn look(&self, clock: &dyn Clock, requests: u64, in_flight: usize) -> Load {
         let mut measured = self.0.lock();
         let (before, load) = &*measured;
-        let mut load = Load { in_flight: in_flight as u64, ..load.clone() };
+        let mut load = Load { in_flight: in_flight as u64, ..*load };
         let at_ms = clock.monotonic_ms();
         if at_ms.saturating_sub(before.at_ms) >= SPAN_MIN_MS {
             let now = Sums { at_ms, requests, cpu_ms: cpu_ms().unwrap_or_default() };
             load = now.since(*before, load);
-            *measured = (now, load.clone());
+            *measured = (now, load);
         }
         load
     }
@@ -68,7 +68,7 @@ mod tests {
         let now = Sums { at_ms: 12_000, requests: 1_500, cpu_ms: 7_000 };
         let load = now.since(before, Load { in_flight: 3, ..Load::default() });
         assert_eq!(load, Load { requests_per_s: 500, in_flight: 3, cpu_percent: 150 });
-        assert_eq!(now.since(now, load.clone()).requests_per_s, 0);
+        assert_eq!(now.since(now, load).requests_per_s, 0);
     }
 
     #[test]

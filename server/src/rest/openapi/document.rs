@@ -54,21 +54,22 @@ fn tags(routes: &[Route]) -> Vec<Value> {
 }
 
 fn operation(route: &Route) -> Value {
-    let mut operation = json!({
-        "operationId": route.name,
-        "tags": [route.tag],
-        "summary": route.summary,
-        "responses": responses(route),
-    });
+    let mut operation = Map::from_iter([
+        ("operationId".to_owned(), route.name.into()),
+        ("tags".to_owned(), json!([route.tag])),
+        ("summary".to_owned(), route.summary.into()),
+        ("responses".to_owned(), responses(route).into()),
+    ]);
     let parameters: Vec<Value> = in_path(route.path).chain(route.query.iter().map(in_query)).collect();
     if !parameters.is_empty() {
-        operation["parameters"] = parameters.into();
+        operation.insert("parameters".to_owned(), parameters.into());
     }
     if let Some((schema, may_be_left_out)) = route.body {
         let content = json!({"application/json": {"schema": reference(schema)}});
-        operation["requestBody"] = json!({"required": !may_be_left_out, "content": content});
+        let body = json!({"required": !may_be_left_out, "content": content});
+        operation.insert("requestBody".to_owned(), body);
     }
-    operation
+    operation.into()
 }
 
 fn in_path(path: &str) -> impl Iterator<Item = Value> + '_ {
@@ -105,13 +106,13 @@ fn responses(route: &Route) -> Map<String, Value> {
         codes.entry(code.http().as_u16()).or_default().push(code.name());
     }
     for (status, names) in codes {
-        let mut response = json!({
-            "description": format!("One of the codes {}", names.join(", ")),
-            "content": {"application/json": {"schema": reference("Error")}},
-        });
-        if status == 429 {
-            response["headers"] = json!({"Retry-After": {"description": "Whole seconds", "schema": whole()}});
-        }
+        let description = format!("One of the codes {}", names.join(", "));
+        let content = json!({"application/json": {"schema": reference("Error")}});
+        let headers = match status {
+            429 => json!({"Retry-After": {"description": "Whole seconds", "schema": whole()}}),
+            _ => json!({}),
+        };
+        let response = json!({"description": description, "content": content, "headers": headers});
         responses.entry(status.to_string()).or_insert(response);
     }
     responses
