@@ -325,7 +325,7 @@ fn of_replicas() -> Vec<Route> {
     vec![
         of("get", "/api/v1/replication/status", get(replication::status), "replication", "How equal the replicas are")
             .asks(STATUS)
-            .answers(&[(200, Json("Replication"))])
+            .answers(&[(200, Json("ReplicationStatus"))])
             .fails(UNKNOWN),
         of("get", SCRUB, get(replication::scrub), "scrub", "How far the verification of what is on disk has come")
             .answers(&[(200, Json("Scrub"))]),

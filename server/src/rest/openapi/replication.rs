@@ -70,7 +70,7 @@ fn status() -> Vec<Named> {
         ],
         &[&time()[..], &[("partitions", list(&partition)), ("comparing", string()), ("lastError", string())]].concat(),
     );
-    vec![("Replication", replication)]
+    vec![("ReplicationStatus", replication)]
 }
 
 fn scrub() -> Vec<Named> {
