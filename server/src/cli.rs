@@ -178,12 +178,19 @@ fn start(arguments: NodeArguments, supervised_by: Option<i32>) -> ExitCode {
         tracing::warn!("{warning}");
     }
     match node::run(&settings) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => end_process(0),
         Err(error) => {
             tracing::error!("{error}");
-            ExitCode::from(error.exit_code())
+            end_process(error.exit_code())
         }
     }
+}
+
+/// Ends the process without the exit handlers of the libraries in it. A late task may still hold the store, and RocksDB's
+/// threads, at work on a compaction, would meet what its handlers have taken apart, and abort. What counts was synced long
+/// before.
+fn end_process(code: u8) -> ! {
+    signal_hook::low_level::exit(code.into())
 }
 
 /// Has the system kill this process when its parent ends, if the parent is still the supervisor.
