@@ -4,7 +4,7 @@
 //! is damaged is never sent, and heals like a joiner. A node that has enough to do refuses, and is asked later.
 
 use cube_storage::merkle::LeafId;
-use cube_storage::model::{Hlc, NodeId, PartitionId, RowKey, TableId};
+use cube_storage::model::{Epoch, Hlc, NodeId, PartitionId, RowKey, TableId};
 use cube_storage::{LeafSpan, Store, StoreError, SyncState, TreeNodes};
 
 use super::questions::{Answer, ChildSums, HeldRow, LeafRows, NotCompared, Proof, Question, RootDigest, Top, Tree};
@@ -40,6 +40,11 @@ pub fn comparable(store: &Store, (table, partition): Tree) -> Result<(), NotComp
         SyncState::Synced => Ok(()),
         SyncState::Unsynced(cause) => Err(NotCompared::Unsynced(cause)),
     }
+}
+
+/// The newest map of a tree's partition that this node has fenced.
+pub fn epoch_of(store: &Store, (table, partition): Tree) -> Epoch {
+    store.table(table).map(|options| store.partition(options.placement, partition).epoch).unwrap_or(Epoch(0))
 }
 
 /// Whether this node has more to do than to compare.
@@ -142,7 +147,7 @@ fn roots(store: &Store, horizon: Hlc, tables: &[(TableId, Vec<(PartitionId, Root
     for (&(tree, theirs), root) in known.iter().zip(store.roots_as_of(horizon, &trees)) {
         let floor = store.range_state(tree.0, tree.1).floor;
         match root {
-            Ok(root) if RootDigest::of(root, floor) == theirs => {}
+            Ok(root) if RootDigest::of(root, floor, epoch_of(store, tree)) == theirs => {}
             Ok(_) => tops.push((tree, floor)),
             Err(error) => differing.push((tree.0, tree.1, Err(not_compared(error)?))),
         }
@@ -150,7 +155,10 @@ fn roots(store: &Store, horizon: Hlc, tables: &[(TableId, Vec<(PartitionId, Root
     let below: Vec<TreeNodes> = tops.iter().map(|&(tree, _)| root_node(tree)).collect();
     for ((tree, floor), children) in tops.into_iter().zip(store.children_as_of(horizon, &below)) {
         let top = match children {
-            Ok(children) => Ok(Top { floor, children: children.first().map(ChildSums::of).unwrap_or_default() }),
+            Ok(children) => {
+                let children = children.first().map(ChildSums::of).unwrap_or_default();
+                Ok(Top { floor, epoch: epoch_of(store, tree), children })
+            }
             Err(error) => Err(not_compared(error)?),
         };
         differing.push((tree.0, tree.1, top));

@@ -13,14 +13,15 @@ use xxhash_rust::xxh3::xxh3_128;
 /// A tree: the rows of a table in one partition.
 pub type Tree = (TableId, PartitionId);
 
-/// What two replicas compare first: the sum of all rows of a tree together with its purge floor.
+/// What two replicas compare first: the sum of all rows of a tree together with its purge floor and the map by which it is
+/// held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootDigest(pub [u8; 16]);
 
 impl RootDigest {
     /// The digest of a tree.
-    pub fn of(root: LeafSum, floor: Hlc) -> Self {
-        let bytes = [root.encode().as_slice(), &floor.0.to_be_bytes()].concat();
+    pub fn of(root: LeafSum, floor: Hlc, epoch: Epoch) -> Self {
+        let bytes = [root.encode().as_slice(), &floor.0.to_be_bytes(), &epoch.0.to_be_bytes()].concat();
         Self(xxh3_128(&bytes).to_be_bytes())
     }
 }
@@ -81,6 +82,9 @@ pub enum NotCompared {
     /// Something of it was found damaged just now.
     #[error("its data is damaged")]
     Damaged,
+    /// The two work by different maps of the partition, so one of them may be no replica any more.
+    #[error("it works by another map of the partition")]
+    OtherMap,
 }
 
 /// What is asked.
@@ -160,6 +164,8 @@ pub enum Question {
 pub struct Top {
     /// The purge floor there.
     pub floor: Hlc,
+    /// The map by which it is held there.
+    pub epoch: Epoch,
     /// The sums right below the root.
     pub children: ChildSums,
 }

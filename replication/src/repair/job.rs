@@ -127,6 +127,9 @@ pub enum Why {
     /// Some of the rows that differ could not be taken over.
     #[error("rows still differ after several attempts")]
     Unsettled,
+    /// The two have not come to the same map of the partition yet.
+    #[error("the nodes work by different maps of the partition")]
+    OtherMap,
 }
 
 /// What was exchanged, or, in a dry run, would be.
@@ -359,8 +362,9 @@ impl Job {
         pair.rows_to_second += to_second;
         pair.leaves += moved.leaves;
         pair.bytes += moved.bytes;
+        let may_pass = |why: &Why| matches!(why, Why::Unsettled | Why::OtherMap);
         let again: BTreeSet<Tree> = match unit.attempt < SETTLE_ATTEMPTS {
-            true => report.left.iter().filter(|(_, _, why)| *why == Why::Unsettled).map(|(tree, ..)| *tree).collect(),
+            true => report.left.iter().filter(|(_, _, why)| may_pass(why)).map(|(tree, ..)| *tree).collect(),
             false => BTreeSet::new(),
         };
         let left: BTreeSet<Tree> = report.left.iter().map(|(tree, ..)| *tree).collect();

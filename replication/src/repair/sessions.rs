@@ -339,6 +339,7 @@ impl From<questions::NotCompared> for Why {
             questions::NotCompared::UnknownTable => Self::UnknownTable,
             questions::NotCompared::Unsynced(cause) => Self::NotInSync(cause),
             questions::NotCompared::Damaged => Self::Damaged,
+            questions::NotCompared::OtherMap => Self::OtherMap,
         }
     }
 }

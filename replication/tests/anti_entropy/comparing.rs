@@ -4,7 +4,7 @@ use crate::cases::cases;
 use bytes::Bytes;
 use cube_replication::anti_entropy::compare::{Mode, Verdict};
 use cube_replication::anti_entropy::questions::NotCompared;
-use cube_storage::model::{Expiry, Hlc, PartitionBits, PartitionId, PlacementId, Record, RowKey};
+use cube_storage::model::{Epoch, Expiry, Hlc, PartitionBits, PartitionId, PlacementId, Record, RowKey};
 use cube_storage::{SyncState, UnsyncedCause};
 use proptest::prelude::*;
 
@@ -178,4 +178,20 @@ fn a_comparison_that_is_cut_off_goes_on_where_it_was() {
     assert_eq!(rows(&a), rows(&b));
     let sent = first.tally.rows_sent + second.tally.rows_sent;
     assert!(sent <= 4_000 + 400, "{sent} rows were sent for 4,000 that differed");
+}
+
+#[test]
+fn replicas_that_work_by_different_maps_exchange_neither_rows_nor_floors() {
+    let bits = PartitionBits::new(0).unwrap();
+    let ((former, _), (present, _)) = (store(bits), store(bits));
+    // Deleted and purged while the former replica was none any more, which it has not heard of.
+    plant(&former, [(RowKey::of("k"), Record::value(version(5), "old"))]);
+    present.fence(PlacementId(0), PartitionId(0), Epoch(2)).unwrap();
+    present.take_floors(&[(TABLE, PartitionId(0), Hlc(9))]).unwrap();
+    for (mine, theirs) in [(&former, &present), (&present, &former)] {
+        let outcome = compare(mine, theirs);
+        assert!(outcome.all(Verdict::There(NotCompared::OtherMap)), "{outcome:?}");
+    }
+    assert!(rows(&present).is_empty());
+    assert_eq!(former.range_state(TABLE, PartitionId(0)).floor, Hlc(0));
 }

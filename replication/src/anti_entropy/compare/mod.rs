@@ -6,8 +6,9 @@
 //! differ; then the rows of the leaves that differ are listed and exchanged (`rows.rs`).
 //!
 //! Invariants: a tree is called equal only when nothing at or below the horizon was found to differ, under one purge
-//! floor on both sides; rows are exchanged only after the floors are level; what fails leaves its tree unsettled and
-//! nothing else.
+//! floor and one map on both sides; rows are exchanged only after the floors are level, and each names that map: a node
+//! that is no replica any more, and does not know it, may hold what was deleted and purged without it, and neither brings
+//! that back nor gets a floor that would let it; what fails leaves its tree unsettled and nothing else.
 
 mod decide;
 mod rows;
@@ -19,7 +20,7 @@ use cube_storage::model::{Batch, Epoch, Hlc, Mutation, NodeId, Outcome, Partitio
 use cube_storage::{Store, StoreError, TreeNodes};
 
 use self::rows::Rows;
-use super::answer::{comparable, not_compared, root_node};
+use super::answer::{comparable, epoch_of, not_compared, root_node};
 use super::questions::{Answer, ChildSums, NotCompared, Question, RootDigest, Top, Tree};
 
 /// Nodes whose children are asked for in one message: an answer of a megabyte at the most.
@@ -260,7 +261,7 @@ impl Session {
         }
     }
 
-    /// The map by which rows of a tree go.
+    /// The map by which a tree is compared.
     fn map_of(&self, tree: Tree) -> Option<Epoch> {
         self.trees.get(&tree).map(|state| state.map)
     }
@@ -286,14 +287,15 @@ impl Session {
                 Ok(()) => known.push(tree),
                 Err(cause) => self.set(tree, Verdict::Here(cause)),
             }
-            if let (Some(state), Ok(options)) = (self.trees.get_mut(&tree), store.table(tree.0)) {
-                state.map = store.partition(options.placement, tree.1).epoch;
+            if let Some(state) = self.trees.get_mut(&tree) {
+                state.map = epoch_of(store, tree);
             }
         }
         for (tree, root) in known.iter().zip(store.roots_as_of(self.horizon, &known)) {
+            let Some(map) = self.map_of(*tree) else { continue };
             let floor = store.range_state(tree.0, tree.1).floor;
             match root {
-                Ok(root) => tables.entry(tree.0).or_default().push((tree.1, RootDigest::of(root, floor))),
+                Ok(root) => tables.entry(tree.0).or_default().push((tree.1, RootDigest::of(root, floor, map))),
                 Err(error) => self.exclude(*tree, error)?,
             }
         }
@@ -313,6 +315,9 @@ impl Session {
             let tree = (table, partition);
             match top {
                 Err(cause) => self.set(tree, Verdict::There(cause)),
+                Ok(top) if self.map_of(tree) != Some(top.epoch) => {
+                    self.set(tree, Verdict::There(NotCompared::OtherMap))
+                }
                 Ok(top) if self.is_open(tree) => tops.push((tree, top)),
                 Ok(_) => {}
             }

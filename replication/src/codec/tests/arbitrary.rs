@@ -298,11 +298,16 @@ fn question() -> impl Strategy<Value = Question> {
 fn told() -> impl Strategy<Value = Answer> {
     let sums = (any::<u16>(), prop::collection::vec(any::<[u8; 8]>(), 0..5))
         .prop_map(|(present, sums)| ChildSums { present, sums });
-    let top = (hlc(), sums.clone()).prop_map(|(floor, children)| Top { floor, children });
+    let top = (hlc(), any::<u64>(), sums.clone()).prop_map(|(floor, epoch, children)| Top {
+        floor,
+        epoch: Epoch(epoch),
+        children,
+    });
     let cause = prop_oneof![
         Just(NotCompared::UnknownTable),
         Just(NotCompared::Unsynced(UnsyncedCause::New)),
         Just(NotCompared::Damaged),
+        Just(NotCompared::OtherMap),
     ];
     let top = prop_oneof![top.prop_map(Ok), cause.clone().prop_map(Err)];
     let top = (any::<u32>(), any::<u16>(), top).prop_map(|(table, at, top)| (TableId(table), PartitionId(at), top));
