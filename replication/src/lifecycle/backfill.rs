@@ -8,6 +8,11 @@
 //! by side, so there is nobody to switch to; the copy succeeds while enough of them remain. One that fails is asked again
 //! for the same page, ever later, and given up after [`TRIES_MAX`] failures in a row.
 //!
+//! **Purge floors.** What a source has purged is on no page of it, so its floor is taken over: below it this replica must
+//! not take what comes from somebody who knows of no deletion. That is done at the end, durably, and before the copy counts:
+//! below a floor that rose too early, what a source with a lower one still holds would be refused, and be missing. For the
+//! same reason a source takes over the floor that this replica has kept from an earlier time, before it tells any row.
+//!
 //! **Why each source is read whole, by its own position.** A quorum of the sources must have told what it holds of every
 //! row. Two sources of three that told one half each are a quorum of no row: what only the third and one of them hold may
 //! be missing in both halves. So a position reached in one source says nothing of another one. It is kept in memory alone:
@@ -21,6 +26,7 @@ use cube_storage::scan::{PageToken, Row, ScanRequest, Scope};
 use cube_storage::{Store, StoreError};
 use parking_lot::Mutex;
 
+use crate::anti_entropy::questions::Question;
 use crate::bursts::Bursts;
 use crate::clock::NodeClock;
 use crate::messages::{Features, PROTOCOL, Reply, ReplyBody, Request, RequestBody, ScanRows};
@@ -82,6 +88,8 @@ struct Position {
     /// The place of its table.
     place: usize,
     resume: Option<PageToken>,
+    /// The source was told this replica's floor.
+    is_level: bool,
 }
 
 /// A source that failed.
@@ -96,6 +104,8 @@ struct State {
     failures: BTreeMap<NodeId, u32>,
     paused: BTreeMap<NodeId, Pause>,
     counts: CopyCounts,
+    /// The highest purge floor that was told of each table.
+    floors: BTreeMap<TableId, Hlc>,
     done: Option<OnBackfilled>,
 }
 
@@ -115,11 +125,12 @@ impl Backfill {
             failures: BTreeMap::new(),
             paused: BTreeMap::new(),
             counts: CopyCounts::default(),
+            floors: BTreeMap::new(),
             done: Some(done),
         };
         let state = Mutex::new(state);
         let backfill = Arc::new(Self { parts, partition, map, tables, state });
-        nodes.into_iter().for_each(|source| backfill.ask(source, Position { place: 0, resume: None }));
+        nodes.into_iter().for_each(|source| backfill.ask(source, Position { place: 0, resume: None, is_level: false }));
         backfill
     }
 
@@ -149,15 +160,7 @@ impl Backfill {
             resume: position.resume.clone(),
             ..ScanRequest::all(table, Scope::Tokens(first, last), limits)
         };
-        let request = Request {
-            protocol: PROTOCOL,
-            features: Features::default(),
-            from: self.parts.me,
-            clock: self.parts.clock.peek(),
-            time_left_ms: PAGE_TIMEOUT_MS,
-            explain: false,
-            body: RequestBody::Scan(ScanRows { page, claim: Some(self.map) }),
-        };
+        let request = self.request(RequestBody::Scan(ScanRows { page, claim: Some(self.map) }));
         let backfill = Arc::clone(self);
         let reply = Box::new(move |reply| backfill.on_page(source, table, position, reply));
         self.parts.transport.send(source, Lane::Background, request, reply);
@@ -174,9 +177,11 @@ impl Backfill {
             Ok(Err(refusal)) => return self.on_failure(source, position, &refusal),
             Err(error) => return self.on_failure(source, position, &error),
         };
-        // Before the rows: what the source has purged by its floor must not come from anywhere else either.
-        if let Err(error) = self.parts.store.take_floors(&[(table, self.partition, floor)]) {
-            return self.on_failure(source, position, &error);
+        let mine = self.parts.store.range_state(table, self.partition).floor;
+        match (floor < mine && !rows.is_empty(), position.is_level) {
+            (true, false) => return self.level_floor(source, (table, mine), position),
+            (true, true) => return self.on_failure(source, position, &"its purge floor is lower"),
+            (false, _) => {}
         }
         let (backfill, told) = (Arc::clone(self), rows.len() as u64);
         let applied = move |result: Result<Vec<Outcome>, StoreError>| {
@@ -191,9 +196,11 @@ impl Backfill {
             let mut state = backfill.state.lock();
             state.failures.remove(&source);
             state.counts.rows += told;
+            let highest = state.floors.entry(table).or_default();
+            *highest = floor.max(*highest);
             drop(state);
             let place = if next.is_some() { position.place } else { position.place + 1 };
-            backfill.ask(source, Position { place, resume: next });
+            backfill.ask(source, Position { place, resume: next, is_level: false });
         };
         self.parts.store.submit(batch((table, self.map), rows, floor), Box::new(applied));
     }
@@ -206,6 +213,7 @@ impl Backfill {
         let (failed, is_over) = (*failures, state.done.is_none());
         if failed < TRIES_MAX && !is_over {
             let until_ms = self.parts.clock.monotonic_ms() + (TRY_AGAIN_MS << (failed - 1));
+            let position = Position { is_level: false, ..position };
             state.paused.insert(source, Pause { position, until_ms });
             return;
         }
@@ -236,10 +244,47 @@ impl Backfill {
         let done = state.done.take();
         // Nobody is asked again: the others' answers find nobody who waits.
         state.paused.clear();
+        let floors: Vec<_> = state.floors.iter().map(|(table, floor)| (*table, self.partition, *floor)).collect();
         drop(state);
         if let Some(done) = done {
-            done(result);
+            done(result && self.take_floors(&floors));
         }
+    }
+}
+
+impl Backfill {
+    /// Has a source take over this replica's floor, and asks it for the page again. One that does not is asked later.
+    fn level_floor(self: &Arc<Self>, source: NodeId, (table, floor): (TableId, Hlc), position: Position) {
+        let floors = vec![(table, self.partition, floor)];
+        let question = Question::Nodes { horizon: floor, floors, trees: Vec::new() };
+        let request = self.request(RequestBody::AntiEntropy(Box::new(question)));
+        let backfill = Arc::clone(self);
+        let reply = Box::new(move |reply: Result<Reply, PeerError>| match reply.map(|reply| reply.body) {
+            Ok(Ok(_)) => backfill.ask(source, Position { is_level: true, ..position }),
+            Ok(Err(refusal)) => backfill.on_failure(source, position, &refusal),
+            Err(error) => backfill.on_failure(source, position, &error),
+        });
+        self.parts.transport.send(source, Lane::Background, request, reply);
+    }
+
+    fn request(&self, body: RequestBody) -> Request {
+        Request {
+            protocol: PROTOCOL,
+            features: Features::default(),
+            from: self.parts.me,
+            clock: self.parts.clock.peek(),
+            time_left_ms: PAGE_TIMEOUT_MS,
+            explain: false,
+            body,
+        }
+    }
+
+    fn take_floors(&self, floors: &[(TableId, PartitionId, Hlc)]) -> bool {
+        let taken = self.parts.store.take_floors(floors);
+        if let Err(error) = &taken {
+            tracing::warn!(%error, partition = %self.partition, "the purge floors of a copied partition are not taken over");
+        }
+        taken.is_ok()
     }
 }
 

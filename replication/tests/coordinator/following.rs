@@ -131,6 +131,34 @@ fn those_that_stay_and_those_that_come_copy_from_a_quorum_and_say_so() {
 }
 
 #[test]
+fn a_copy_takes_over_the_highest_purge_floor_of_its_sources_and_still_has_what_others_hold_below_it() {
+    let mut following = Following::of("a0 a1 a2 (a3)");
+    let floor = following.cluster.version(30).hlc;
+    following.cluster.node(0).store.take_floors(&[(TABLE_ID, partition(), floor)]).unwrap();
+    following.plant(1);
+    following.plant(2);
+    following.move_to(&[0, 1, 3]);
+    following.pass_s(2);
+    assert_eq!(following.sync(3), SyncState::Synced);
+    assert_eq!(following.cluster.node(3).store.range_state(TABLE_ID, partition()).floor, floor);
+    assert!(following.holds(3));
+}
+
+#[test]
+fn who_kept_a_purge_floor_from_an_earlier_time_copies_rows_below_it_all_the_same() {
+    let mut following = Following::of("a0 a1 a2 (a3)");
+    (0..3).for_each(|node| following.plant(node));
+    let floor = following.cluster.version(30).hlc;
+    following.cluster.node(3).store.take_floors(&[(TABLE_ID, partition(), floor)]).unwrap();
+    following.move_to(&[0, 1, 3]);
+    following.pass_s(2);
+    assert_eq!(following.sync(3), SyncState::Synced);
+    assert!(following.holds(3));
+    let floor_of = |node| following.cluster.node(node).store.range_state(TABLE_ID, partition()).floor;
+    assert!([0, 1].into_iter().any(|source| floor_of(source) == floor), "a source took it over before it told the row");
+}
+
+#[test]
 fn a_damaged_replica_that_stays_is_in_sync_only_after_a_copy_from_a_quorum_of_the_others() {
     let mut following = Following::of("a0 a1 a2 (a3)");
     // Node 0 acknowledged the row too, and lost it.
