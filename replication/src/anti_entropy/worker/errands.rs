@@ -45,8 +45,12 @@ impl AntiEntropyWorker {
             return Ok(Act::GoOn);
         };
         let state = self.shared.parts.catalog.current();
+        let watermark = (self.shared.parts.watermark)();
+        let mut followed = marks.marks(None, MARKS_MAX);
+        // Of a write that is still on its way from here, or that only a hint here holds, the replicas may all hold nothing.
+        followed.retain(|mark| watermark.is_some_and(|watermark| mark.version.hlc <= watermark));
         let clearing = self.clearings.entry(target).or_default();
-        clearing.follow(&marks.marks(None, MARKS_MAX), |range| trees_of(&state, target, range));
+        clearing.follow(&followed, |range| trees_of(&state, target, range));
         let trees = clearing.trees();
         if trees.is_empty() {
             self.clear_repaired()?;
