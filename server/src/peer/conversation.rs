@@ -116,7 +116,7 @@ impl Conversation {
         state.ready_bytes < self.reply_bytes_max && state.ready.len() < self.serving_max.saturating_mul(2)
     }
 
-    /// Waits until there is room, or nobody is there any more.
+    /// Waits until there is room, or nobody is there any more. Several may wait.
     pub(super) async fn room(&self) {
         while !self.has_room() && !self.closed.is_cancelled() {
             // A notice that comes before this is kept by `Notify`.
@@ -125,6 +125,8 @@ impl Conversation {
                 () = self.closed.cancelled() => {}
             }
         }
+        // A notice wakes one. It may have nothing to answer, so that nothing it does would bring the next notice.
+        self.room.notify_one();
     }
 
     /// The peer asks nothing more: when all is answered, this ends.
@@ -267,5 +269,28 @@ impl Stream for Replies {
 impl Drop for Replies {
     fn drop(&mut self) {
         self.0.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+
+    use super::*;
+
+    #[test]
+    fn when_there_is_room_again_all_who_waited_for_it_go_on() {
+        let settings = PeerSettings { reply_bytes_max: 10, ..PeerSettings::default() };
+        let conversation = Conversation::new(&settings, wire::Hello::default());
+        conversation.refuse(1, vec![0; 10]);
+        let context = &mut Context::from_waker(Waker::noop());
+        let (mut first, mut second) = (pin!(conversation.room()), pin!(conversation.room()));
+        assert!(first.as_mut().poll(context).is_pending() && second.as_mut().poll(context).is_pending());
+        while conversation.poll_frame(context).is_ready() {}
+        assert!(conversation.has_room());
+        // Neither of them has anything to answer.
+        assert!(first.as_mut().poll(context).is_ready());
+        assert!(second.as_mut().poll(context).is_ready());
     }
 }

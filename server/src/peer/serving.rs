@@ -172,6 +172,9 @@ impl Serving {
             self.serve_one(conversation, asked);
         }
         let rest: Vec<Asked> = reads.collect();
+        if rest.is_empty() {
+            return;
+        }
         let (serving, conversation) = (Arc::clone(self), Arc::clone(conversation));
         runtime.spawn(async move {
             conversation.room().await;

@@ -305,7 +305,7 @@ fn replies_past_their_bound_hold_up_further_requests_and_lose_none() {
             assert_eq!(told.wait().unwrap().clock, Hlc(number as u64));
         }
         let told: Vec<Told> = (0..100).map(|_| asker.send(TWO, lane, read_of_a_row(AMPLE_MS))).collect();
-        assert!(told.iter().all(|told| told.wait().is_ok()));
+        told.iter().for_each(|told| drop(told.wait().unwrap()));
     }
 }
 
