@@ -15,6 +15,11 @@ const TO: &str = "A node by hand";
 /// A request of this test may wait for a node that stands still, on a machine that is busy with other tests.
 const PATIENT: &str = "60s";
 
+/// What people do who wait ...
+const WAIT: &str = "sleep 6 ";
+/// ... and what does for a machine that is busy with other tests.
+const WAIT_FOR_IT: &str = "until cube -e NODES | grep -q DOWN; do sleep 0.2; done ";
+
 /// What stands between the fences of a language, in order.
 fn blocks(text: &str) -> Vec<&str> {
     text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
@@ -36,6 +41,8 @@ fn folder_with_cube(nodes: &RealNodes) -> tempfile::TempDir {
 fn run(block: &str, nodes: &RealNodes, tools: &Path) -> String {
     let addressed =
         block.replace("localhost:8080", &nodes.address(1, 8080)).replace("localhost:8090", &nodes.address(2, 8080));
+    assert_eq!(block.contains("STOP"), block.contains(WAIT), "{block}");
+    let addressed = addressed.replace(WAIT, WAIT_FOR_IT);
     let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
     let third = nodes.processes[2].as_ref().unwrap().id().to_string();
     let output = Command::new("sh")
