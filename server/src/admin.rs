@@ -29,8 +29,7 @@ pub use self::options::{
 pub(crate) use self::repair::name_of;
 pub use self::repair::{NotComparedView, RepairPairView, RepairView, RepairsView};
 pub use self::replication::{
-    ClusterSyncView, ExchangedView, PartitionSyncView, PeerSyncView, PurgeView, ReplicationView, ScrubView, SyncTime,
-    TableSyncView,
+    ClusterSyncView, PartitionSyncView, PeerSyncView, PurgeView, ReplicationView, ScrubView, SyncTime, TableSyncView,
 };
 pub use self::view::{
     AddressesView, Health, KeyspaceView, NodeStatus, NodeView, PartitionView, PlacementView, RaftRole, TableView,

@@ -142,33 +142,7 @@ pub struct PeerSyncView {
     pub last_error: Option<String>,
     /// What was exchanged.
     #[serde(flatten)]
-    pub exchanged: ExchangedView,
-}
-
-/// What comparisons exchanged.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of `Tally`")]
-pub struct ExchangedView {
-    pub round_trips: u64,
-    pub leaves_differing: u64,
-    pub rows_sent: u64,
-    pub rows_fetched: u64,
-    pub row_bytes: u64,
-    pub below_floor: u64,
-}
-
-impl From<&Tally> for ExchangedView {
-    fn from(tally: &Tally) -> Self {
-        Self {
-            round_trips: tally.round_trips,
-            leaves_differing: tally.leaves,
-            rows_sent: tally.rows_sent,
-            rows_fetched: tally.rows_fetched,
-            row_bytes: tally.row_bytes,
-            below_floor: tally.below_floor,
-        }
-    }
+    pub exchanged: Tally,
 }
 
 /// Purging of deletions and ended rows, since the node started.

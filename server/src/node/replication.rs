@@ -11,8 +11,8 @@ use cube_storage::{SyncState, UnsyncedCause};
 
 use super::member::Member;
 use crate::admin::{
-    AdminError, ClusterSyncView, ExchangedView, PartitionSyncView, PeerSyncView, PurgeView, ReplicationView, ScrubView,
-    SyncTime, TableSyncView,
+    AdminError, ClusterSyncView, PartitionSyncView, PeerSyncView, PurgeView, ReplicationView, ScrubView, SyncTime,
+    TableSyncView,
 };
 
 /// The time of each pair of this node's trees and another replica.
@@ -188,7 +188,7 @@ impl Look<'_> {
             refused: peer.refused,
             failures: peer.failed,
             last_error: peer.last_error.clone(),
-            exchanged: ExchangedView::from(&peer.tally),
+            exchanged: peer.tally,
         }
     }
 

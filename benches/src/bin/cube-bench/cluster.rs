@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cube_benches::Result;
 use cube_client::{Client, Level, Options};
+use rustix::process::Pid;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -142,6 +143,12 @@ impl Cluster {
         self.own(name)?.start()?;
         self.note_pids();
         Ok(())
+    }
+
+    /// The process of the last node: it can be made to stand still, and to go on.
+    pub(crate) fn last_process(&self) -> Result<Pid> {
+        let (_, pid) = self.pids.last().ok_or("no process is known that could be stopped")?;
+        Ok(Pid::from_raw(i32::try_from(*pid)?).ok_or("a process without a number")?)
     }
 
     /// Where clients reach the nodes that were started for the measurement, by name.

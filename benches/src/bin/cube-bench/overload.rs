@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cube_benches::Result;
 use cube_benches::measure::median;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde::Serialize;
 
 use super::cluster::Cluster;
@@ -91,8 +91,7 @@ pub(crate) async fn measure(options: &Overload) -> Result<()> {
     let turns = whole.turns().await?;
     let mut table = Vec::from(marks_of(["rush to peak", "calm after a rush to calm before"], &turns));
 
-    let stopped = cluster.pids.last().ok_or("no process is known that could be stopped")?.1;
-    let stopped = Pid::from_raw(i32::try_from(stopped)?).ok_or("a process without a number")?;
+    let stopped = cluster.last_process()?;
     let mut rest = Stage { cluster: &cluster, options, nodes: all - 1, name: ", one stands still", done: Vec::new() };
     kill_process(stopped, Signal::STOP)?;
     let measured = async {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cube_benches::Result;
 use cube_benches::measure::median;
 use cube_client::Level;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -66,8 +66,7 @@ async fn hot(options: &Turns) -> Result<(Vec<Mark>, Vec<Figures>)> {
     let mut marks = vec![at_most("CPU of a GET at QUORUM to ONE", 1.6, median(costs))];
 
     let open = Shape { rate: Some(median(rates) / LOAD_PART), in_flight: OPEN_IN_FLIGHT, ..quorum.clone() };
-    let stopped = cluster.pids.last().ok_or("no process is known that could be stopped")?.1;
-    let stopped = Pid::from_raw(i32::try_from(stopped)?).ok_or("a process without a number")?;
+    let stopped = cluster.last_process()?;
     let (mut first, mut later) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds.max(1) {
         let healthy = runs.run("half of that", &open).await?;

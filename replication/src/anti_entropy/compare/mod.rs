@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use cube_storage::merkle::{DEPTH, FAN_OUT, LeafId};
 use cube_storage::model::{Batch, Epoch, Hlc, Mutation, NodeId, Outcome, PartitionId, TableId};
 use cube_storage::{Store, StoreError, TreeNodes};
+use serde::Serialize;
 
 use self::rows::Rows;
 use super::answer::{comparable, epoch_of, not_compared, root_node};
@@ -60,13 +61,16 @@ pub enum Verdict {
 }
 
 /// What a comparison did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Tally {
     /// Messages to the peer.
     pub round_trips: u64,
     /// Leaves that differed.
+    #[serde(rename = "leavesDiffering")]
     pub leaves: u64,
-    /// Rows that were listed by the peer.
+    /// Rows that were listed by the peer, which is of no use to an operator.
+    #[serde(skip)]
     pub listed: u64,
     /// Rows sent to the peer, or that would be.
     pub rows_sent: u64,
