@@ -66,12 +66,18 @@ impl Store {
 
     /// Commits one group of what waits, if anything does. Whether there was something.
     pub fn run_pending(&self) -> bool {
+        self.commit_pending() > 0
+    }
+
+    /// The same; how many batches the group had.
+    pub(crate) fn commit_pending(&self) -> usize {
         // The lock comes before the group is taken: groups are committed in the order they were queued.
         let mut commit = self.commit.lock();
         let jobs = self.queue.take_group();
         if jobs.is_empty() {
-            return false;
+            return 0;
         }
+        let batches = jobs.len();
         // A panic must not end the one thread that commits: whoever waits would wait for ever.
         let results = caught(|| self.commit_group(&mut commit, &jobs)).unwrap_or_else(|cause| {
             let stopped = self.stop(&mut commit, format!("committing a group panicked: {cause}"));
@@ -84,7 +90,7 @@ impl Store {
                 self.stop(&mut self.commit.lock(), format!("a callback of a write panicked: {cause}"));
             }
         }
-        true
+        batches
     }
 
     /// Drops what waits to be committed without calling anyone back, as the end of the process would. Threads inside

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -40,6 +41,8 @@ impl TimeLimit {
 const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Mutations committed at once.
 const GROUP_ROWS_MAX: usize = 4096;
+/// With so many bytes a group waits for no others.
+const GATHER_BYTES_MAX: usize = 1 << 20;
 /// What a waiting mutation costs besides its bytes.
 const MUTATION_OVERHEAD_BYTES: usize = 256;
 
@@ -76,6 +79,8 @@ struct State {
     closed: bool,
     /// Whoever waits for work is to look again at how long it should.
     nudged: bool,
+    /// Batches that are not worth a wake-up: whoever waits for work waits for more.
+    too_few: usize,
 }
 
 pub(crate) struct Queue {
@@ -109,8 +114,11 @@ impl Queue {
         }
         state.bytes += bytes;
         state.jobs.push_back(Job { batch, done, limit, bytes });
+        let is_awaited = state.jobs.len() > state.too_few || state.bytes >= GATHER_BYTES_MAX;
         drop(state);
-        self.work.notify_one();
+        if is_awaited {
+            self.work.notify_one();
+        }
         Ok(())
     }
 
@@ -143,7 +151,7 @@ impl Queue {
         let mut state = self.state.lock();
         let mut timed_out = false;
         if state.jobs.is_empty() && !state.closed && !state.nudged {
-            match timeout_ms.map(std::time::Duration::from_millis) {
+            match timeout_ms.map(Duration::from_millis) {
                 None => self.work.wait(&mut state),
                 Some(timeout) => timed_out = self.work.wait_for(&mut state, timeout).timed_out(),
             }
@@ -157,6 +165,18 @@ impl Queue {
         } else {
             Wake::TimedOut
         }
+    }
+
+    /// Blocks until so many batches wait, they are large, the queue is closed, or the time is over. Those that come before
+    /// wake nobody.
+    pub(crate) fn gather(&self, batches: usize, timeout_ms: u64) {
+        let mut state = self.state.lock();
+        if state.closed || state.jobs.len() >= batches || state.bytes >= GATHER_BYTES_MAX {
+            return;
+        }
+        state.too_few = batches - 1;
+        self.work.wait_for(&mut state, Duration::from_millis(timeout_ms));
+        state.too_few = 0;
     }
 
     /// Lets whoever waits look again at how long it should.
@@ -226,6 +246,31 @@ mod tests {
         assert_eq!(queue.take_group().len(), 2);
         assert_eq!(queue.take_group().len(), 1);
         assert!(queue.take_group().is_empty());
+    }
+
+    #[test]
+    fn what_is_gathered_is_waited_for_until_it_is_there_or_large_or_the_time_is_over_or_all_of_it_ends() {
+        const LONG_MS: u64 = 600_000;
+        let queue = Queue::new(usize::MAX);
+        let push = |bytes| assert!(queue.push(batch(bytes), None, nobody()).is_ok());
+        push(1);
+        queue.gather(1, LONG_MS);
+        queue.gather(2, 1);
+        assert_eq!(queue.depth().1, 1);
+        std::thread::scope(|scope| {
+            let gathered = scope.spawn(|| queue.gather(3, LONG_MS));
+            push(1);
+            push(1);
+            gathered.join().unwrap();
+            let gathered = scope.spawn(|| queue.gather(100, LONG_MS));
+            push(GATHER_BYTES_MAX);
+            gathered.join().unwrap();
+            queue.take_group();
+            let gathered = scope.spawn(|| queue.gather(100, LONG_MS));
+            queue.close();
+            gathered.join().unwrap();
+        });
+        queue.gather(100, LONG_MS);
     }
 
     #[test]
