@@ -49,6 +49,11 @@ impl Replica {
         self.hints.get_or_init(|| hints);
     }
 
+    /// Who lets hints in, once they are.
+    pub fn hint_receiver(&self) -> Option<Arc<HintReceiver>> {
+        self.hints.get().cloned()
+    }
+
     /// The store under it.
     pub fn store(&self) -> &Arc<Store> {
         &self.store

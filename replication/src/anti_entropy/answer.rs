@@ -30,6 +30,8 @@ const PURGE_STEP_ROWS: usize = 1_000;
 const BUSY_QUEUE_BYTES: usize = 16 << 20;
 /// After which a node that refused is asked again.
 const BUSY_RETRY_MS: u32 = 500;
+/// After which a node that hints come to is asked again.
+const CATCHES_UP_RETRY_MS: u32 = 1_000;
 /// After which a node that compares with the asker already is asked again.
 const TAKEN_RETRY_MS: u32 = 100;
 
@@ -66,6 +68,9 @@ pub trait Attendant: Send + Sync {
     /// Below which version this node holds, and will create, no hint and no write in flight; nothing while it cannot say.
     fn watermark(&self) -> Option<Hlc>;
 
+    /// Whether hints come to it: a comparison would send once more what is on its way.
+    fn catches_up(&self) -> bool;
+
     /// Whether it compares its own replicas with those of a peer right now: two comparisons of the same partitions at a
     /// time would send every row twice.
     fn compares_with(&self, peer: NodeId) -> bool;
@@ -81,6 +86,9 @@ pub fn answer(
     let begins = matches!(question, Question::Roots { .. });
     if is_busy(store) {
         return Err(Refusal::Overloaded { retry_after_ms: BUSY_RETRY_MS });
+    }
+    if begins && attendant.is_some_and(Attendant::catches_up) {
+        return Err(Refusal::Overloaded { retry_after_ms: CATCHES_UP_RETRY_MS });
     }
     if begins && attendant.is_some_and(|attendant| attendant.compares_with(from)) {
         return Err(Refusal::Overloaded { retry_after_ms: TAKEN_RETRY_MS });

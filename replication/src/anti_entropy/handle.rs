@@ -62,6 +62,9 @@ pub type MarksOf = Box<dyn Fn() -> Vec<Arc<DirtyMarks>> + Send + Sync>;
 /// Tells below which version nothing is in flight; nothing while that is not known.
 pub type WatermarkOf = Box<dyn Fn() -> Option<Hlc> + Send + Sync>;
 
+/// Tells whether others bring this node what it missed.
+pub type CatchesUp = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// What anti-entropy works with.
 pub struct Parts {
     /// This node.
@@ -80,6 +83,8 @@ pub struct Parts {
     pub marks: MarksOf,
     /// The watermark of this node.
     pub watermark: WatermarkOf,
+    /// Whether hints come to this node.
+    pub catches_up: CatchesUp,
     /// Called when something came in that the worker waits for.
     pub wake: Box<dyn Fn() + Send + Sync>,
 }
@@ -316,6 +321,10 @@ impl AntiEntropy {
 impl Attendant for AntiEntropy {
     fn watermark(&self) -> Option<Hlc> {
         (self.parts.watermark)()
+    }
+
+    fn catches_up(&self) -> bool {
+        (self.parts.catches_up)()
     }
 
     fn compares_with(&self, peer: NodeId) -> bool {

@@ -22,5 +22,5 @@ pub mod schedule;
 pub mod scrub;
 mod worker;
 
-pub use self::handle::{AntiEntropy, MarksOf, Parts, PeerStatus, Settings, Status, WatermarkOf};
+pub use self::handle::{AntiEntropy, CatchesUp, MarksOf, Parts, PeerStatus, Settings, Status, WatermarkOf};
 pub use self::worker::{AntiEntropyWorker, NAME};

@@ -13,6 +13,8 @@ use super::questions::Tree;
 
 /// Trees compared in one session: their roots make a message of some 40 KiB.
 const TREES_PER_UNIT_MAX: usize = 2_048;
+/// A peer that returned is left to hints for so long: while they come, it refuses comparisons.
+const HINTS_FIRST_MS: u64 = 500;
 /// How often in a pass peers that have no time at the moment are waited for.
 const WAITS_PER_PASS_MAX: u32 = 50;
 /// After a first failure a peer is left alone for so long, then twice as long each time.
@@ -133,7 +135,7 @@ impl Schedule {
         self.next_pass_ms = self.next_pass_ms.min(now_ms.saturating_add(pace.interval_ms));
     }
 
-    /// Takes note of who is alive. A peer that returned is compared with at once.
+    /// Takes note of who is alive. A peer that returned is compared with as soon as hints had a chance to begin.
     pub fn see(&mut self, peer: NodeId, is_alive: bool, now_ms: u64) {
         let fresh = Peer {
             is_alive: false,
@@ -145,8 +147,9 @@ impl Schedule {
         };
         let known = self.peers.entry(peer).or_insert(fresh);
         if is_alive && !known.is_alive {
-            (known.failures, known.not_before_ms, known.is_urgent, known.is_busy) = (0, now_ms, true, false);
-            self.next_pass_ms = self.next_pass_ms.min(now_ms);
+            let first_ms = now_ms.saturating_add(HINTS_FIRST_MS);
+            (known.failures, known.not_before_ms, known.is_urgent, known.is_busy) = (0, first_ms, true, true);
+            self.next_pass_ms = self.next_pass_ms.min(first_ms);
         }
         known.is_alive = is_alive;
     }
@@ -286,6 +289,8 @@ mod tests {
 
     use super::*;
 
+    /// When all that were seen alive at the start may be compared with.
+    const FIRST_MS: u64 = HINTS_FIRST_MS;
     const PACE: Pace = Pace { interval_ms: 5_000, again_ms: 500 };
 
     fn tree(partition: u16) -> Tree {
@@ -318,35 +323,37 @@ mod tests {
         let mut schedule = all_alive();
         assert_eq!(schedule.next_pass_ms(), 0);
         let mut pass = schedule.begin(shared(&[(0, &[1, 2]), (1, &[2, 3])]), 100);
-        assert_eq!(peers(&schedule, &mut pass, 100), [1, 2, 3]);
-        schedule.end(&pass, 200);
+        assert_eq!(schedule.next(&mut pass, 100), Turn::Wait { until_ms: FIRST_MS }, "hints come first");
+        assert_eq!(peers(&schedule, &mut pass, FIRST_MS), [1, 2, 3]);
+        schedule.end(&pass, 600);
         assert_eq!(schedule.next_pass_ms(), 5_100);
         pass.on_compared(Hlc(5), true);
-        schedule.end(&pass, 300);
-        assert_eq!(schedule.next_pass_ms(), 800, "what was mended is proven soon");
+        schedule.end(&pass, 700);
+        assert_eq!(schedule.next_pass_ms(), 1_200, "what was mended is proven soon");
     }
 
     #[test]
-    fn who_returned_comes_first_and_at_once_then_who_lacks_something() {
+    fn who_returned_comes_first_and_soon_then_who_lacks_something() {
         let mut schedule = all_alive();
         (1..=3).for_each(|peer| schedule.on_done(NodeId(peer), 50));
         schedule.see(NodeId(3), false, 60);
         let mut state = shared(&[(0, &[1, 2, 3])]);
         state.lacking.insert(NodeId(2));
-        let mut pass = schedule.begin(state.clone(), 100);
-        assert_eq!(peers(&schedule, &mut pass, 100), [2, 1], "one that is down is left out");
-        schedule.end(&pass, 150);
-        schedule.see(NodeId(3), true, 200);
-        assert_eq!(schedule.next_pass_ms(), 200);
-        let mut pass = schedule.begin(state, 200);
-        assert_eq!(peers(&schedule, &mut pass, 200), [3, 2, 1]);
+        let mut pass = schedule.begin(state.clone(), FIRST_MS);
+        assert_eq!(peers(&schedule, &mut pass, FIRST_MS), [2, 1], "one that is down is left out");
+        schedule.end(&pass, 600);
+        schedule.see(NodeId(3), true, 700);
+        let soon_ms = 700 + HINTS_FIRST_MS;
+        assert_eq!(schedule.next_pass_ms(), soon_ms);
+        let mut pass = schedule.begin(state, soon_ms);
+        assert_eq!(peers(&schedule, &mut pass, soon_ms), [3, 2, 1]);
     }
 
     #[test]
     fn a_peer_that_fails_is_left_alone_ever_longer_and_keeps_no_other_from_its_turn() {
         let mut schedule = all_alive();
         let mut waits = Vec::new();
-        let mut now_ms = 0;
+        let mut now_ms = FIRST_MS;
         for _ in 0..10 {
             schedule.on_failed(NodeId(2), now_ms);
             let mut pass = schedule.begin(shared(&[(0, &[1, 2])]), now_ms);
@@ -365,13 +372,13 @@ mod tests {
     #[test]
     fn a_peer_that_has_no_time_is_waited_for_in_the_same_pass_and_not_for_ever() {
         let mut schedule = all_alive();
-        let mut pass = schedule.begin(shared(&[(0, &[1, 2])]), 0);
-        let Turn::Compare(unit) = schedule.next(&mut pass, 0) else { panic!("the first is compared with") };
-        schedule.on_busy(&mut pass, unit.clone(), 0, 100);
-        assert_eq!(peers(&schedule, &mut pass, 0), [2], "the others come first");
-        assert_eq!(schedule.next(&mut pass, 0), Turn::Wait { until_ms: 100 });
+        let mut pass = schedule.begin(shared(&[(0, &[1, 2])]), FIRST_MS);
+        let Turn::Compare(unit) = schedule.next(&mut pass, FIRST_MS) else { panic!("the first is compared with") };
+        schedule.on_busy(&mut pass, unit.clone(), FIRST_MS, 100);
+        assert_eq!(peers(&schedule, &mut pass, FIRST_MS), [2], "the others come first");
+        assert_eq!(schedule.next(&mut pass, FIRST_MS), Turn::Wait { until_ms: FIRST_MS + 100 });
         let mut waits = 0;
-        for now_ms in (100..).step_by(50) {
+        for now_ms in (FIRST_MS + 100..).step_by(50) {
             match schedule.next(&mut pass, now_ms) {
                 Turn::Compare(again) => schedule.on_busy(&mut pass, again, now_ms, 100),
                 Turn::Wait { until_ms } => {
@@ -408,7 +415,7 @@ mod tests {
             let trees = (0..count).map(|at| (tree(at), (Epoch(1), (1..=3).map(NodeId).collect()))).collect();
             let mut pass = schedule.begin(Shared { trees, ..Shared::default() }, 0);
             let mut seen = BTreeSet::new();
-            while let Turn::Compare(unit) = schedule.next(&mut pass, 0) {
+            while let Turn::Compare(unit) = schedule.next(&mut pass, FIRST_MS) {
                 prop_assert!(unit.trees.len() <= TREES_PER_UNIT_MAX);
                 for tree in unit.trees {
                     prop_assert!(seen.insert((unit.peer, tree)));

@@ -1,9 +1,9 @@
 //! How fast others may bring this node what it missed: the node itself says so, in credits.
 //!
 //! Plain code: questions, write latencies and time go in, leases come out. One pool serves all senders, so that five
-//! coordinators are no faster together than one. It fills at a rate that halves while clients wait clearly longer for
-//! their writes than without a replay, or while the engine is behind with its compactions, and grows step by step
-//! otherwise.
+//! coordinators are no faster together than one. It fills at a rate that shrinks while clients wait clearly longer for
+//! their writes than without a replay (`calm.rs`), or while the engine is behind with its compactions, and grows step by
+//! step otherwise. Leases are small: what is leased comes at once, and clients' writes wait meanwhile.
 //!
 //! What it keeps true:
 //! - leases of all senders together never hold more than the pool;
@@ -11,37 +11,46 @@
 //!   died did not use is there for the others;
 //! - whoever asks gets at least one item through within a bounded time, however large the item and however slow the node.
 
+mod calm;
+
 use std::collections::BTreeMap;
 
 use cube_storage::model::NodeId;
 use serde::{Deserialize, Serialize};
 
+use self::calm::Calm;
+
 /// The longest a lease holds without another question of its sender.
 pub const LEASE_MS: u64 = 5_000;
-/// The most that one lease allows: several batches, so that a sender seldom waits for an answer.
-const LEASE_BYTES_MAX: u64 = 1 << 20;
+/// The most that one lease allows: one batch.
+const LEASE_BYTES_MAX: u64 = 256 << 10;
 /// The least that is worth a lease while there is more to come: below it the sender waits for the pool to fill.
 const LEASE_BYTES_MIN: u64 = 32 << 10;
-/// Where the rate begins: 8,000 hints of 1 KiB a second.
-const RATE_START: u64 = 8 << 20;
+/// Where the rate begins: 6,000 hints of 1 KiB a second.
+const RATE_START: u64 = 6 << 20;
 /// As slow as it gets: an hour of missed writes is still a matter of minutes.
-const RATE_MIN: u64 = 256 << 10;
+const RATE_MIN: u64 = 1 << 20;
 /// As fast as it gets.
 const RATE_MAX: u64 = 64 << 20;
-/// What the rate grows by at a time.
-const RATE_STEP: u64 = 512 << 10;
+/// What the rate grows by at a time: one part in so many.
+const GROWTH_PART: u64 = 16;
+/// What it shrinks by.
+const CUT_PART: u64 = 8;
 /// From one change of the rate to the next.
 const ADJUST_EVERY_MS: u64 = 100;
 /// The pool holds what the rate brings in this time: a longer burst would be felt by clients.
-const POOL_MS: u64 = 250;
+const POOL_MS: u64 = 50;
 /// Bytes that flushes and compactions may be behind before hints are slowed down.
 const DEBT_BYTES_MAX: u64 = 512 << 20;
-/// Write latency without a replay, until it is known.
-const CALM_US_START: u64 = 10_000;
-/// What clients may wait longer than without a replay: as much again, and this, which a slow fsync explains.
-const SLACK_US: u64 = 5_000;
+/// What clients may wait longer than twice as long as without a replay, which a slow fsync explains. Half of both lets the
+/// rate grow.
+const SLACK_US: u64 = 4_000;
+/// When a sender asks again while it is looked how long clients wait without a replay.
+const LOOK_ASK_MS: u32 = 10;
 /// A sender that has been silent for so long is not counted among those that have hints.
 const SENDER_FORGET_MS: u64 = 30_000;
+/// After so long without a hint that was taken nothing is on its way.
+const PROGRESS_MS: u64 = 3_000;
 /// The longest that a sender is told to wait before it asks again.
 const WAIT_MS_MAX: u64 = 1_000;
 
@@ -116,12 +125,13 @@ pub struct Pace {
     senders: BTreeMap<NodeId, Sender>,
     /// Leases given so far.
     leased: u64,
-    /// Write latency of clients while nothing was leased.
-    calm_us: u64,
+    calm: Calm,
     /// Since the last change of the rate: the sum, and of how many writes.
     waited: (u64, u64),
     taken: u64,
     speed: Speed,
+    /// When something was last taken, or a sender came that was not there before.
+    progress_ms: Option<u64>,
 }
 
 /// Items a second, over the last seconds.
@@ -172,33 +182,39 @@ impl Pace {
             leases: BTreeMap::new(),
             senders: BTreeMap::new(),
             leased: 0,
-            calm_us: CALM_US_START,
+            calm: Calm::new(now_ms),
             waited: (0, 0),
             taken: 0,
             speed: Speed::default(),
+            progress_ms: None,
         }
     }
 
     /// A client's write was made durable, after so long.
-    pub fn wrote(&mut self, took_us: u64) {
-        if self.leases.is_empty() {
-            // One in sixteen: a single slow write moves it little.
-            self.calm_us = (self.calm_us.saturating_mul(15).saturating_add(took_us) / 16).max(1);
-        }
+    pub fn wrote(&mut self, took_us: u64, now_ms: u64) {
+        self.calm.wrote(took_us, now_ms);
         self.waited = (self.waited.0.saturating_add(took_us), self.waited.1 + 1);
     }
 
     /// A sender asks for more.
     pub fn ask(&mut self, from: NodeId, coming: Coming, debt_bytes: u64, now_ms: u64) -> Grant {
         self.settle(from, coming, now_ms);
-        self.adjust(debt_bytes, now_ms);
+        let is_looking = self.calm.is_looking(self.waited.1 > 0, now_ms);
+        self.adjust(is_looking, debt_bytes, now_ms);
         self.fill(now_ms);
         if coming.records == 0 {
             self.senders.remove(&from);
             return Grant::Wait { for_ms: short(WAIT_MS_MAX) };
         }
-        let served = self.senders.get(&from).map_or(0, |sender| sender.served);
+        let known = self.senders.get(&from);
+        if known.is_none() || coming.sent_records > 0 {
+            self.progress_ms = Some(now_ms);
+        }
+        let served = known.map_or(0, |sender| sender.served);
         self.senders.insert(from, Sender { coming, asked_ms: now_ms, served });
+        if is_looking {
+            return Grant::Wait { for_ms: LOOK_ASK_MS };
+        }
         let waiting = self.senders.keys().filter(|node| !self.leases.contains_key(node)).count() as u64;
         let share = (self.pool / waiting.max(1)).max(self.pool.min(LEASE_BYTES_MIN));
         let wanted = coming.bytes.max(1);
@@ -210,6 +226,7 @@ impl Pace {
         };
         self.pool = self.pool.saturating_sub(bytes);
         self.leases.insert(from, Lease { bytes, until_ms: now_ms + LEASE_MS });
+        self.calm.leases(true, now_ms);
         self.leased += 1;
         self.senders.insert(from, Sender { coming, asked_ms: now_ms, served: self.leased });
         Grant::Lease { bytes, for_ms: short(LEASE_MS) }
@@ -222,11 +239,18 @@ impl Pace {
     }
 
     /// A sender is believed dead, or said that it has nothing more: its lease ends.
-    pub fn gone(&mut self, node: NodeId) {
+    pub fn gone(&mut self, node: NodeId, now_ms: u64) {
         self.senders.remove(&node);
         if let Some(lease) = self.leases.remove(&node) {
             self.give_back(lease.bytes);
         }
+        self.calm.leases(!self.leases.is_empty(), now_ms);
+    }
+
+    /// Whether hints come, and get on: what this node lacks is on its way.
+    pub fn catches_up(&self, now_ms: u64) -> bool {
+        let gets_on = self.progress_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) <= PROGRESS_MS);
+        gets_on && !self.senders.is_empty()
     }
 
     /// What is coming.
@@ -255,22 +279,27 @@ impl Pace {
         }
         let over: Vec<NodeId> =
             self.leases.iter().filter(|(_, lease)| lease.until_ms <= now_ms).map(|(node, _)| *node).collect();
-        over.into_iter().for_each(|node| self.gone(node));
+        over.into_iter().for_each(|node| self.gone(node, now_ms));
+        self.calm.leases(!self.leases.is_empty(), now_ms);
         self.senders.retain(|_, sender| sender.asked_ms + SENDER_FORGET_MS > now_ms);
     }
 
-    fn adjust(&mut self, debt_bytes: u64, now_ms: u64) {
+    fn adjust(&mut self, is_looking: bool, debt_bytes: u64, now_ms: u64) {
         if now_ms.saturating_sub(self.adjusted_ms) < ADJUST_EVERY_MS {
             return;
         }
         self.adjusted_ms = now_ms;
         let (waited_us, writes) = std::mem::take(&mut self.waited);
-        let slow = waited_us.checked_div(writes).is_some_and(|mean_us| mean_us > 2 * self.calm_us + SLACK_US);
-        self.rate = if slow || debt_bytes > DEBT_BYTES_MAX {
-            (self.rate / 2).max(RATE_MIN)
-        } else {
-            (self.rate + RATE_STEP).min(RATE_MAX)
-        };
+        if is_looking {
+            return;
+        }
+        let mean_us = waited_us.checked_div(writes).unwrap_or_default();
+        let most_us = 2 * self.calm.us() + SLACK_US;
+        if mean_us > most_us || debt_bytes > DEBT_BYTES_MAX {
+            self.rate = (self.rate - self.rate / CUT_PART).max(RATE_MIN);
+        } else if mean_us <= most_us / 2 {
+            self.rate = (self.rate + self.rate / GROWTH_PART).min(RATE_MAX);
+        }
     }
 
     fn fill(&mut self, now_ms: u64) {

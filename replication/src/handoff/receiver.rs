@@ -61,15 +61,21 @@ impl HintReceiver {
 
     /// A client's write took so long.
     pub fn wrote(&self, took_ms: u64) {
-        self.state.lock().pace.wrote(took_ms.saturating_mul(1_000));
+        let now_ms = self.parts.clock.monotonic_ms();
+        self.state.lock().pace.wrote(took_ms.saturating_mul(1_000), now_ms);
     }
 
     /// A sender is believed dead: what it leased is there for the others.
     pub fn gone(&self, node: NodeId) {
         let now_ms = self.parts.clock.monotonic_ms();
         let mut state = self.state.lock();
-        state.pace.gone(node);
+        state.pace.gone(node, now_ms);
         state.tell(now_ms);
+    }
+
+    /// Whether hints come, and get on: what this node lacks is on its way.
+    pub fn catches_up(&self) -> bool {
+        self.state.lock().pace.catches_up(self.parts.clock.monotonic_ms())
     }
 
     /// What is coming.

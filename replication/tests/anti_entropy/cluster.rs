@@ -225,6 +225,7 @@ fn node(base: Base, time: &Arc<Time>, network: &InProcess, settings: Settings) -
         transport: network.transport(id),
         marks: Box::new(move || marks_of.targets()),
         watermark: Box::new(move || Some(watermark_of.peek())),
+        catches_up: Box::new(|| false),
         wake: Box::new(|| ()),
     };
     let shared = AntiEntropy::new(parts, settings);

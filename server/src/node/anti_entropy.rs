@@ -53,7 +53,7 @@ pub(super) struct Started {
 pub(super) fn start(start: Start<'_>) -> Result<Started, NodeError> {
     let Start { me, config, handoff, coordinator, catalog, gossip, transport, replica, clock, workers, bell } = start;
     let (marks, hints) = (Arc::clone(handoff), Arc::clone(handoff));
-    let writes = Arc::clone(coordinator.writes_under_way());
+    let (writes, coming) = (Arc::clone(coordinator.writes_under_way()), replica.hint_receiver());
     let wake = seams::waker(workers, clock, bell, NAME);
     let anti_entropy = AntiEntropy::new(
         Parts {
@@ -65,6 +65,7 @@ pub(super) fn start(start: Start<'_>) -> Result<Started, NodeError> {
             transport: Arc::clone(transport) as Arc<dyn PeerTransport>,
             marks: Box::new(move || marks.marks().targets()),
             watermark: Box::new(move || watermark(&writes, &hints)),
+            catches_up: Box::new(move || coming.as_ref().is_some_and(|coming| coming.catches_up())),
             wake: Box::new(move || wake()),
         },
         config.anti_entropy.worker(),

@@ -258,7 +258,8 @@ impl Worker for AntiEntropyWorker {
         // Asked for often, so that it knows what the clock read at any time.
         let _horizon = self.shared.horizon();
         for _ in 0..ACTS_PER_STEP_MAX {
-            if self.waiting.is_none() && is_busy(&self.shared.parts.store) {
+            let parts = &self.shared.parts;
+            if self.waiting.is_none() && (is_busy(&parts.store) || (parts.catches_up)()) {
                 return Ok(Step::Throttled { until_ms: now_ms.saturating_add(BUSY_MS) });
             }
             if let Act::End(step) = self.act(now_ms)? {

@@ -48,8 +48,8 @@ proptest! {
                         Grant::Wait { for_ms } => prop_assert!(for_ms > 0 && u64::from(for_ms) <= WAIT_MS_MAX),
                     }
                 }
-                Event::Gone(node) => pace.gone(NodeId(node)),
-                Event::Wrote(took_us) => pace.wrote(took_us),
+                Event::Gone(node) => pace.gone(NodeId(node), now_ms),
+                Event::Wrote(took_us) => pace.wrote(took_us, now_ms),
                 Event::Pass(ms) => now_ms += ms,
             }
             prop_assert!(pace.pool <= pool_bytes(RATE_MAX));
@@ -67,7 +67,7 @@ proptest! {
         let mut served: BTreeMap<u16, u64> = BTreeMap::new();
         while now_ms < 120_000 {
             if slow {
-                pace.wrote(10_000_000);
+                pace.wrote(10_000_000, now_ms);
             }
             for (node, (due_ms, sent)) in &mut next {
                 if *due_ms > now_ms {
@@ -102,7 +102,7 @@ fn several_senders_get_no_more_together_than_one_alone() {
                     pace.settle(NodeId(node), used, now_ms);
                 }
             }
-            now_ms += 20;
+            now_ms += 2;
         }
         sum
     };
@@ -110,28 +110,59 @@ fn several_senders_get_no_more_together_than_one_alone() {
     assert!(together <= alone + alone / 4, "{together} with five, {alone} with one");
 }
 
+/// Clients whose writes take `busy_us` while something is leased, and `calm_us` while nothing is, and a sender that asks as it
+/// is told, for so long.
+fn serve(pace: &mut Pace, (calm_us, busy_us): (u64, u64), now_ms: &mut u64, for_ms: u64) {
+    let (end_ms, mut due_ms) = (*now_ms + for_ms, *now_ms);
+    while *now_ms < end_ms {
+        let took_us = if pace.leases.is_empty() { calm_us } else { busy_us };
+        pace.wrote(took_us, *now_ms);
+        if due_ms <= *now_ms {
+            due_ms = *now_ms
+                + match ask(pace, 1, 1 << 30, *now_ms) {
+                    Grant::Lease { .. } => 8,
+                    Grant::Wait { for_ms } => u64::from(for_ms),
+                };
+        }
+        *now_ms += 1;
+    }
+}
+
 #[test]
-fn slow_writes_of_clients_and_compactions_that_are_behind_slow_it_down_and_it_recovers() {
-    let mut pace = Pace::new(0);
-    for _ in 0..100 {
-        pace.wrote(2_000);
-    }
-    ask(&mut pace, 1, 1 << 30, 0);
-    let mut now_ms = 0;
-    for _ in 0..100 {
-        now_ms += ADJUST_EVERY_MS;
-        pace.wrote(50_000);
-        ask(&mut pace, 1, 1 << 30, now_ms);
-    }
+fn writes_that_are_slower_than_without_hints_slow_them_down_until_they_are_not() {
+    let (mut pace, mut now_ms) = (Pace::new(0), 0);
+    serve(&mut pace, (2_000, 20_000), &mut now_ms, 30_000);
     assert_eq!(pace.rate, RATE_MIN);
-    for _ in 0..1_000 {
-        now_ms += ADJUST_EVERY_MS;
-        pace.wrote(2_000);
-        ask(&mut pace, 1, 1 << 30, now_ms);
-    }
+    assert!((2_000..4_000).contains(&pace.calm.us()), "{:?}", pace.calm);
+    serve(&mut pace, (2_000, 3_000), &mut now_ms, 30_000);
     assert_eq!(pace.rate, RATE_MAX);
-    pace.ask(NodeId(1), Coming { records: 1, bytes: 1, ..Coming::default() }, DEBT_BYTES_MAX + 1, now_ms + 100);
-    assert_eq!(pace.rate, RATE_MAX / 2);
+    // As slow without hints: it is not they that are in the way.
+    serve(&mut pace, (40_000, 40_000), &mut now_ms, 60_000);
+    assert_eq!(pace.rate, RATE_MAX);
+}
+
+#[test]
+fn compactions_that_are_behind_slow_hints_down() {
+    let mut pace = Pace::new(0);
+    pace.ask(NodeId(1), Coming { records: 1, bytes: 1, ..Coming::default() }, DEBT_BYTES_MAX + 1, ADJUST_EVERY_MS);
+    assert_eq!(pace.rate, RATE_START - RATE_START / CUT_PART);
+}
+
+#[test]
+fn while_clients_write_hints_stand_still_for_a_moment_now_and_then() {
+    let stood_still = |clients_write: bool| {
+        let (mut pace, mut still) = (Pace::new(0), 0);
+        for now_ms in (0..60_000).step_by(10) {
+            if clients_write {
+                pace.wrote(2_000, now_ms);
+            }
+            // The pool is full again by then: only a look makes it wait.
+            still += u64::from(ask(&mut pace, 1, LEASE_BYTES_MIN, now_ms) == Grant::Wait { for_ms: LOOK_ASK_MS });
+        }
+        still
+    };
+    assert!((10..=1_000).contains(&stood_still(true)), "{} of 6,000 questions", stood_still(true));
+    assert_eq!(stood_still(false), 0);
 }
 
 #[test]
@@ -140,12 +171,28 @@ fn the_lease_of_a_sender_that_died_is_there_for_the_others() {
     let before = pace.pool;
     let Grant::Lease { bytes, .. } = ask(&mut pace, 1, 1 << 30, 0) else { panic!("a full pool leases") };
     assert_eq!(pace.pool, before - bytes);
-    pace.gone(NodeId(1));
+    pace.gone(NodeId(1), 0);
     assert_eq!(pace.pool, before);
     ask(&mut pace, 2, 1 << 30, 0);
     // One that is silent is as good as dead.
     ask(&mut pace, 1, 1 << 30, LEASE_MS + 1);
     assert_eq!(pace.leases.keys().copied().collect::<Vec<_>>(), [NodeId(1)]);
+}
+
+#[test]
+fn it_catches_up_while_senders_get_on_and_only_then() {
+    let coming = |sent_records| Coming { records: 100, bytes: 1 << 20, sent_records, sent_bytes: sent_records };
+    let mut pace = Pace::new(0);
+    assert!(!pace.catches_up(0));
+    pace.ask(NodeId(1), coming(0), 0, 1_000);
+    assert!(pace.catches_up(1_000 + PROGRESS_MS));
+    // It asks again and again, but nothing is taken.
+    pace.ask(NodeId(1), coming(0), 0, 3_000);
+    assert!(!pace.catches_up(1_001 + PROGRESS_MS));
+    pace.ask(NodeId(1), coming(7), 0, 9_000);
+    assert!(pace.catches_up(9_000));
+    pace.gone(NodeId(1), 9_001);
+    assert!(!pace.catches_up(9_001));
 }
 
 #[test]
