@@ -106,8 +106,8 @@ impl RepairSessions {
             };
             self.follow_settings();
             let mode = if errand.dry_run { Mode::Plan } else { Mode::Repair };
-            let session =
-                Session::new(errand.with, self.shared.anti_entropy.horizon(), mode, errand.trees.iter().copied());
+            let (me, horizon) = (self.shared.me(), self.shared.anti_entropy.horizon());
+            let session = Session::new(me, errand.with, horizon, mode, errand.trees.iter().copied());
             let running = Running { errand, session, waiting: Waiting::Peer, last: None, repeats: 0 };
             self.running = Some(Box::new(running));
             return Act::GoOn;

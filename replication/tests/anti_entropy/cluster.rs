@@ -23,6 +23,7 @@ use cube_storage::merkle::MerkleKey;
 use cube_storage::model::{Hlc, NodeId, PartitionBits, PlacementId, Record, RowKey, Version};
 use cube_storage::{Identity, Store, StoreOptions, SyncPolicy};
 
+use super::counting::{Counting, Exchanged};
 use super::pair::{TABLE, plant, rows};
 
 pub(crate) const START_MS: u64 = 1_800_000_000_000;
@@ -61,6 +62,8 @@ pub(crate) struct Node {
 
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
+    /// Of all nodes together, whatever became of them.
+    pub(crate) exchanged: Arc<Exchanged>,
     time: Arc<Time>,
     network: InProcess,
     settings: Settings,
@@ -95,7 +98,7 @@ impl Cluster {
     pub(crate) fn of(count: u16, settings: Settings) -> Self {
         let time = Arc::new(Time::default());
         let network = InProcess::new(time.clone(), Delivery::Pumped, 1_000);
-        let state = state(count);
+        let (state, exchanged) = (state(count), Arc::new(Exchanged::default()));
         let node = |id: u16| {
             let identity =
                 Identity { bits: state.topology.partition_bits(), merkle_key: MerkleKey(*b"one for all test") };
@@ -103,11 +106,11 @@ impl Cluster {
             let store = Arc::new(Store::open(engine, identity, StoreOptions::default()).unwrap());
             adopt(&store, NodeId(id), &state).unwrap();
             let catalog = Arc::new(Catalog::new(state.clone()));
-            let base = Base { id: NodeId(id), store, catalog, files: Arc::new(SimulatedFiles::new()) };
-            node(base, &time, &network, settings)
+            let (files, exchanged) = (Arc::new(SimulatedFiles::new()), exchanged.clone());
+            node(Base { id: NodeId(id), store, catalog, files, exchanged }, &time, &network, settings)
         };
         let nodes = (0..count).map(node).collect();
-        Self { nodes, time, network, settings }
+        Self { nodes, exchanged, time, network, settings }
     }
 
     /// Lets time pass in small steps, in which everybody does what is due.
@@ -155,7 +158,9 @@ impl Cluster {
         self.kill(at);
         let Node { store, catalog, files, .. } = &self.nodes[usize::from(at)];
         files.crash(seed);
-        let base = Base { id: NodeId(at), store: store.clone(), catalog: catalog.clone(), files: files.clone() };
+        let (store, catalog, files, exchanged) =
+            (store.clone(), catalog.clone(), files.clone(), self.exchanged.clone());
+        let base = Base { id: NodeId(at), store, catalog, files, exchanged };
         let fresh = node(base, &self.time, &self.network, self.settings);
         for (other, _) in self.nodes.iter().enumerate().filter(|(_, other)| !other.is_up) {
             fresh.view.kill(NodeId(other as u16));
@@ -208,12 +213,13 @@ struct Base {
 }
 
 fn node(base: Base, time: &Arc<Time>, network: &InProcess, settings: Settings) -> Node {
-    let Base { id, store, catalog, files } = base;
+    let Base { id, store, catalog, files, exchanged } = base;
     let clock = Arc::new(NodeClock::new(id, time.clone(), store.clone(), 900_000).unwrap());
     let replica = Arc::new(Replica::new(id, store.clone(), clock.clone()));
     network.connect(id, replica.clone());
     let view = Arc::new(Scripted::new(id));
     let marks = DirtyStore::open(Arc::new(SimulatedFiles::new()), Path::new("dirty"), Version::ZERO).unwrap();
+    exchanged: Arc<Exchanged>,
     let marks = Arc::new(marks.store);
     let (marks_of, watermark_of) = (marks.clone(), clock.clone());
     let parts = Parts {
@@ -222,7 +228,7 @@ fn node(base: Base, time: &Arc<Time>, network: &InProcess, settings: Settings) -
         clock,
         catalog: catalog.clone(),
         membership: view.clone(),
-        transport: network.transport(id),
+        transport: Arc::new(Counting::new(network.transport(id), exchanged)),
         marks: Box::new(move || marks_of.targets()),
         watermark: Box::new(move || Some(watermark_of.peek())),
         catches_up: Box::new(|| false),

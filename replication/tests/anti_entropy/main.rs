@@ -7,6 +7,8 @@ mod cases;
 mod cluster;
 mod comparing;
 mod cost;
+mod counting;
+mod killed;
 mod pair;
 mod repairing;
 mod repairs_kept;

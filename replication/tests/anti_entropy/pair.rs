@@ -95,7 +95,7 @@ fn ask(peer: &Store, body: RequestBody, outcome: &mut Outcome) -> ReplyBody {
 /// Runs a comparison to its end, or until so many rows were exchanged.
 pub(crate) fn compare_until(mine: &Store, theirs: &Store, horizon: Hlc, mode: Mode, rows_max: u64) -> Outcome {
     let trees = mine.bits().all().map(|partition| (TABLE, partition));
-    let mut session = Session::new(NodeId(1), horizon, mode, trees);
+    let mut session = Session::new(NodeId(0), NodeId(1), horizon, mode, trees);
     let mut outcome = Outcome::default();
     while session.tally().rows_sent + session.tally().rows_fetched < rows_max {
         match session.next(mine).unwrap() {

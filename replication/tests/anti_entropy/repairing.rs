@@ -33,13 +33,13 @@ fn differing(count: u16, differences: u16) -> Cluster {
     cluster
 }
 
-fn asked(dry_run: bool) -> Asked {
+pub(crate) fn asked(dry_run: bool) -> Asked {
     Asked { keyspace: Some("default".into()), table: Some("kv".into()), dry_run }
 }
 
-type Begun = Arc<Mutex<Option<Result<Job, BeginError>>>>;
+pub(crate) type Begun = Arc<Mutex<Option<Result<Job, BeginError>>>>;
 
-fn ask(cluster: &Cluster, node: u16, asked: Asked) -> Begun {
+pub(crate) fn ask(cluster: &Cluster, node: u16, asked: Asked) -> Begun {
     let begun = Begun::default();
     let told = begun.clone();
     cluster.nodes[usize::from(node)].repairs.begin(asked, move |answer| *told.lock() = Some(answer));
@@ -47,7 +47,7 @@ fn ask(cluster: &Cluster, node: u16, asked: Asked) -> Begun {
 }
 
 /// Begins a job, which is accepted.
-fn begin(cluster: &mut Cluster, node: u16, dry_run: bool) -> RepairId {
+pub(crate) fn begin(cluster: &mut Cluster, node: u16, dry_run: bool) -> RepairId {
     let begun = ask(cluster, node, asked(dry_run));
     cluster.pass_ms(40);
     let job = begun.lock().take().unwrap().unwrap();
@@ -59,7 +59,7 @@ fn job(cluster: &Cluster, id: RepairId) -> Job {
 }
 
 /// Lets a job come to its end.
-fn finish(cluster: &mut Cluster, id: RepairId) -> Job {
+pub(crate) fn finish(cluster: &mut Cluster, id: RepairId) -> Job {
     for _ in 0..600 {
         if job(cluster, id).state.is_over() {
             return job(cluster, id);

@@ -126,8 +126,17 @@ enum Stage {
     Rows,
 }
 
+/// Where comparisons of two nodes begin among the leaves that differ, in parts of 65,536 for each number of the lower and
+/// of the higher one. Any two pairs of a few nodes begin far apart (after the R2 sequence).
+const START_STEPS: [u16; 2] = [49_471, 37_344];
+
+/// How often a comparison that finds itself where another one is goes elsewhere. Each time what is left is divided between
+/// them, so that this is enough for any number of rows.
+const TURNS_MAX: u32 = 32;
+
 /// One comparison.
 pub struct Session {
+    me: NodeId,
     peer: NodeId,
     horizon: Hlc,
     mode: Mode,
@@ -141,14 +150,16 @@ pub struct Session {
     /// Trees in which one side holds what the other has purged.
     unpurged: BTreeSet<Tree>,
     rows: Rows,
+    turns: u32,
     tally: Tally,
 }
 
 impl Session {
-    /// A comparison of these trees with a peer, as of a horizon.
-    pub fn new(peer: NodeId, horizon: Hlc, mode: Mode, trees: impl IntoIterator<Item = Tree>) -> Self {
+    /// A comparison of these trees of a node with a peer, as of a horizon.
+    pub fn new(me: NodeId, peer: NodeId, horizon: Hlc, mode: Mode, trees: impl IntoIterator<Item = Tree>) -> Self {
         let state = State { floor: Hlc(0), map: Epoch(0), verdict: Verdict::Equal };
         Self {
+            me,
             peer,
             horizon,
             mode,
@@ -159,6 +170,7 @@ impl Session {
             first: BTreeSet::new(),
             unpurged: BTreeSet::new(),
             rows: Rows::default(),
+            turns: 0,
             tally: Tally::default(),
         }
     }
@@ -241,13 +253,18 @@ impl Session {
     }
 
     fn note_outcomes(&mut self, trees: Vec<Tree>, outcomes: impl Iterator<Item = Option<Outcome>>) {
-        let mut outcomes = outcomes;
+        let (mut outcomes, count, mut there) = (outcomes, trees.len(), 0);
         for tree in trees {
             let outcome = outcomes.next().flatten();
+            there += usize::from(matches!(outcome, Some(Outcome::Present | Outcome::Superseded(_))));
             self.tally.below_floor += u64::from(matches!(outcome, Some(Outcome::BelowFloor(_))));
             if !outcome.is_some_and(|outcome| outcome.holds()) {
                 self.set(tree, Verdict::Unsettled);
             }
+        }
+        if 2 * there > count && self.turns < TURNS_MAX {
+            self.turns += 1;
+            self.go_elsewhere();
         }
     }
 
@@ -439,8 +456,25 @@ impl Session {
             first.push((table, dirty));
             others.push((table, clean));
         }
-        let parts = first.into_iter().chain(others).filter(|(_, leaves)| !leaves.is_empty());
-        parts.for_each(|(table, leaves)| self.rows.begin(table, leaves));
+        for mut parts in [first, others] {
+            parts.retain(|(_, leaves)| !leaves.is_empty());
+            let start = self.start_among(parts.len());
+            parts.rotate_left(start);
+            for (table, mut leaves) in parts {
+                let start = self.start_among(leaves.len());
+                leaves.rotate_left(start);
+                self.rows.begin(table, leaves);
+            }
+        }
+    }
+
+    /// Where to begin among so many. What a node missed, several others have and send at the same time: each begins
+    /// elsewhere, and finds mended what another one was at before, so that every row travels once.
+    fn start_among(&self, count: usize) -> usize {
+        let (lower, higher) = (self.me.min(self.peer), self.me.max(self.peer));
+        let [by_lower, by_higher] = START_STEPS;
+        let part = lower.0.wrapping_mul(by_lower).wrapping_add(higher.0.wrapping_mul(by_higher));
+        (count * usize::from(part)) >> u16::BITS
     }
 }
 

@@ -5,7 +5,7 @@
 //! before more is listed, so a comparison holds a bounded number of rows at any time, whatever the size of a leaf.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use cube_storage::merkle::LeafId;
@@ -17,8 +17,9 @@ use super::{Mode, Next, Session, Unexpected, Verdict};
 use crate::anti_entropy::answer::{LIST_BYTES_MAX, LIST_ROWS_MAX, PIECE_ROWS, ROWS_BYTES_MAX};
 use crate::anti_entropy::questions::{Answer, HeldRow, LeafRows, Question, Tree};
 
-/// Leaves listed by one question.
-const LEAVES_PER_QUESTION_MAX: usize = 2_048;
+/// Leaves listed by one question: of what is listed longer ago, another peer may have mended more meanwhile. Each of them
+/// has a row that differs, so these questions are about as many as the batches of rows.
+const LEAVES_PER_QUESTION_MAX: usize = 256;
 /// Rows sent or fetched together.
 pub(super) const ROWS_PER_BATCH_MAX: usize = 256;
 /// Rows held here that are read together beside a list.
@@ -150,6 +151,26 @@ impl Session {
                 Some(Work::Pieces { .. } | Work::Span(_)) => {}
             }
         }
+    }
+
+    /// Somebody else sends the same rows: what was listed is listed anew at the end, and the rest begins elsewhere.
+    pub(super) fn go_elsewhere(&mut self) {
+        let mut again: BTreeMap<TableId, BTreeSet<LeafId>> = BTreeMap::new();
+        for work in std::mem::take(&mut self.rows.work) {
+            match work {
+                Work::Merge { between: Between { table, leaf, after: None, upto: None }, .. } => {
+                    again.entry(table).or_default().insert(leaf);
+                }
+                Work::List { table, mut leaves } => {
+                    let half = leaves.len() / 2;
+                    leaves.rotate_left(half);
+                    self.rows.work.push_back(Work::List { table, leaves });
+                }
+                other => self.rows.work.push_back(other),
+            }
+        }
+        let again = again.into_iter().map(|(table, leaves)| Work::List { table, leaves: leaves.into_iter().collect() });
+        self.rows.work.extend(again);
     }
 
     /// The peer told something about rows.

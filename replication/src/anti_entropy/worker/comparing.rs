@@ -39,7 +39,8 @@ impl AntiEntropyWorker {
             return Ok(Act::GoOn);
         }
         let first = self.dirty_trees(unit.peer);
-        let session = Session::new(unit.peer, self.shared.horizon(), Mode::Repair, unit.trees).with_first(first);
+        let (me, horizon) = (self.shared.parts.me, self.shared.horizon());
+        let session = Session::new(me, unit.peer, horizon, Mode::Repair, unit.trees).with_first(first);
         self.activity = Activity::Comparing(Box::new(session));
         Ok(Act::GoOn)
     }
