@@ -74,6 +74,9 @@ pub trait Attendant: Send + Sync {
     /// Whether it compares its own replicas with those of a peer right now: two comparisons of the same partitions at a
     /// time would send every row twice.
     fn compares_with(&self, peer: NodeId) -> bool;
+
+    /// A peer found these trees to be equal there and here, as of then.
+    fn on_equal(&self, peer: NodeId, horizon: Hlc, trees: &[Tree]);
 }
 
 /// Answers a question from the store, and from the attendant what the store does not know.
@@ -128,6 +131,12 @@ pub fn answer(
             Ok(Answer::Fenced(floors.iter().zip(fenced).map(|(floor, fenced)| fenced && synced(floor)).collect()))
         }
         Question::Purge { floors } => purge(store, floors),
+        Question::Equal { horizon, trees } => {
+            let attendant = attendant.ok_or_else(|| Refusal::Unsupported("in-sync times".into()))?;
+            let trees: Vec<Tree> = trees.iter().copied().filter(|tree| comparable(store, *tree).is_ok()).collect();
+            attendant.on_equal(from, *horizon, &trees);
+            Ok(Answer::Noted)
+        }
     }
 }
 

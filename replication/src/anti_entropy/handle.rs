@@ -331,4 +331,9 @@ impl Attendant for AntiEntropy {
         // Of two that begin at the same time the lower one goes on.
         self.comparing.lock().get(&peer).is_some_and(|is_answered| *is_answered || self.parts.me < peer)
     }
+
+    fn on_equal(&self, peer: NodeId, horizon: Hlc, trees: &[Tree]) {
+        let mut board = self.board.lock();
+        trees.iter().for_each(|tree| board.on_equal(*tree, peer, horizon));
+    }
 }

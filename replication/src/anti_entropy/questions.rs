@@ -157,6 +157,13 @@ pub enum Question {
         /// Trees and the floor of each.
         floors: Vec<(TableId, PartitionId, Hlc)>,
     },
+    /// These trees were found to be equal here and there: take note of it.
+    Equal {
+        /// As of when.
+        horizon: Hlc,
+        /// The trees.
+        trees: Vec<Tree>,
+    },
 }
 
 /// A tree whose root differs.
@@ -221,6 +228,8 @@ pub enum Answer {
         /// Trees that are done.
         trees: usize,
     },
+    /// It is noted.
+    Noted,
 }
 
 /// A tree's floor and proof.

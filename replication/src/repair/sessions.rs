@@ -8,15 +8,15 @@
 use std::sync::Arc;
 
 use cube_storage::StoreError;
-use cube_storage::model::{NodeId, Origin, Outcome};
+use cube_storage::model::{Hlc, NodeId, Origin, Outcome};
 use parking_lot::Mutex;
 
 use super::handle::{Inbox, Repairs};
 use super::job::{Moved, Why};
 use super::questions::{Errand, Report};
-use crate::anti_entropy::answer::is_busy;
+use crate::anti_entropy::answer::{Attendant as _, is_busy};
 use crate::anti_entropy::compare::{Mode, Next, Session, Tally, Unexpected, Verdict};
-use crate::anti_entropy::questions;
+use crate::anti_entropy::questions::{self, Tree};
 use crate::anti_entropy::schedule::Budget;
 use crate::messages::{Refusal, Reply, ReplyBody, RequestBody, Stamp, WriteRows};
 use crate::transport::{Lane, PeerError};
@@ -256,9 +256,10 @@ impl RepairSessions {
     fn conclude(&mut self) {
         let (me, Some(running)) = (self.shared.me(), self.leave()) else { return };
         let mut report = Report { moved: moved(running.session.tally()), ..Report::default() };
+        let mut equal = Vec::new();
         for (tree, verdict) in running.session.verdicts() {
             match verdict {
-                Verdict::Equal => {}
+                Verdict::Equal => equal.push(tree),
                 Verdict::Repaired => report.differed.push(tree),
                 Verdict::Unsettled => {
                     report.differed.push(tree);
@@ -268,8 +269,22 @@ impl RepairSessions {
                 Verdict::There(cause) => report.left.push((tree, running.errand.with, cause.into())),
             }
         }
+        // A dry run brings no floors level, and changes nothing else either.
+        if !running.errand.dry_run && !equal.is_empty() {
+            self.note_equal(running.errand.with, running.session.horizon(), equal);
+        }
         self.shared.desk.lock().on_done(&running.errand, report);
         (self.shared.wake)();
+    }
+
+    /// Takes note of trees that are equal, and has the peer do the same, which may not compare them by itself.
+    fn note_equal(&self, peer: NodeId, horizon: Hlc, trees: Vec<Tree>) {
+        self.shared.anti_entropy.on_equal(peer, horizon, &trees);
+        let timeout_ms = self.shared.anti_entropy.settings().question_timeout_ms;
+        let body = RequestBody::AntiEntropy(Box::new(questions::Question::Equal { horizon, trees }));
+        // Who does not hear it goes by what it knows already, which is older and as true.
+        let unheard = Box::new(|_| ());
+        self.shared.parts().transport.send(peer, Lane::Background, self.shared.request(body, timeout_ms), unheard);
     }
 
     fn fail(&mut self, node: NodeId, why: Why) {

@@ -342,6 +342,21 @@ fn a_repair_and_the_comparisons_that_go_on_by_themselves_do_not_disturb_each_oth
 }
 
 #[test]
+fn a_repair_that_finds_replicas_equal_moves_their_in_sync_times_and_a_dry_run_does_not() {
+    let mut cluster = differing(3, 90);
+    let times = |cluster: &Cluster| -> Vec<_> { cluster.nodes.iter().map(|node| node.shared.in_sync()).collect() };
+    let before = times(&cluster);
+    run(&mut cluster, 0, false);
+    assert_eq!(times(&cluster), before, "what differed is proven by another comparison");
+    run(&mut cluster, 0, true);
+    assert_eq!(times(&cluster), before, "a dry run changes nothing");
+    run(&mut cluster, 1, false);
+    for node in 0..3 {
+        assert!(cluster.age_ms(node) <= HORIZON_MS + 2_500, "node {node}: {} ms", cluster.age_ms(node));
+    }
+}
+
+#[test]
 fn a_row_younger_than_the_horizon_is_left_to_be_delivered() {
     let mut cluster = cluster(2);
     cluster.plant(&[0], "young", Record::value(cluster.now(), "v"));

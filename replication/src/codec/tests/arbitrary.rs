@@ -292,6 +292,7 @@ fn question() -> impl Strategy<Value = Question> {
         Just(Question::Watermark),
         floors().prop_map(|floors| Question::Fence { floors }),
         floors().prop_map(|floors| Question::Purge { floors }),
+        (hlc(), self::trees()).prop_map(|(horizon, trees)| Question::Equal { horizon, trees }),
     ]
 }
 
@@ -333,6 +334,7 @@ fn told() -> impl Strategy<Value = Answer> {
         hlc().prop_map(Answer::Watermark),
         prop::collection::vec(any::<bool>(), 0..4).prop_map(Answer::Fenced),
         (any::<u64>(), any::<usize>()).prop_map(|(rows, trees)| Answer::Purged { rows, trees }),
+        Just(Answer::Noted),
     ]
 }
 
