@@ -170,6 +170,15 @@ impl Cluster {
         self.revive(at);
     }
 
+    /// Has a dead node be a member no more, which all others know at once.
+    pub(crate) fn remove(&mut self, gone: u16) {
+        let state = state_without(self.nodes.len() as u16, Some(NodeId(gone)));
+        for (id, node) in (0..).map(NodeId).zip(&self.nodes).filter(|(id, _)| *id != NodeId(gone)) {
+            assert!(node.catalog.advance(state.clone()));
+            adopt(&node.store, id, &state).unwrap();
+        }
+    }
+
     pub(crate) fn revive(&mut self, node: u16) {
         let at = usize::from(node);
         self.nodes[at].is_up = true;
@@ -210,6 +219,7 @@ struct Base {
     store: Arc<Store>,
     catalog: Arc<Catalog>,
     files: Arc<SimulatedFiles>,
+    exchanged: Arc<Exchanged>,
 }
 
 fn node(base: Base, time: &Arc<Time>, network: &InProcess, settings: Settings) -> Node {
@@ -219,7 +229,6 @@ fn node(base: Base, time: &Arc<Time>, network: &InProcess, settings: Settings) -
     network.connect(id, replica.clone());
     let view = Arc::new(Scripted::new(id));
     let marks = DirtyStore::open(Arc::new(SimulatedFiles::new()), Path::new("dirty"), Version::ZERO).unwrap();
-    exchanged: Arc<Exchanged>,
     let marks = Arc::new(marks.store);
     let (marks_of, watermark_of) = (marks.clone(), clock.clone());
     let parts = Parts {
@@ -249,7 +258,12 @@ fn node(base: Base, time: &Arc<Time>, network: &InProcess, settings: Settings) -
     Node { store, marks, shared, catalog, files, repairs, worker, runner, sessions, replica, view, is_up: true }
 }
 
-pub(crate) fn state(count: u16) -> ClusterState {
+fn state(count: u16) -> ClusterState {
+    state_without(count, None)
+}
+
+/// The state of so many nodes of which one may have left, so that the others are all replicas.
+fn state_without(count: u16, left: Option<NodeId>) -> ClusterState {
     let bits = PartitionBits::new(2).unwrap();
     let mut topology = Topology::new(bits);
     for id in (0..count).map(NodeId) {
@@ -264,10 +278,13 @@ pub(crate) fn state(count: u16) -> ClusterState {
         };
         topology = topology.after(&TopologyChange::Join(member)).unwrap();
     }
-    let nodes: Vec<NodeId> = (0..count).map(NodeId).collect();
+    for (node, state) in left.into_iter().flat_map(|node| [(node, MemberState::Leaving), (node, MemberState::Left)]) {
+        topology = topology.after(&TopologyChange::SetState { node, state }).unwrap();
+    }
+    let nodes: Vec<NodeId> = (0..count).map(NodeId).filter(|node| Some(*node) != left).collect();
     let change = TopologyChange::AddPlacement {
         placement: PlacementId(0),
-        strategy: Strategy::Simple { replicas: count as u8 },
+        strategy: Strategy::Simple { replicas: nodes.len() as u8 },
         assignment: Assignment::from_rows(bits.all().map(|_| nodes.clone())),
     };
     let settings = TableSettings { grace_ms: GRACE_MS, ..TableSettings::default() };

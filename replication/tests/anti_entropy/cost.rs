@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use cube_replication::anti_entropy::compare::Verdict;
 use cube_storage::Store;
+use cube_storage::engine::EngineError;
 use cube_storage::model::{PartitionBits, Record, RowKey};
 
-use super::pair::{compare, plant, rows, store, version};
+use super::pair::{TABLE, compare, plant, rows, store, version};
 
 /// Bytes that a differing leaf costs beside its rows: its share of the sums above it and the versions of its rows.
 const BYTES_PER_LEAF: usize = 600;
@@ -29,14 +30,30 @@ fn pair(count: u32) -> [Arc<Store>; 2] {
     stores
 }
 
-#[test]
-fn equal_replicas_exchange_their_roots_and_list_no_key() {
-    let [a, b] = pair(3_000);
-    let found = compare(&a, &b);
+/// Compares so many equal rows in 256 partitions on engines that give nothing away.
+fn compare_equal(count: u32) {
+    let pairs = [store(PartitionBits::DEFAULT), store(PartitionBits::DEFAULT)];
+    for (store, engine) in &pairs {
+        plant(store, (0..count).map(|n| (key(n), Record::value(version(10), value(n)))));
+        engine.fail_reads_with(EngineError::Io { detail: "nothing is to be read".into() });
+        assert!(store.get(TABLE, &key(7)).is_err());
+    }
+    let found = compare(&pairs[0].0, &pairs[1].0);
     assert!(found.all(Verdict::Equal));
     assert_eq!((found.tally.listed, found.tally.round_trips), (0, 1));
     assert!(found.bytes <= 8 << 10, "{} bytes", found.bytes);
-    println!("256 partitions of equal replicas: {} bytes", found.bytes);
+    println!("{count} equal rows in 256 partitions: {} bytes", found.bytes);
+}
+
+#[test]
+fn equal_replicas_exchange_their_roots_and_no_row_is_read() {
+    compare_equal(3_000);
+}
+
+#[test]
+#[ignore = "long: a million rows"]
+fn a_million_equal_rows_exchange_their_roots_and_no_row_is_read() {
+    compare_equal(1_000_000);
 }
 
 /// Makes so many rows differ, in every way there is, on either side. The bytes of those that must travel.

@@ -1,5 +1,7 @@
 //! What the workers do when nobody does anything.
 
+use std::collections::VecDeque;
+
 use cube_replication::anti_entropy::Settings;
 use cube_storage::dirty::Cause;
 use cube_storage::merkle::LeafId;
@@ -138,6 +140,57 @@ fn a_replica_that_is_away_blocks_the_purge_visibly_and_brings_nothing_back() {
     cluster.pass_ms(30_000);
     assert!((0..3).all(|node| cluster.held(node, "key").is_none()), "then all of them purge it");
     assert!(cluster.nodes[0].shared.status().purge_blocked.is_empty());
+}
+
+#[test]
+fn a_replica_that_is_removed_is_in_the_way_of_purging_no_more() {
+    let mut cluster = Cluster::of(3, settings());
+    cluster.pass_ms(5_000);
+    cluster.kill(2);
+    let deleted = cluster.now();
+    cluster.plant(&[0, 1], "key", Record::tombstone(deleted));
+    cluster.pass_ms(2 * GRACE_MS);
+    assert_eq!(cluster.held(0, "key"), Some(Record::tombstone(deleted)), "node 2 may come back");
+    cluster.remove(2);
+    cluster.pass_ms(20_000);
+    assert!((0..2).all(|node| cluster.held(node, "key").is_none()));
+    assert!(cluster.nodes[0].shared.status().purge_blocked.is_empty());
+}
+
+#[test]
+fn purging_and_expiry_under_a_write_load_never_make_replicas_look_different() {
+    /// A replica gets a write so much later than the others: less than the horizon.
+    const LATE_MS: u64 = 500;
+    const STEP_MS: u64 = 100;
+    let mut cluster = Cluster::of(3, settings());
+    let mut late = VecDeque::new();
+    let mut oldest_ms = 0;
+    for step in 0..(GRACE_MS + 40_000) / STEP_MS {
+        let (now, ends_ms) = (cluster.now(), cluster.now().hlc.millis() + 3_000);
+        let writes = [
+            (format!("kept {}", step % 50), Record::value(now, format!("value {step}"))),
+            (format!("ending {step}"), Record::expiring(now, "v", Expiry(ends_ms))),
+            (format!("deleted {}", step % 70), Record::value(now, "v")),
+            (format!("deleted {}", (step + 20) % 70), Record::tombstone(now)),
+        ];
+        let slow = (step % 3) as u16;
+        let quick: Vec<u16> = (0..3).filter(|node| *node != slow).collect();
+        for (key, record) in writes {
+            cluster.plant(&quick, &key, record.clone());
+            late.push_back((step + LATE_MS / STEP_MS, slow, key, record));
+        }
+        cluster.pass_ms(STEP_MS);
+        while let Some((_, slow, key, record)) = late.pop_front_if(|(due, ..)| *due <= step) {
+            cluster.plant(&[slow], &key, record);
+        }
+        if step * STEP_MS > 2 * HORIZON_MS {
+            oldest_ms = oldest_ms.max((0..3).map(|node| cluster.age_ms(node)).max().unwrap());
+        }
+    }
+    assert_eq!(cluster.exchanged.rows(), 0, "nothing was to be repaired");
+    assert!(oldest_ms <= HORIZON_MS + 2_500, "in sync as of {oldest_ms} ms ago at the worst");
+    let purged: u64 = cluster.nodes.iter().map(|node| node.shared.status().purged_rows).sum();
+    assert!(purged > 3 * 200, "{purged} rows were purged meanwhile");
 }
 
 #[test]

@@ -111,4 +111,23 @@ mod tests {
             prop_assert_eq!(tree, Tree::default(), "a tree without rows holds no nodes");
         }
     }
+
+    #[test]
+    fn the_trees_of_a_million_rows_take_little_memory_for_each_leaf_that_has_rows() {
+        const PARTITIONS: u64 = 256;
+        const ROWS: u64 = 1_000_000;
+        const BYTES_PER_LEAF_MAX: usize = 24;
+        let mut trees = vec![Tree::default(); PARTITIONS as usize];
+        let mut leaves = std::collections::BTreeSet::new();
+        for n in 0..ROWS {
+            let token = xxhash_rust::xxh3::xxh3_64(&n.to_be_bytes());
+            let (partition, leaf) = (token % PARTITIONS, (token >> 32) as u32 % LEAVES_PER_PARTITION);
+            leaves.insert((partition, leaf));
+            trees[partition as usize].add(LeafId(leaf), LeafSum { sum: u128::from(token), rows: 1 });
+        }
+        let sums = |tree: &Tree| tree.sums.capacity() * size_of::<LeafSum>();
+        let bytes: usize = trees.iter().map(|tree| size_of::<Tree>() + sums(tree)).sum();
+        println!("{bytes} bytes for {} leaves with rows", leaves.len());
+        assert!(bytes <= BYTES_PER_LEAF_MAX * leaves.len(), "{bytes} bytes for {} leaves", leaves.len());
+    }
 }
