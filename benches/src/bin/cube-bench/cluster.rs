@@ -145,6 +145,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts all nodes anew, with one setting more.
+    pub(crate) async fn restart_with(&mut self, setting: &str) -> Result<()> {
+        for node in &mut self.own {
+            node.process = None;
+            node.words.extend(["--set".to_owned(), setting.to_owned()]);
+        }
+        self.own.iter_mut().try_for_each(Node::start)?;
+        self.note_pids();
+        self.wait_ready().await
+    }
+
+    /// Waits until every node takes writes to all replicas.
+    pub(crate) async fn wait_ready(&mut self) -> Result<()> {
+        self.client = ready(&mut self.own).await?;
+        Ok(())
+    }
+
     /// The process of the last node: it can be made to stand still, and to go on.
     pub(crate) fn last_process(&self) -> Result<Pid> {
         let (_, pid) = self.pids.last().ok_or("no process is known that could be stopped")?;

@@ -31,6 +31,16 @@ impl Expense {
         self.processes.iter().map(|process| process.processor_ms).sum()
     }
 
+    /// Of each process.
+    pub(crate) fn processes(&self) -> &[Spent] {
+        &self.processes
+    }
+
+    /// How long it was counted.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
     /// Processors that others kept busy meanwhile.
     pub(crate) fn others_cores(&self) -> f64 {
         self.others_cores

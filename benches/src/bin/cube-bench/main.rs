@@ -3,7 +3,8 @@
 //! `run` measures one workload, against a cluster of its own or one that is given. `marks` measures everything that has a
 //! mark and says how far each is from it. `overload` asks for three times what the nodes take, `reads` compares
 //! ways to read. `peers` lets Cube KV and etcd take turns with the same workload. `replay` kills a node and measures how it
-//! catches up. Each process's processor time is told, because on a shared machine that is the figure that holds.
+//! catches up. `repair` has replicas differ and measures how they become equal. Each process's processor time is told, because
+//! on a shared machine that is the figure that holds.
 
 mod cluster;
 mod etcd;
@@ -16,6 +17,7 @@ mod overload;
 mod peers;
 mod process;
 mod reads;
+mod repair;
 mod replay;
 mod report;
 mod subject;
@@ -42,6 +44,7 @@ fn main() -> cube_benches::Result<()> {
                 Command::Reads(reads) => reads::measure(&reads).await,
                 Command::Peers(peers) => peers::compare(&peers).await,
                 Command::Replay(replay) => replay::measure(&replay).await,
+                Command::Repair(repair) => repair::measure(&repair).await,
             }
         };
         // What is dropped half done ends its processes and removes its folders; a process that is killed does not.

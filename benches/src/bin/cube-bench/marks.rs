@@ -167,7 +167,7 @@ async fn large(marks: &Marks) -> Result<(Vec<Figures>, Vec<Mark>)> {
 }
 
 /// A number of thousands, as people write it.
-fn thousands(number: u64) -> String {
+pub(crate) fn thousands(number: u64) -> String {
     if number < 1_000 {
         return number.to_string();
     }

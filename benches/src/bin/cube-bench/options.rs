@@ -29,6 +29,9 @@ pub(crate) enum Command {
     Peers(Turns),
     /// How fast a node that was away gets the hints for it, and what clients feel of that. Starts a cluster of its own.
     Replay(Replay),
+    /// How long repairs of so many differences take, what clients feel of them, and what equal replicas cost that nobody
+    /// uses. Starts a cluster of its own.
+    Repair(Repair),
 }
 
 /// What is done.
@@ -221,6 +224,28 @@ pub(crate) struct Replay {
     /// How long each run without a replay is.
     #[arg(long, value_parser = seconds, default_value = "10")]
     pub(crate) time: Duration,
+    /// Where the figures go as JSON.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Repair {
+    #[command(flatten)]
+    pub(crate) nodes: Nodes,
+    /// Rows that all nodes hold.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) rows: u64,
+    /// Rows that one node holds older versions of, in one repair after the other.
+    #[arg(long, value_delimiter = ',', default_value = "100,10000,100000")]
+    pub(crate) differences: Vec<u64>,
+    /// How long each run without a repair is.
+    #[arg(long, value_parser = seconds, default_value = "10")]
+    pub(crate) time: Duration,
+    /// A hundredth of the rows and of the differences, and a tenth of the time: to see that all works, not to be held
+    /// against the marks.
+    #[arg(long)]
+    pub(crate) quick: bool,
     /// Where the figures go as JSON.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,

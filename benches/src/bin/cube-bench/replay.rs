@@ -21,9 +21,9 @@ use super::subject::Subject;
 use super::{load, marks, report};
 
 /// The node that is killed.
-const AWAY: &str = "node-3";
+pub(crate) const AWAY: &str = "node-3";
 /// As many requests may wait in the open loop: a stall of some hundred milliseconds.
-const OPEN_IN_FLIGHT: usize = 512;
+pub(crate) const OPEN_IN_FLIGHT: usize = 512;
 /// So that every write that is missed becomes a hint.
 const ROOM: [&str; 2] = ["hints.max_per_node=10000000", "hints.max_bytes_per_node=8GiB"];
 /// How often it is looked how far they are.
@@ -125,7 +125,7 @@ fn cores(figures: &Figures) -> f64 {
     figures.processes.iter().map(|process| process.processor_ms).sum::<f64>() / 1e3 / figures.seconds
 }
 
-fn told(figures: Figures) -> Figures {
+pub(crate) fn told(figures: Figures) -> Figures {
     report::line(&figures);
     figures
 }
@@ -136,7 +136,7 @@ fn coordinators(cluster: &Cluster) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// Waits until so many coordinators see the node alive, or dead.
-async fn wait_seen(cluster: &mut Cluster, alive: bool, by: usize) -> Result<()> {
+pub(crate) async fn wait_seen(cluster: &mut Cluster, alive: bool, by: usize) -> Result<()> {
     let deadline = Instant::now() + SEEN_MAX;
     loop {
         let mut seen = 0;
