@@ -56,6 +56,11 @@ impl fmt::Display for Wanted {
 pub(super) fn wanted(members: &BTreeMap<NodeId, Member>, metrics: &Metrics) -> Option<Wanted> {
     let membership = metrics.membership_config.membership();
     let there: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
+    // Members that left stay in the list, so whoever is not in it joined by an entry that is not applied here yet: a
+    // leader that has just been elected would take it for gone.
+    if there.iter().any(|id| node_id(*id).is_none_or(|node| !members.contains_key(&node))) {
+        return None;
+    }
     let stays = |member: &&Member| member.state != MemberState::Left;
 
     let missing = members.values().filter(stays).filter(|member| !there.contains(&raft_id(member.id)));
@@ -170,5 +175,41 @@ pub(super) async fn look_after(
                 (wait * 2).min(BACKOFF_LONGEST)
             }
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cube_replication::topology::Addresses;
+    use openraft::{Membership, StoredMembership};
+
+    use super::*;
+
+    fn members(states: &[MemberState]) -> BTreeMap<NodeId, Member> {
+        let member = |(id, state): (u16, &MemberState)| {
+            let (data_center, rack) = ("dc".into(), "r".into());
+            let (name, addresses) = (format!("node-{id}"), Addresses::default());
+            (NodeId(id), Member { id: NodeId(id), name, data_center, rack, weight: 1, state: *state, addresses })
+        };
+        (0..).zip(states).map(member).collect()
+    }
+
+    /// A leader in whose Raft these vote and nobody else is.
+    fn voting(ids: &[u64]) -> Metrics {
+        let voters: BTreeSet<u64> = ids.iter().copied().collect();
+        let nodes: BTreeMap<u64, BasicNode> = ids.iter().map(|id| (*id, BasicNode::default())).collect();
+        let mut metrics = Metrics::new_initial(0);
+        metrics.membership_config = Arc::new(StoredMembership::new(None, Membership::new(vec![voters], nodes)));
+        metrics
+    }
+
+    #[test]
+    fn whoever_is_not_in_the_state_yet_is_not_taken_for_gone() {
+        use MemberState::{Left, Ready};
+        assert_eq!(wanted(&BTreeMap::new(), &voting(&[0])), None, "the founder leads before the founding is applied");
+        assert_eq!(wanted(&members(&[Ready, Ready]), &voting(&[0, 1, 2])), None);
+        assert_eq!(wanted(&members(&[Ready, Ready, Ready]), &voting(&[0, 1, 2])), None);
+        let next = wanted(&members(&[Ready, Ready, Left]), &voting(&[0, 1, 2]));
+        assert!(matches!(&next, Some(Wanted::Voters(voters)) if voters.len() == 1), "{next:?}");
     }
 }
