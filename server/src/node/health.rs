@@ -40,8 +40,10 @@ impl Member {
         match self.clock_watch.lock().verdict(max_drift_ms, self.clock.monotonic_ms()) {
             Verdict::Fine => None,
             Verdict::OutOfBound { own_offset_ms, against, of } => Some(format!(
-                "this node's clock is {own_offset_ms} ms ahead of that of {against} of {of} other nodes, more than \
-                 clock.max_drift ({max_drift_ms} ms) allows: set the clock"
+                "this node's clock is {} ms {} that of {against} of {of} other nodes, more than clock.max_drift \
+                 ({max_drift_ms} ms) allows: set the clock",
+                own_offset_ms.unsigned_abs(),
+                if own_offset_ms < 0 { "behind" } else { "ahead of" },
             )),
         }
     }
