@@ -1,7 +1,7 @@
-//! The token with which a range read goes on: where the last page ended, and a fingerprint of the range, so that it is
-//! good for this range only. Opaque to clients.
+//! The token with which a range read goes on: where the last page ended, a fingerprint of the range, so that it is good
+//! for this range only, and a checksum, so that one that was damaged passes no rows over. Opaque to clients.
 //!
-//! `format u8 = 1 | fingerprint u64 | sort key`
+//! `format u8 = 2 | fingerprint u64 | sort key | checksum u64 of all before`
 
 use std::ops::Bound;
 
@@ -9,14 +9,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use cube_replication::coordinator::RangeRequest;
 use cube_storage::model::Invalid;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+const HEAD_LEN: usize = 1 + 8;
+const CHECKSUM_LEN: usize = 8;
 
 /// The token of the page that begins behind `last`.
 pub(crate) fn token(range: &RangeRequest, last: &[u8]) -> Bytes {
-    let mut token = BytesMut::with_capacity(1 + 8 + last.len());
+    let mut token = BytesMut::with_capacity(HEAD_LEN + last.len() + CHECKSUM_LEN);
     token.put_u8(FORMAT);
     token.put_u64(fingerprint(range));
     token.put_slice(last);
+    token.put_u64(cube_proto::token(&token));
     token.freeze()
 }
 
@@ -25,9 +28,11 @@ pub(crate) fn resume(range: &mut RangeRequest, token: &Bytes) -> Result<(), Inva
     if token.is_empty() {
         return Ok(());
     }
-    let (&format, rest) = token.split_first().ok_or(Invalid::PageToken)?;
-    let (expected, last) = rest.split_first_chunk::<8>().ok_or(Invalid::PageToken)?;
-    if format != FORMAT || u64::from_be_bytes(*expected) != fingerprint(range) {
+    let (sealed, checksum) = token.split_last_chunk::<CHECKSUM_LEN>().ok_or(Invalid::PageToken)?;
+    let (head, last) = sealed.split_first_chunk::<HEAD_LEN>().ok_or(Invalid::PageToken)?;
+    let [format, of @ ..] = head;
+    let is_whole = u64::from_be_bytes(*checksum) == cube_proto::token(sealed);
+    if !is_whole || *format != FORMAT || u64::from_be_bytes(*of) != fingerprint(range) {
         return Err(Invalid::PageToken);
     }
     let behind = Bound::Excluded(Bytes::copy_from_slice(last));
@@ -109,6 +114,19 @@ mod tests {
             (range("p", false), Bytes::from_static(b"\x02nothing of ours")),
         ] {
             assert_eq!(resume(&mut other, &token), Err(Invalid::PageToken));
+        }
+    }
+
+    #[test]
+    fn a_token_of_which_anything_was_changed_or_lost_is_refused() {
+        let given = token(&range("p", false), b"m");
+        for place in 0..given.len() {
+            assert_eq!(resume(&mut range("p", false), &given.slice(..place.max(1))), Err(Invalid::PageToken));
+            for bit in 0..8 {
+                let mut changed = given.to_vec();
+                changed[place] ^= 1 << bit;
+                assert_eq!(resume(&mut range("p", false), &changed.into()), Err(Invalid::PageToken), "byte {place}");
+            }
         }
     }
 }
