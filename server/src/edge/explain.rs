@@ -122,7 +122,7 @@ pub fn refuse(invalid: Invalid) -> EdgeError {
         Invalid::KeyTooLong { limit, .. }
         | Invalid::BatchTooLong { limit, .. }
         | Invalid::BatchTooManyRows { limit, .. }
-        | Invalid::Page { rows_limit: limit, .. } => over_limit(code, message, limit),
+        | Invalid::Page { limit, .. } => over_limit(code, message, limit),
         Invalid::Ttl { ttl_ms, limit } => {
             let details = Details { given: Some(ttl_ms.to_string()), limit: Some(limit), ..Details::default() };
             EdgeError::with(code, message, details)

@@ -11,7 +11,7 @@ use cube_replication::transport::PeerError;
 use cube_storage::StoreError;
 use cube_storage::UnsyncedCause;
 use cube_storage::clock::ClockError;
-use cube_storage::model::{Epoch, Hlc, Invalid, NodeId, PartitionBits, RowKey, TableId};
+use cube_storage::model::{Epoch, Hlc, Invalid, NodeId, PageUnit, PartitionBits, RowKey, TableId};
 
 use super::explain::failure_code;
 use super::{Code, EdgeError, Names, explain, refuse};
@@ -144,7 +144,7 @@ fn every_limit_that_a_request_breaks_has_its_code() {
         (Invalid::BatchTooManyRows { rows: 2, limit: 1 }, Code::BatchTooLarge),
         (Invalid::Ttl { ttl_ms: -1, limit: 1 }, Code::InvalidTtl),
         (Invalid::UnknownTable { table: TableId(7) }, Code::UnknownTable),
-        (Invalid::Page { rows: 2, rows_limit: 1, bytes: 2, bytes_limit: 1 }, Code::InvalidPage),
+        (Invalid::Page { of: PageUnit::Bytes, given: 2, limit: 1 }, Code::InvalidPage),
         (Invalid::NoPrefixIndex { table: TableId(7) }, Code::NoPrefixIndex),
         (Invalid::PrefixIndexFixed { table: TableId(7) }, Code::Conflict),
         (Invalid::PageToken, Code::InvalidPageToken),

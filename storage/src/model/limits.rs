@@ -1,5 +1,7 @@
 //! What a request may hold, and the error that names the limit it broke.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use super::{RowKey, TableId};
@@ -35,6 +37,24 @@ impl Default for Limits {
             page_rows_max: 10_000,
             ttl_ms_max: 100 * 365 * 24 * 3600 * 1000,
         }
+    }
+}
+
+/// What a page is bounded by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageUnit {
+    /// Rows.
+    Rows,
+    /// Bytes of keys and values.
+    Bytes,
+}
+
+impl fmt::Display for PageUnit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rows => "rows",
+            Self::Bytes => "bytes",
+        })
     }
 }
 
@@ -93,18 +113,14 @@ pub enum Invalid {
         table: TableId,
     },
     /// The page asked for is empty or too large.
-    #[error(
-        "a page of {rows} rows and {bytes} bytes is not between 1 and the limit of {rows_limit} rows and {bytes_limit} bytes"
-    )]
+    #[error("a page has 1 to {limit} {of}, and not {given}")]
     Page {
-        /// Rows asked for.
-        rows: usize,
-        /// Rows allowed.
-        rows_limit: usize,
-        /// Bytes asked for.
-        bytes: usize,
-        /// Bytes allowed.
-        bytes_limit: usize,
+        /// What there would be none or too many of.
+        of: PageUnit,
+        /// How many were asked for.
+        given: usize,
+        /// How many are allowed.
+        limit: usize,
     },
     /// The table keeps no index of its keys.
     #[error("table {table} keeps no prefix index (its option prefix_index is off): scan by partition key instead")]
@@ -158,10 +174,10 @@ impl Limits {
 
     /// Whether a page may be as large as asked for.
     pub fn check_page(&self, rows: usize, bytes: usize) -> Result<(), Invalid> {
-        let fits = (1..=self.page_rows_max).contains(&rows) && (1..=self.page_bytes_max).contains(&bytes);
-        if fits {
-            return Ok(());
+        let bounds = [(PageUnit::Rows, rows, self.page_rows_max), (PageUnit::Bytes, bytes, self.page_bytes_max)];
+        match bounds.into_iter().find(|(_, given, limit)| !(1..=*limit).contains(given)) {
+            None => Ok(()),
+            Some((of, given, limit)) => Err(Invalid::Page { of, given, limit }),
         }
-        Err(Invalid::Page { rows, rows_limit: self.page_rows_max, bytes, bytes_limit: self.page_bytes_max })
     }
 }

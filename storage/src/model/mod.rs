@@ -12,7 +12,7 @@ mod version;
 
 pub use ids::{Epoch, NodeId, PartitionId, PlacementId, TableId};
 pub use key::{PartitionBits, RowKey, Token, TooManyPartitions};
-pub use limits::{Invalid, Limits};
+pub use limits::{Invalid, Limits, PageUnit};
 pub use mutation::{Batch, Mutation, Origin, Outcome};
 pub use record::{Body, Damage, Expiry, Record, RecordHeader};
 pub use version::{Hlc, Version};
