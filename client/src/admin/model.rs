@@ -132,6 +132,8 @@ pub struct Hints {
     pub dirty_ranges: BTreeMap<String, u64>,
     /// How old the oldest hint is.
     pub oldest_age_ms: Option<u64>,
+    /// The names of nodes that an operator wants no hints delivered to.
+    pub paused: Vec<String>,
 }
 
 impl Hints {
@@ -142,6 +144,7 @@ impl Hints {
             by_node: reply.node_hints.into_iter().collect(),
             dirty_ranges: reply.dirty_ranges.into_iter().collect(),
             oldest_age_ms: reply.oldest_hint_age_ms,
+            paused: reply.paused,
         }
     }
 }

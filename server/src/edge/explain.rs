@@ -12,6 +12,7 @@ use super::code::Code;
 use super::error::{Details, EdgeError, FAILURES_MAX, ReplicaFailure};
 use super::names::Names;
 use crate::admin::{AdminError, BadOptions};
+use crate::config::ChangeError;
 
 /// What a client is told of an error of the coordinator.
 pub fn explain(error: RequestError, names: &Names<'_>) -> EdgeError {
@@ -250,6 +251,16 @@ fn count64(number: usize) -> u64 {
 
 /// When a node that has as many repairs as it may is worth another try.
 const REPAIR_RETRY_AFTER_MS: u32 = 10_000;
+
+impl From<ChangeError> for EdgeError {
+    fn from(error: ChangeError) -> Self {
+        let code = match error {
+            ChangeError::Unusable(_) => Code::InvalidRequest,
+            ChangeError::NeedsRestart { .. } => Code::Conflict,
+        };
+        Self::new(code, error.to_string())
+    }
+}
 
 impl From<AdminError> for EdgeError {
     fn from(error: AdminError) -> Self {

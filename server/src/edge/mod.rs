@@ -16,6 +16,7 @@ mod error;
 mod explain;
 mod meter;
 mod names;
+mod numbers;
 pub(crate) mod page;
 pub(crate) mod scan;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use self::error::{Details, EdgeError, ReplicaFailure};
 pub use self::explain::{explain, refuse, unknown_level, unknown_name};
 use self::meter::Metered;
 pub use self::names::Names;
+pub(crate) use self::numbers::Stats;
 use crate::admin::Admin;
 use crate::config::Live;
 use crate::metrics::{Meter, Operation};

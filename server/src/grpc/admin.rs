@@ -7,9 +7,10 @@ use cube_proto::v1;
 use cube_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
 
-use super::{repair, replication, schema};
-use crate::admin::{AdminError, Changed, NodeStatus, NodeView, check_name};
-use crate::edge::{Access, Caller, Edge, EdgeError};
+use super::explained::account_of;
+use super::{hints, node, repair, replication, schema, settings};
+use crate::admin::{AdminError, Changed, HintOrder, check_name};
+use crate::edge::{Access, Caller, Edge, EdgeError, Names};
 
 /// Answers for the cluster.
 pub(super) struct AdminService {
@@ -22,7 +23,7 @@ impl AdminService {
     }
 
     fn nodes_now(&self) -> Vec<v1::Node> {
-        self.edge.admin().nodes().into_iter().map(node).collect()
+        self.edge.admin().nodes().into_iter().map(node::member).collect()
     }
 
     fn observe(&self) -> Result<(), Status> {
@@ -36,31 +37,15 @@ impl AdminService {
     fn change(&self) -> Result<(), Status> {
         Ok(self.edge.permit(Caller::Anonymous, Access::ChangeSchema)?)
     }
-}
 
-fn node(view: NodeView) -> v1::Node {
-    let (addresses, vitals) = (view.addresses, view.vitals);
-    v1::Node {
-        id: u32::from(view.id),
-        name: view.name,
-        data_center: view.data_center,
-        rack: view.rack,
-        weight: view.weight,
-        addresses: Some(v1::Addresses {
-            http: addresses.http,
-            grpc: addresses.grpc,
-            peer: addresses.peer,
-            gossip: addresses.gossip,
-        }),
-        alive: view.status == NodeStatus::Alive,
-        state: view.state.to_string(),
-        version: vitals.version,
-        load_percent: vitals.load_percent,
-        requests_in_flight: vitals.requests_in_flight,
-        hints: vitals.hints,
-        oldest_hint_age_ms: vitals.oldest_hint_age_ms,
-        clock_offset_ms: vitals.clock_offset_ms,
-        started_at_ms: vitals.started_at_ms,
+    fn steer_hints(
+        &self,
+        request: Request<v1::HintOrder>,
+        order: HintOrder,
+    ) -> Result<Response<v1::HintsReply>, Status> {
+        self.steer()?;
+        self.edge.admin().steer_hints(order, request.get_ref().node.as_deref()).map_err(EdgeError::from)?;
+        Ok(Response::new(hints::reply(self.edge.admin().hints())))
     }
 }
 
@@ -91,14 +76,19 @@ impl Admin for AdminService {
 
     async fn hints(&self, _: Request<v1::HintsRequest>) -> Result<Response<v1::HintsReply>, Status> {
         self.observe()?;
-        let hints = self.edge.admin().hints();
-        Ok(Response::new(v1::HintsReply {
-            total_hints: hints.total_hints,
-            total_bytes: hints.total_bytes,
-            node_hints: hints.node_hints.into_iter().collect(),
-            dirty_ranges: hints.dirty_ranges.into_iter().collect(),
-            oldest_hint_age_ms: hints.oldest_hint_age_ms,
-        }))
+        Ok(Response::new(hints::reply(self.edge.admin().hints())))
+    }
+
+    async fn replay_hints(&self, request: Request<v1::HintOrder>) -> Result<Response<v1::HintsReply>, Status> {
+        self.steer_hints(request, HintOrder::Replay)
+    }
+
+    async fn pause_hints(&self, request: Request<v1::HintOrder>) -> Result<Response<v1::HintsReply>, Status> {
+        self.steer_hints(request, HintOrder::Pause)
+    }
+
+    async fn resume_hints(&self, request: Request<v1::HintOrder>) -> Result<Response<v1::HintsReply>, Status> {
+        self.steer_hints(request, HintOrder::Resume)
     }
 
     async fn replication(
@@ -197,5 +187,54 @@ impl Admin for AdminService {
         self.steer()?;
         let ended = self.edge.admin().cancel_repair(&request.get_ref().id).await;
         Ok(Response::new(repair::repair(ended.map_err(EdgeError::from)?)))
+    }
+    async fn health(&self, _: Request<v1::HealthRequest>) -> Result<Response<v1::HealthReply>, Status> {
+        self.observe()?;
+        Ok(Response::new(node::health(self.edge.health())))
+    }
+
+    async fn cluster_health(
+        &self,
+        _: Request<v1::ClusterHealthRequest>,
+    ) -> Result<Response<v1::ClusterHealthReply>, Status> {
+        self.observe()?;
+        Ok(Response::new(node::cluster_health(self.edge.cluster_health())))
+    }
+
+    async fn stats(&self, _: Request<v1::StatsRequest>) -> Result<Response<v1::StatsReply>, Status> {
+        self.observe()?;
+        Ok(Response::new(node::stats(self.edge.stats())))
+    }
+
+    async fn metrics(&self, _: Request<v1::MetricsRequest>) -> Result<Response<v1::MetricsReply>, Status> {
+        self.observe()?;
+        let page = self.edge.metrics_page();
+        let text = page.map_err(|error| Status::internal(format!("the metrics could not be written: {error}")))?;
+        Ok(Response::new(v1::MetricsReply { text }))
+    }
+
+    async fn slow_requests(
+        &self,
+        _: Request<v1::SlowRequestsRequest>,
+    ) -> Result<Response<v1::SlowRequestsReply>, Status> {
+        self.observe()?;
+        let state = self.edge.state();
+        let names = Names::new(&state);
+        let requests = self.edge.slow_requests().iter().map(|account| account_of(account, &names)).collect();
+        let threshold_ms = self.edge.config().current().slow_ms();
+        Ok(Response::new(v1::SlowRequestsReply { threshold_ms, requests }))
+    }
+
+    async fn settings(&self, _: Request<v1::SettingsRequest>) -> Result<Response<v1::SettingsReply>, Status> {
+        self.observe()?;
+        Ok(Response::new(settings::reply(self.edge.config().show())))
+    }
+
+    async fn change_settings(
+        &self,
+        request: Request<v1::ChangeSettingsRequest>,
+    ) -> Result<Response<v1::ChangeSettingsReply>, Status> {
+        self.edge.permit(Caller::Anonymous, Access::Configure)?;
+        Ok(Response::new(settings::change(self.edge.config(), request.into_inner())?))
     }
 }

@@ -11,10 +11,11 @@ use crate::edge::{Names, ReplicaFailure, account};
 
 /// What was done for a request, if its client wanted to know.
 pub(super) fn explained(of: Option<&Arc<Account>>, names: &Names<'_>) -> Option<Box<v1::Explained>> {
-    Some(Box::new(explain(of?, names)))
+    Some(Box::new(account_of(of?, names)))
 }
 
-fn explain(of: &Account, names: &Names<'_>) -> v1::Explained {
+/// The account of a request.
+pub(super) fn account_of(of: &Account, names: &Names<'_>) -> v1::Explained {
     let table = account::table(names.state(), of.table);
     v1::Explained {
         kind: account::kind(of.kind).to_owned(),

@@ -36,7 +36,7 @@ fn is_known(service: &str) -> bool {
 fn status_of(edge: &Edge, service: &str) -> ServingStatus {
     match () {
         () if !is_known(service) => ServingStatus::ServiceUnknown,
-        () if edge.is_leaving() || !edge.admin().health().serves() => ServingStatus::NotServing,
+        () if !edge.health().serves() => ServingStatus::NotServing,
         () => ServingStatus::Serving,
     }
 }

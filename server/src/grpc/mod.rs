@@ -8,14 +8,17 @@ mod admin;
 mod convert;
 mod explained;
 mod health;
+mod hints;
 mod incoming;
 mod kv;
+mod node;
 mod repair;
 mod replication;
 mod requests;
 mod scan;
 mod schema;
 mod session;
+mod settings;
 mod status;
 
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::error::ErrorBody;
 use super::input::Parameters;
 use super::metrics;
-use crate::admin::{ClusterHealth, Health, NodeStatus, NodeView, Readiness, TopologyView, cluster_health};
+use crate::admin::{ClusterHealth, Health, NodeView, Readiness, TopologyView};
 use crate::edge::{Access, Caller, Code, Edge, EdgeError};
 
 /// What `GET /api/v1/health` answers.
@@ -49,7 +49,7 @@ pub(super) async fn livez() -> Json<LiveDocument> {
 /// `GET /readyz`: whether traffic should come here, and what is missing if not.
 pub(super) async fn readyz(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Response, EdgeError> {
     admit(&edge, &uri)?;
-    Ok(ready_answer(&health_of(&edge)))
+    Ok(ready_answer(&edge.health()))
 }
 
 fn ready_answer(health: &Health) -> Response {
@@ -61,23 +61,13 @@ fn ready_answer(health: &Health) -> Response {
 /// `GET /api/v1/cluster/health`: how the cluster fares, and what would break if one more node died.
 pub(super) async fn whole(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<ClusterHealth>, EdgeError> {
     admit(&edge, &uri)?;
-    let nodes = edge.admin().nodes();
-    let is_alive = |node| nodes.iter().any(|known| known.id == node && known.status == NodeStatus::Alive);
-    Ok(Json(cluster_health(&edge.state(), &edge.admin().voters(), |node| is_alive(node.0))))
-}
-
-fn health_of(edge: &Edge) -> Health {
-    let mut health = edge.admin().health();
-    if edge.is_leaving() {
-        health.reasons.push("the node is about to stop".to_owned());
-    }
-    health
+    Ok(Json(edge.cluster_health()))
 }
 
 /// `GET /api/v1/health`: whether the node serves.
 pub(super) async fn health(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Response, EdgeError> {
     admit(&edge, &uri)?;
-    Ok(health_answer(&health_of(&edge)))
+    Ok(health_answer(&edge.health()))
 }
 
 fn health_answer(health: &Health) -> Response {

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::body::read_json;
 use super::input::Parameters;
-use crate::config::{Change, ChangeError, SettingView};
-use crate::edge::{Access, Caller, Code, Edge, EdgeError};
+use crate::config::{Change, SettingView};
+use crate::edge::{Access, Caller, Edge, EdgeError};
 
 /// The longest patch: all settings, each with a long value.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -56,7 +56,7 @@ pub(super) async fn show(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json
 pub(super) async fn change(State(edge): State<Arc<Edge>>, request: Request) -> Result<Json<ChangeDocument>, EdgeError> {
     admit(&edge, request.uri(), Access::Configure)?;
     let patch = read_json::<BTreeMap<String, Value>>(request, BODY_BYTES_MAX).await?;
-    let Change { changed, needs_restart } = edge.config().patch(&patch).map_err(refuse)?;
+    let Change { changed, needs_restart } = edge.config().patch(&patch)?;
     let message = match changed.as_slice() {
         [] => "Nothing changed".to_owned(),
         changed => format!("Changed until the node ends: {}", changed.join(", ")),
@@ -67,14 +67,6 @@ pub(super) async fn change(State(edge): State<Arc<Edge>>, request: Request) -> R
 fn admit(edge: &Edge, uri: &Uri, access: Access<'_>) -> Result<(), EdgeError> {
     Parameters::parse(uri.query(), &[])?;
     edge.permit(Caller::Anonymous, access)
-}
-
-fn refuse(error: ChangeError) -> EdgeError {
-    let code = match error {
-        ChangeError::Unusable(_) => Code::InvalidRequest,
-        ChangeError::NeedsRestart { .. } => Code::Conflict,
-    };
-    EdgeError::new(code, error.to_string())
 }
 
 impl From<SettingView> for SettingDocument {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::explained::Explained;
 use super::input::Parameters;
 use crate::admin::HintsView;
-use crate::edge::{Access, Caller, Edge, EdgeError, Names, account};
+use crate::edge::{Access, Caller, Edge, EdgeError, Names, Stats};
 
 /// What `GET /api/v1/stats` answers.
 #[derive(Serialize)]
@@ -62,21 +62,14 @@ pub(super) struct SlowDocument {
 pub(super) async fn stats(State(edge): State<Arc<Edge>>, request: Request) -> Result<Response, EdgeError> {
     Parameters::parse(request.uri().query(), &[])?;
     edge.permit(Caller::Anonymous, Access::Observe)?;
-    let (hints, state) = (edge.admin().hints(), edge.state());
-    let named = edge.read_figures().into_iter().map(|(id, figures)| {
-        let table = account::table(&state, id);
-        (format!("{}.{}", table.keyspace, table.table), figures)
-    });
-    let figures: BTreeMap<String, ReadFigures> = named.collect();
-    let mut lines = hints.lines();
-    lines.extend(figures.iter().map(|(table, figures)| line(table, figures)));
+    let Stats { lines, hints, reads } = edge.stats();
     let wanted = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     if wanted.is_some_and(|wanted| wanted.starts_with("text/plain")) {
         let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
         let kind = HeaderValue::from_static("text/plain; charset=utf-8");
         return Ok(([(header::CONTENT_TYPE, kind)], text).into_response());
     }
-    let reads = figures.iter().map(|(table, figures)| (table.clone(), figures.into())).collect();
+    let reads = reads.into_iter().map(|(table, figures)| (table, (&figures).into())).collect();
     Ok(Json(StatsDocument { lines, pending_hints: hints.total_hints, hints, reads }).into_response())
 }
 
@@ -88,17 +81,6 @@ pub(super) async fn slow_requests(State(edge): State<Arc<Edge>>, uri: Uri) -> Re
     let names = Names::new(&state);
     let requests = edge.slow_requests().iter().map(|account| Explained::of(account, &names)).collect();
     Ok(Json(SlowDocument { threshold_ms: edge.config().current().slow_ms(), requests }))
-}
-
-/// What people look for first.
-fn line(table: &str, figures: &ReadFigures) -> String {
-    let ReadFigures { stale_reads, hedges_sent, hedges_helped, blocking_repairs, chance_repairs, .. } = figures;
-    let repaired = blocking_repairs.repaired.saturating_add(chance_repairs.repaired);
-    let failed = blocking_repairs.failed.saturating_add(chance_repairs.failed);
-    format!(
-        "Reads of {table}: {stale_reads} stale answers, {repaired} rows repaired, {failed} repairs failed, {hedges_sent} \
-         hedges of which {hedges_helped} helped"
-    )
 }
 
 impl From<&ReadFigures> for ReadsDocument {
@@ -119,25 +101,5 @@ impl From<&ReadFigures> for ReadsDocument {
 impl From<Repairs> for RepairsDocument {
     fn from(Repairs { repaired, unneeded, failed, skipped }: Repairs) -> Self {
         Self { repaired, unneeded, failed, skipped }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_tells_of_one_table_what_its_reads_came_upon() {
-        let repairs = Repairs { repaired: 2, failed: 1, ..Repairs::default() };
-        let figures = ReadFigures {
-            stale_reads: 4,
-            hedges_sent: 9,
-            hedges_helped: 3,
-            blocking_repairs: repairs,
-            chance_repairs: repairs,
-            ..ReadFigures::default()
-        };
-        let told = "Reads of a.b: 4 stale answers, 4 rows repaired, 2 repairs failed, 9 hedges of which 3 helped";
-        assert_eq!(line("a.b", &figures), told);
     }
 }

@@ -2,7 +2,7 @@
 
 use cube_proto::token;
 use cube_proto::v1::admin_client::AdminClient;
-use cube_proto::v1::{self, replication};
+use cube_proto::v1::{self, replication, setting_value};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -133,4 +133,84 @@ async fn replicas_and_the_scrub_are_told_over_grpc_too() {
     };
     assert_eq!(state(&mut admin, false).await, "RUNNING");
     assert_eq!(state(&mut admin, true).await, "ON_DEMAND");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_are_steered_over_grpc_and_a_node_that_is_not_there_is_refused() {
+    let node = Node::alone().await;
+    let mut admin = admin(&node).await;
+    let all = v1::HintOrder::default();
+    assert_eq!(admin.replay_hints(all.clone()).await.unwrap().into_inner().total_hints, 45);
+    let paused = admin.pause_hints(all.clone()).await.unwrap().into_inner();
+    assert_eq!((paused.paused, paused.total_hints), (vec!["node-1".to_owned()], 45));
+    assert_eq!(admin.hints(v1::HintsRequest {}).await.unwrap().into_inner().paused, ["node-1"]);
+    assert!(admin.resume_hints(all).await.unwrap().into_inner().paused.is_empty());
+    let nobody = v1::HintOrder { node: Some("node-9".into()) };
+    let status = admin.pause_hints(nobody).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().contains("node-9"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_are_shown_changed_and_taken_back_over_grpc() {
+    let node = Node::alone().await;
+    let mut admin = admin(&node).await;
+    let set = |name: &str, value: Option<setting_value::Value>| v1::ChangeSettingsRequest {
+        settings: [(name.to_owned(), v1::SettingValue { value })].into(),
+    };
+    let shown = async |admin: &mut AdminClient<Channel>, name: &str| {
+        let settings = admin.settings(v1::SettingsRequest {}).await.unwrap().into_inner().settings;
+        settings.into_iter().find(|setting| setting.name == name).unwrap()
+    };
+    let before = shown(&mut admin, "hints.window").await;
+    assert_eq!((before.value.as_str(), before.changeable), ("\"1h\"", true));
+    let two_hours = Some(setting_value::Value::Text("2h".into()));
+    let changed = admin.change_settings(set("hints.window", two_hours)).await.unwrap().into_inner();
+    assert_eq!(changed.changed, ["hints.window"]);
+    assert_eq!(shown(&mut admin, "hints.window").await.value, "\"2h\"");
+    assert_eq!(admin.change_settings(set("hints.window", None)).await.unwrap().into_inner().changed, ["hints.window"]);
+    assert_eq!(shown(&mut admin, "hints.window").await, before);
+
+    let number = Some(setting_value::Value::Number(7));
+    assert_eq!(
+        admin.change_settings(set("hints.max_per_node", number)).await.unwrap().into_inner().changed,
+        ["hints.max_per_node"]
+    );
+    let flag = || Some(setting_value::Value::Flag(false));
+    for (name, code, says) in [
+        ("hints.windw", Code::InvalidArgument, "did you mean hints.window?"),
+        ("hints.window", Code::InvalidArgument, "hints.window"),
+        ("listen.http", Code::FailedPrecondition, "listen.http"),
+    ] {
+        let status = admin.change_settings(set(name, flag())).await.unwrap_err();
+        assert_eq!(status.code(), code, "{name}: {status}");
+        assert!(status.message().contains(says), "{name}: {status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_numbers_are_told_over_grpc_too() {
+    let node = Node::start(Plan { others: &["dc1", "dc1"], ..Plan::default() }).await;
+    let mut admin = admin(&node).await;
+    let health = admin.health(v1::HealthRequest {}).await.unwrap().into_inner();
+    assert!(health.serves && health.ready && health.missing.is_empty(), "{health:?}");
+    node.rest_of_node.health.lock().reasons = vec!["the disk is gone".into()];
+    let health = admin.health(v1::HealthRequest {}).await.unwrap().into_inner();
+    assert_eq!((health.serves, health.ready, health.missing.len()), (false, false, 1), "{health:?}");
+
+    node.kill("node-3");
+    let cluster = admin.cluster_health(v1::ClusterHealthRequest {}).await.unwrap().into_inner();
+    assert_eq!((cluster.status.as_str(), cluster.down.as_slice()), ("AT_RISK", &["node-3".to_owned()][..]));
+    let lost = cluster.if_one_more_died.iter().find(|died| died.node == "node-2").unwrap();
+    let lost = lost.keyspaces[0].lost.as_ref().unwrap();
+    assert!(lost.without_quorum > 0 && lost.without_any_replica == 0, "{lost:?}");
+
+    let stats = admin.stats(v1::StatsRequest {}).await.unwrap().into_inner();
+    assert_eq!(stats.lines[0], "Pending Hints: 45");
+    assert_eq!(stats.hints.unwrap().total_hints, 45);
+    assert!(stats.reads.contains_key("default.kv") || stats.reads.is_empty());
+    let page = admin.metrics(v1::MetricsRequest {}).await.unwrap().into_inner().text;
+    assert!(page.contains("cube_build_info") && page.ends_with("# EOF\n"), "{page}");
+    let slow = admin.slow_requests(v1::SlowRequestsRequest {}).await.unwrap().into_inner();
+    assert_eq!((slow.threshold_ms, slow.requests.len()), (None, 0));
 }

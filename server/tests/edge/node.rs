@@ -108,6 +108,7 @@ impl Node {
             view: Arc::clone(&view),
             health: Mutex::new(Health { node: "node-1".into(), ..Health::default() }),
             no_majority: Mutex::new(None),
+            paused: Mutex::new(false),
         });
         let edge = Edge::new(EdgeParts {
             coordinator: Arc::clone(&coordinator),
@@ -196,6 +197,7 @@ pub(crate) struct RestOfNode {
     pub(crate) health: Mutex<Health>,
     /// Set, no change is agreed on; the value says whether it was accepted.
     pub(crate) no_majority: Mutex<Option<bool>>,
+    paused: Mutex<bool>,
 }
 
 impl RestOfNode {
@@ -280,7 +282,8 @@ impl Admin for RestOfNode {
 
     fn hints(&self) -> HintsView {
         let node_hints: BTreeMap<String, u64> = [("node-3".to_owned(), 45)].into();
-        HintsView { total_hints: 45, node_hints, total_bytes: 4_500, ..HintsView::default() }
+        let paused = self.paused.lock().then(|| "node-1".to_owned()).into_iter().collect();
+        HintsView { total_hints: 45, node_hints, total_bytes: 4_500, paused, ..HintsView::default() }
     }
 
     fn replication(&self, table: Option<(&str, &str)>) -> Result<ReplicationView, AdminError> {
@@ -325,13 +328,20 @@ impl Admin for RestOfNode {
         ScrubView { state: "ON_DEMAND", ..Default::default() }
     }
 
-    fn steer_hints(&self, _: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
+    fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
         let state = self.catalog.current();
         match node {
             Some(name) if state.topology.member_named(name).is_none() => {
                 Err(AdminError::Invalid { reason: format!("no member of the cluster is named {name:?}") })
             }
-            _ => Ok(()),
+            _ => {
+                match order {
+                    HintOrder::Replay => {}
+                    HintOrder::Pause => *self.paused.lock() = true,
+                    HintOrder::Resume => *self.paused.lock() = false,
+                }
+                Ok(())
+            }
         }
     }
 

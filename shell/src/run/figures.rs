@@ -109,7 +109,20 @@ pub(super) async fn stats(session: &mut Session) -> Result<Outcome, ShellError> 
     for (name, count) in &dirty {
         outcome = outcome.line(Tone::Warn, format!("Dirty Ranges of {name}: {count}"));
     }
-    Ok(silent_line(outcome, &kept.silent))
+    Ok(silent_line(paused_lines(outcome, &kept), &kept.silent))
+}
+
+/// Whose hints are held back, because an operator said so.
+fn paused_lines(outcome: Outcome, kept: &Kept) -> Outcome {
+    let mut targets: Vec<String> = kept.by_keeper.iter().flat_map(|(_, hints)| hints.paused.clone()).collect();
+    targets.sort();
+    targets.dedup();
+    let mut outcome = outcome.fact("paused", Cell::Names(targets));
+    for (keeper, hints) in kept.by_keeper.iter().filter(|(_, hints)| !hints.paused.is_empty()) {
+        let told = format!("Hints PAUSED on {keeper} for {}: kept until resumed", hints.paused.join(", "));
+        outcome = outcome.line(Tone::Warn, told);
+    }
+    outcome
 }
 
 pub(super) async fn hints(session: &mut Session) -> Result<Outcome, ShellError> {
@@ -140,5 +153,5 @@ pub(super) async fn hints(session: &mut Session) -> Result<Outcome, ShellError> 
         let age = oldest.map(|ms| format!(", the oldest {} s old", ms / 1_000)).unwrap_or_default();
         outcome = outcome.line(Tone::Plain, format!("{bytes} bytes{age}"));
     }
-    Ok(silent_line(outcome, &kept.silent).rows(rows))
+    Ok(silent_line(paused_lines(outcome, &kept), &kept.silent).rows(rows))
 }

@@ -1,11 +1,13 @@
 //! Nodes in this process that keep rows in memory, and refuse or hang when they are told to.
 
+mod admin;
+
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use cube_proto::v1::admin_server::{Admin, AdminServer};
+use cube_proto::v1::admin_server::AdminServer;
 use cube_proto::v1::kv_server::{Kv, KvServer};
 use cube_proto::v1::session_reply::Outcome;
 use cube_proto::v1::session_request::Call;
@@ -360,103 +362,6 @@ impl Kv for FakeNode {
             Ok(v1::SessionReplies { replies: message.requests.into_iter().map(reply).collect() })
         });
         Ok(Response::new(Box::pin(replies)))
-    }
-}
-
-#[tonic::async_trait]
-impl Admin for FakeNode {
-    async fn nodes(&self, _: Request<v1::NodesRequest>) -> Answer<v1::NodesReply> {
-        self.judge_admin().await;
-        Ok(Response::new(v1::NodesReply { nodes: self.0.nodes.lock().unwrap().clone() }))
-    }
-
-    async fn topology(&self, _: Request<v1::TopologyRequest>) -> Answer<v1::TopologyReply> {
-        self.judge_admin().await;
-        let nodes = self.0.nodes.lock().unwrap().clone();
-        let partition = v1::Partition { replicas: nodes.iter().map(|node| node.id).collect(), ..Default::default() };
-        let placement = v1::Placement {
-            replication: "simple(3)".into(),
-            keyspaces: vec!["default".into()],
-            partitions: vec![partition.clone(), partition],
-        };
-        let reply = v1::TopologyReply { epoch: 7, partition_bits: 1, nodes, placements: vec![placement] };
-        Ok(Response::new(reply))
-    }
-
-    async fn hints(&self, _: Request<v1::HintsRequest>) -> Answer<v1::HintsReply> {
-        self.judge_admin().await;
-        let node_hints = self.0.hints.lock().unwrap().clone();
-        let total_hints = node_hints.values().sum();
-        Ok(Response::new(v1::HintsReply { total_hints, node_hints, ..Default::default() }))
-    }
-
-    async fn replication(&self, _: Request<v1::ReplicationRequest>) -> Answer<v1::ReplicationReply> {
-        self.judge_admin().await;
-        Ok(Response::new(v1::ReplicationReply { enabled: true, ..Default::default() }))
-    }
-
-    async fn scrub(&self, _: Request<v1::ScrubRequest>) -> Answer<v1::ScrubReply> {
-        self.judge_admin().await;
-        Ok(Response::new(v1::ScrubReply { state: "RUNNING".into(), ..Default::default() }))
-    }
-
-    async fn schema(&self, _: Request<v1::SchemaRequest>) -> Answer<v1::SchemaReply> {
-        self.judge_admin().await;
-        Ok(Response::new(v1::SchemaReply { keyspaces: self.0.schema.lock().unwrap().clone() }))
-    }
-
-    async fn create_keyspace(&self, request: Request<v1::CreateKeyspaceRequest>) -> Answer<v1::ChangeReply> {
-        let request = request.into_inner();
-        let mut schema = self.0.schema.lock().unwrap();
-        let changed = !schema.iter().any(|known| known.name == request.keyspace);
-        if changed {
-            schema.push(v1::Keyspace { name: request.keyspace, options: request.options, tables: Vec::new() });
-        }
-        Ok(Response::new(v1::ChangeReply { changed }))
-    }
-
-    async fn alter_keyspace(&self, _: Request<v1::AlterKeyspaceRequest>) -> Answer<v1::ChangeReply> {
-        Err(status_of(&detail("no_majority", Code::Unavailable, "no majority of the nodes can be reached")))
-    }
-
-    async fn drop_keyspace(&self, request: Request<v1::DropKeyspaceRequest>) -> Answer<v1::ChangeReply> {
-        let name = request.into_inner().keyspace;
-        self.0.schema.lock().unwrap().retain(|known| known.name != name);
-        Ok(Response::new(v1::ChangeReply { changed: true }))
-    }
-
-    async fn create_table(&self, request: Request<v1::CreateTableRequest>) -> Answer<v1::ChangeReply> {
-        let request = request.into_inner();
-        let mut schema = self.0.schema.lock().unwrap();
-        let Some(keyspace) = schema.iter_mut().find(|known| known.name == request.keyspace) else {
-            return Err(status_of(&detail("unknown_keyspace", Code::NotFound, "there is no such keyspace")));
-        };
-        keyspace.tables.push(v1::Table { name: request.table, options: request.options });
-        Ok(Response::new(v1::ChangeReply { changed: true }))
-    }
-
-    async fn alter_table(&self, _: Request<v1::AlterTableRequest>) -> Answer<v1::ChangeReply> {
-        Ok(Response::new(v1::ChangeReply { changed: true }))
-    }
-
-    async fn drop_table(&self, _: Request<v1::DropTableRequest>) -> Answer<v1::ChangeReply> {
-        Ok(Response::new(v1::ChangeReply { changed: true }))
-    }
-
-    async fn start_repair(&self, _: Request<v1::StartRepairRequest>) -> Answer<v1::Repair> {
-        Err(Status::unimplemented("not needed"))
-    }
-
-    async fn list_repairs(&self, _: Request<v1::ListRepairsRequest>) -> Answer<v1::RepairsReply> {
-        Err(Status::unimplemented("not needed"))
-    }
-
-    async fn get_repair(&self, _: Request<v1::GetRepairRequest>) -> Answer<v1::Repair> {
-        Err(Status::unimplemented("not needed"))
-    }
-
-    async fn cancel_repair(&self, _: Request<v1::CancelRepairRequest>) -> Answer<v1::Repair> {
-        Err(Status::unimplemented("not needed"))
     }
 }
 

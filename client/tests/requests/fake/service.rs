@@ -254,5 +254,15 @@ not_needed!(
     start_repair(StartRepairRequest) -> Repair,
     list_repairs(ListRepairsRequest) -> RepairsReply,
     get_repair(GetRepairRequest) -> Repair,
-    cancel_repair(CancelRepairRequest) -> Repair
+    cancel_repair(CancelRepairRequest) -> Repair,
+    replay_hints(HintOrder) -> HintsReply,
+    pause_hints(HintOrder) -> HintsReply,
+    resume_hints(HintOrder) -> HintsReply,
+    health(HealthRequest) -> HealthReply,
+    cluster_health(ClusterHealthRequest) -> ClusterHealthReply,
+    stats(StatsRequest) -> StatsReply,
+    metrics(MetricsRequest) -> MetricsReply,
+    slow_requests(SlowRequestsRequest) -> SlowRequestsReply,
+    settings(SettingsRequest) -> SettingsReply,
+    change_settings(ChangeSettingsRequest) -> ChangeSettingsReply
 );

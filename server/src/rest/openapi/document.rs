@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::schema::{level, string, whole};
-use super::{Answer, Kind, Query, Route, replication, rows, state};
+use super::{Answer, Kind, Query, Route, grpc, replication, rows, state};
 use crate::edge::Code;
 
 /// Errors that any call may have.
@@ -60,6 +60,9 @@ fn operation(route: &Route) -> Value {
         ("summary".to_owned(), route.summary.into()),
         ("responses".to_owned(), responses(route).into()),
     ]);
+    if let Some(call) = grpc::same(route.name) {
+        operation.insert("x-grpc".to_owned(), call.into());
+    }
     let parameters: Vec<Value> = in_path(route.path).chain(route.query.iter().map(in_query)).collect();
     if !parameters.is_empty() {
         operation.insert("parameters".to_owned(), parameters.into());

@@ -6,6 +6,7 @@
 //! it.
 
 mod document;
+mod grpc;
 mod replication;
 mod rows;
 mod schema;

@@ -1,0 +1,144 @@
+//! What a fake node answers of its cluster.
+
+use cube_proto::v1;
+use cube_proto::v1::admin_server::Admin;
+use tonic::{Code, Request, Response, Status};
+
+use super::{Answer, FakeNode, detail, status_of};
+
+#[tonic::async_trait]
+impl Admin for FakeNode {
+    async fn nodes(&self, _: Request<v1::NodesRequest>) -> Answer<v1::NodesReply> {
+        self.judge_admin().await;
+        Ok(Response::new(v1::NodesReply { nodes: self.0.nodes.lock().unwrap().clone() }))
+    }
+
+    async fn topology(&self, _: Request<v1::TopologyRequest>) -> Answer<v1::TopologyReply> {
+        self.judge_admin().await;
+        let nodes = self.0.nodes.lock().unwrap().clone();
+        let partition = v1::Partition { replicas: nodes.iter().map(|node| node.id).collect(), ..Default::default() };
+        let placement = v1::Placement {
+            replication: "simple(3)".into(),
+            keyspaces: vec!["default".into()],
+            partitions: vec![partition.clone(), partition],
+        };
+        let reply = v1::TopologyReply { epoch: 7, partition_bits: 1, nodes, placements: vec![placement] };
+        Ok(Response::new(reply))
+    }
+
+    async fn hints(&self, _: Request<v1::HintsRequest>) -> Answer<v1::HintsReply> {
+        self.judge_admin().await;
+        let node_hints = self.0.hints.lock().unwrap().clone();
+        let total_hints = node_hints.values().sum();
+        Ok(Response::new(v1::HintsReply { total_hints, node_hints, ..Default::default() }))
+    }
+
+    async fn replication(&self, _: Request<v1::ReplicationRequest>) -> Answer<v1::ReplicationReply> {
+        self.judge_admin().await;
+        Ok(Response::new(v1::ReplicationReply { enabled: true, ..Default::default() }))
+    }
+
+    async fn scrub(&self, _: Request<v1::ScrubRequest>) -> Answer<v1::ScrubReply> {
+        self.judge_admin().await;
+        Ok(Response::new(v1::ScrubReply { state: "RUNNING".into(), ..Default::default() }))
+    }
+
+    async fn schema(&self, _: Request<v1::SchemaRequest>) -> Answer<v1::SchemaReply> {
+        self.judge_admin().await;
+        Ok(Response::new(v1::SchemaReply { keyspaces: self.0.schema.lock().unwrap().clone() }))
+    }
+
+    async fn create_keyspace(&self, request: Request<v1::CreateKeyspaceRequest>) -> Answer<v1::ChangeReply> {
+        let request = request.into_inner();
+        let mut schema = self.0.schema.lock().unwrap();
+        let changed = !schema.iter().any(|known| known.name == request.keyspace);
+        if changed {
+            schema.push(v1::Keyspace { name: request.keyspace, options: request.options, tables: Vec::new() });
+        }
+        Ok(Response::new(v1::ChangeReply { changed }))
+    }
+
+    async fn alter_keyspace(&self, _: Request<v1::AlterKeyspaceRequest>) -> Answer<v1::ChangeReply> {
+        Err(status_of(&detail("no_majority", Code::Unavailable, "no majority of the nodes can be reached")))
+    }
+
+    async fn drop_keyspace(&self, request: Request<v1::DropKeyspaceRequest>) -> Answer<v1::ChangeReply> {
+        let name = request.into_inner().keyspace;
+        self.0.schema.lock().unwrap().retain(|known| known.name != name);
+        Ok(Response::new(v1::ChangeReply { changed: true }))
+    }
+
+    async fn create_table(&self, request: Request<v1::CreateTableRequest>) -> Answer<v1::ChangeReply> {
+        let request = request.into_inner();
+        let mut schema = self.0.schema.lock().unwrap();
+        let Some(keyspace) = schema.iter_mut().find(|known| known.name == request.keyspace) else {
+            return Err(status_of(&detail("unknown_keyspace", Code::NotFound, "there is no such keyspace")));
+        };
+        keyspace.tables.push(v1::Table { name: request.table, options: request.options });
+        Ok(Response::new(v1::ChangeReply { changed: true }))
+    }
+
+    async fn alter_table(&self, _: Request<v1::AlterTableRequest>) -> Answer<v1::ChangeReply> {
+        Ok(Response::new(v1::ChangeReply { changed: true }))
+    }
+
+    async fn drop_table(&self, _: Request<v1::DropTableRequest>) -> Answer<v1::ChangeReply> {
+        Ok(Response::new(v1::ChangeReply { changed: true }))
+    }
+
+    async fn start_repair(&self, _: Request<v1::StartRepairRequest>) -> Answer<v1::Repair> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn list_repairs(&self, _: Request<v1::ListRepairsRequest>) -> Answer<v1::RepairsReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn get_repair(&self, _: Request<v1::GetRepairRequest>) -> Answer<v1::Repair> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn cancel_repair(&self, _: Request<v1::CancelRepairRequest>) -> Answer<v1::Repair> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn replay_hints(&self, _: Request<v1::HintOrder>) -> Answer<v1::HintsReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn pause_hints(&self, _: Request<v1::HintOrder>) -> Answer<v1::HintsReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn resume_hints(&self, _: Request<v1::HintOrder>) -> Answer<v1::HintsReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn health(&self, _: Request<v1::HealthRequest>) -> Answer<v1::HealthReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn cluster_health(&self, _: Request<v1::ClusterHealthRequest>) -> Answer<v1::ClusterHealthReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn stats(&self, _: Request<v1::StatsRequest>) -> Answer<v1::StatsReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn metrics(&self, _: Request<v1::MetricsRequest>) -> Answer<v1::MetricsReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn slow_requests(&self, _: Request<v1::SlowRequestsRequest>) -> Answer<v1::SlowRequestsReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn settings(&self, _: Request<v1::SettingsRequest>) -> Answer<v1::SettingsReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn change_settings(&self, _: Request<v1::ChangeSettingsRequest>) -> Answer<v1::ChangeSettingsReply> {
+        Err(Status::unimplemented("not needed"))
+    }
+}
