@@ -45,9 +45,9 @@ test-long: setup ## Run the long tests, then the README's two commands on a clea
 # As many times more cases than the tests take.
 FUZZ ?= 500
 
-fuzz: ## Give parsers what nobody would: FUZZ=5000 for longer
+fuzz: ## Give parsers of statements and of bodies what nobody would: FUZZ=5000 for longer
 	@scripts/setup.sh test
-	CUBE_TEST_FRESH=1 CUBE_FUZZ=$(FUZZ) cargo test $(WORKSPACE) --locked --lib -- fuzz
+	CUBE_TEST_FRESH=1 CUBE_FUZZ=$(FUZZ) cargo test $(WORKSPACE) --locked --lib --test edge -- fuzz
 
 test-logic: ## Test the storage and replication crates without RocksDB
 	@scripts/setup.sh logic

@@ -10,6 +10,7 @@ mod cases;
 mod cluster_health;
 mod documents;
 mod failures;
+mod fuzz;
 mod grpc;
 mod health;
 mod http;
