@@ -26,7 +26,8 @@ use crate::retry::{self, Failure, Kind, Next, Words};
 pub use repair::{NotCompared, Repair, RepairPair, RepairScope, Repairs};
 
 pub use model::{
-    Hints, Keyspace, KeyspaceOptions, Member, Partition, Placement, Replication, Table, TableOptions, Topology,
+    Hints, Keyspace, KeyspaceOptions, Member, Partition, Placement, Replication, RowRepairs, Table, TableOptions,
+    TableReads, Topology,
 };
 
 /// An answer, and the address of the node that gave it.
@@ -103,6 +104,15 @@ impl Admin {
             .ask("HINTS", "of a node", Kind::Read, |mut admin| async move { admin.hints(v1::HintsRequest {}).await })
             .await?;
         Ok(told.map(Hints::of))
+    }
+
+    /// What the reads came upon that the node that answers coordinated, by table; say [`Admin::only`], or it is that of any
+    /// node.
+    pub async fn reads(&self) -> Result<Told<Vec<TableReads>>, Error> {
+        let told = self
+            .ask("STATS", "of a node", Kind::Read, |mut admin| async move { admin.stats(v1::StatsRequest {}).await })
+            .await?;
+        Ok(told.map(|reply| reply.reads.into_iter().map(TableReads::of).collect()))
     }
 
     /// All keyspaces with their tables.

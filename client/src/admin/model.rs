@@ -149,6 +149,62 @@ impl Hints {
     }
 }
 
+/// What reads of a table came upon that one node coordinated. Figures grow while the node runs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TableReads {
+    /// The table, as keyspace.table.
+    pub table: String,
+    /// Rows of which replicas told different things.
+    pub digest_mismatches: u64,
+    /// Answers that told of an older record than the newest, or of none.
+    pub stale_reads: u64,
+    /// Rows that were asked of all replicas by chance.
+    pub chance_reads: u64,
+    /// Rows that were asked of another replica because one was slow.
+    pub hedges_sent: u64,
+    /// Those that were decided before the slow one answered.
+    pub hedges_helped: u64,
+    /// Pages of scans that did not reach their level everywhere.
+    pub partial_pages: u64,
+    /// Rows that were brought to replicas before a read was answered.
+    pub blocking_repairs: RowRepairs,
+    /// Those that were brought in the background.
+    pub chance_repairs: RowRepairs,
+}
+
+/// Rows that were brought to replicas, by what came of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RowRepairs {
+    /// The replica has it since then.
+    pub repaired: u64,
+    /// It had it by then.
+    pub unneeded: u64,
+    /// It refused, or was not there.
+    pub failed: u64,
+    /// As much was being repaired as may be.
+    pub skipped: u64,
+}
+
+impl TableReads {
+    pub(super) fn of((table, told): (String, v1::TableReads)) -> Self {
+        let repairs = |told: Option<v1::RowRepairs>| {
+            let v1::RowRepairs { repaired, unneeded, failed, skipped } = told.unwrap_or_default();
+            RowRepairs { repaired, unneeded, failed, skipped }
+        };
+        Self {
+            table,
+            digest_mismatches: told.digest_mismatches,
+            stale_reads: told.stale_reads,
+            chance_reads: told.chance_reads,
+            hedges_sent: told.hedges_sent,
+            hedges_helped: told.hedges_helped,
+            partial_pages: told.partial_pages,
+            blocking_repairs: repairs(told.blocking_repairs),
+            chance_repairs: repairs(told.chance_repairs),
+        }
+    }
+}
+
 /// A keyspace with its tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Keyspace {

@@ -1,9 +1,9 @@
-//! STATS and HINTS. Hints lie on the nodes that keep them: every live node is asked, at the same time, and those that do not
-//! answer are named, because their hints are not counted.
+//! STATS and HINTS. Hints lie on the nodes that keep them, and what reads came upon is counted by those that coordinated
+//! them: every live node is asked, at the same time, and those that do not answer are named, because they are not counted.
 
 use std::collections::BTreeMap;
 
-use cube_client::admin::{Hints, Member};
+use cube_client::admin::{Hints, Member, TableReads};
 use futures::future::join_all;
 
 use crate::error::ShellError;
@@ -64,6 +64,87 @@ impl Kept {
     }
 }
 
+/// Figures of reads by table, of all nodes together.
+#[derive(Default)]
+struct Reads(BTreeMap<String, TableReads>);
+
+impl Reads {
+    /// Asks all live nodes. Those that do not answer are added to `silent`.
+    async fn ask(session: &mut Session, members: &[Member], silent: &mut Vec<String>) -> Result<Self, ShellError> {
+        let client = session.client().await?;
+        let timeout = session.left();
+        let ask = members.iter().filter(|member| member.alive).map(|member| {
+            let admin = client.admin().only(&member.grpc).timeout(timeout);
+            async move { (&member.name, admin.reads().await) }
+        });
+        let mut reads = Self::default();
+        for (name, answer) in join_all(ask).await {
+            match answer {
+                Ok(told) => told.answer.into_iter().for_each(|table| reads.add(table)),
+                Err(_) if silent.contains(name) => {}
+                Err(_) => silent.push(name.clone()),
+            }
+        }
+        silent.sort();
+        Ok(reads)
+    }
+
+    fn add(&mut self, more: TableReads) {
+        let sum = self.0.entry(more.table.clone()).or_default();
+        for (sum, more) in [
+            (&mut sum.digest_mismatches, more.digest_mismatches),
+            (&mut sum.stale_reads, more.stale_reads),
+            (&mut sum.chance_reads, more.chance_reads),
+            (&mut sum.hedges_sent, more.hedges_sent),
+            (&mut sum.hedges_helped, more.hedges_helped),
+            (&mut sum.partial_pages, more.partial_pages),
+            (&mut sum.blocking_repairs.repaired, more.blocking_repairs.repaired),
+            (&mut sum.blocking_repairs.failed, more.blocking_repairs.failed),
+            (&mut sum.chance_repairs.repaired, more.chance_repairs.repaired),
+            (&mut sum.chance_repairs.failed, more.chance_repairs.failed),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+    }
+
+    /// Figures by the table's name, for programs.
+    fn counts(&self, of: impl Fn(&TableReads) -> u64) -> Cell {
+        Cell::Counts(self.0.iter().map(|(table, reads)| (table.clone(), of(reads))).collect())
+    }
+
+    fn tell(&self, mut outcome: Outcome) -> Outcome {
+        outcome = outcome
+            .fact("digestMismatches", self.counts(|reads| reads.digest_mismatches))
+            .fact("staleReads", self.counts(|reads| reads.stale_reads))
+            .fact("rowsRepaired", self.counts(repaired))
+            .fact("repairsFailed", self.counts(failed))
+            .fact("chanceReads", self.counts(|reads| reads.chance_reads))
+            .fact("hedgesSent", self.counts(|reads| reads.hedges_sent))
+            .fact("hedgesHelped", self.counts(|reads| reads.hedges_helped))
+            .fact("partialPages", self.counts(|reads| reads.partial_pages));
+        for (table, reads) in &self.0 {
+            let TableReads { stale_reads, hedges_sent, hedges_helped, .. } = reads;
+            let (repaired, failed) = (repaired(reads), failed(reads));
+            outcome = outcome.line(
+                if failed == 0 { Tone::Plain } else { Tone::Warn },
+                format!(
+                    "Reads of {table}: {stale_reads} stale answers, {repaired} rows repaired, {failed} repairs \
+                     failed, {hedges_sent} hedges of which {hedges_helped} helped"
+                ),
+            );
+        }
+        outcome
+    }
+}
+
+fn repaired(reads: &TableReads) -> u64 {
+    reads.blocking_repairs.repaired.saturating_add(reads.chance_repairs.repaired)
+}
+
+fn failed(reads: &TableReads) -> u64 {
+    reads.blocking_repairs.failed.saturating_add(reads.chance_repairs.failed)
+}
+
 /// The lines that operators and their scripts look for.
 fn pending_lines(mut outcome: Outcome, total: u64, by_target: &BTreeMap<String, u64>) -> Outcome {
     let tone = if total == 0 { Tone::Good } else { Tone::Warn };
@@ -82,7 +163,8 @@ fn silent_line(outcome: Outcome, silent: &[String]) -> Outcome {
 }
 
 pub(super) async fn stats(session: &mut Session) -> Result<Outcome, ShellError> {
-    let kept = Kept::ask(session).await?;
+    let mut kept = Kept::ask(session).await?;
+    let reads = Reads::ask(session, &kept.members, &mut kept.silent).await?;
     let keyspaces = session.schema().await?;
     let tables: usize = keyspaces.iter().map(|keyspace| keyspace.tables.len()).sum();
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
@@ -109,7 +191,7 @@ pub(super) async fn stats(session: &mut Session) -> Result<Outcome, ShellError> 
     for (name, count) in &dirty {
         outcome = outcome.line(Tone::Warn, format!("Dirty Ranges of {name}: {count}"));
     }
-    Ok(silent_line(paused_lines(outcome, &kept), &kept.silent))
+    Ok(silent_line(reads.tell(paused_lines(outcome, &kept)), &kept.silent))
 }
 
 /// Whose hints are held back, because an operator said so.

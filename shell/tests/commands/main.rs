@@ -70,6 +70,17 @@ async fn the_lines_of_the_manual_do_what_they_say() {
 }
 
 #[tokio::test]
+async fn stats_add_up_what_reads_came_upon_on_all_nodes() {
+    let cluster = FakeCluster::start(3).await;
+    let told = cube(cluster.port(1), &["-e", "STATS"]).await.out;
+    let line = "Reads of default.kv: 12 stale answers, 9 rows repaired, 0 repairs failed, 27 hedges of which 9 helped";
+    assert!(told.lines().any(|told| told == line), "{told}");
+    let told = cube(cluster.port(1), &["--json", "-e", "STATS"]).await.out;
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["staleReads"]["default.kv"], &told["rowsRepaired"]["default.kv"]), (&12.into(), &9.into()));
+}
+
+#[tokio::test]
 async fn json_is_one_document_for_each_statement_and_nothing_on_stderr() {
     let cluster = FakeCluster::start(3).await;
     let ran = cube(cluster.port(1), &["--json", "-e", &EVERY_COMMAND.join("; ")]).await;

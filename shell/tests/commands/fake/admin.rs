@@ -123,7 +123,17 @@ impl Admin for FakeNode {
     }
 
     async fn stats(&self, _: Request<v1::StatsRequest>) -> Answer<v1::StatsReply> {
-        Err(Status::unimplemented("not needed"))
+        self.judge_admin().await;
+        let repairs = |repaired| Some(v1::RowRepairs { repaired, ..Default::default() });
+        let table = v1::TableReads {
+            stale_reads: 4,
+            hedges_sent: 9,
+            hedges_helped: 3,
+            blocking_repairs: repairs(2),
+            chance_repairs: repairs(1),
+            ..Default::default()
+        };
+        Ok(Response::new(v1::StatsReply { reads: [("default.kv".into(), table)].into(), ..Default::default() }))
     }
 
     async fn metrics(&self, _: Request<v1::MetricsRequest>) -> Answer<v1::MetricsReply> {
