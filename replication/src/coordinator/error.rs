@@ -2,11 +2,13 @@
 //! [`RequestError::Unknown`] and [`RequestError::NotNoted`] do, and are never called a failure.
 
 use std::fmt;
+use std::sync::Arc;
 
 use cube_storage::clock::ClockError;
 use cube_storage::model::{Epoch, Hlc, Invalid, NodeId};
 use thiserror::Error;
 
+use super::explain::Account;
 use crate::catalog::UnknownName;
 use crate::consistency::{Level, ReadAtAny, Unavailable};
 use crate::messages::Refusal;
@@ -89,6 +91,23 @@ pub enum RequestError {
     },
 }
 
+impl RequestError {
+    /// What was done for the request, where that was asked for. Of one that was refused before anything was done there is
+    /// nothing to tell.
+    pub fn account(&self) -> Option<&Arc<Account>> {
+        match self {
+            Self::Unknown(incomplete) | Self::ReadIncomplete(incomplete) => incomplete.account.as_ref(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn set_account(&mut self, account: &Option<Arc<Account>>) {
+        if let Self::Unknown(incomplete) | Self::ReadIncomplete(incomplete) = self {
+            incomplete.account.clone_from(account);
+        }
+    }
+}
+
 /// How far a request had come when it ended without meeting its level.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incomplete {
@@ -104,6 +123,8 @@ pub struct Incomplete {
     pub timed_out: bool,
     /// What is known of the others.
     pub failures: Vec<(NodeId, Failure)>,
+    /// What was done for the whole request, where that was asked for.
+    pub account: Option<Arc<Account>>,
 }
 
 impl Incomplete {

@@ -6,7 +6,6 @@
 //! An account is what was known when the client was told. What goes on after that (late answers, background repair) is not
 //! in it, and [`Account::by_chance`] says that there is some.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use cube_storage::model::{Epoch, NodeId, Origin, Outcome, RecordHeader, RowKey, TableId, Version};
@@ -30,11 +29,6 @@ use crate::transport::PeerError;
 const MESSAGES_MAX: usize = 256;
 /// Rows that one message and the account tell of, and hints.
 const ROWS_MAX: usize = 64;
-/// Slow requests that are kept for whoever asks.
-const SLOW_MAX: usize = 64;
-/// Slow requests that are logged in a second; when everything is slow, more would make it slower.
-const SLOW_LOGGED_PER_S: u32 = 5;
-
 /// What kind of request an account is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -159,6 +153,15 @@ pub struct Stale {
     pub behind_ms: Option<u64>,
 }
 
+impl Stale {
+    /// Behind a winner.
+    pub(super) fn new(replica: NodeId, version: Option<Version>, winner: Option<Version>) -> Self {
+        let newer_and_older = winner.zip(version);
+        let behind_ms = newer_and_older.map(|(newer, older)| newer.hlc.millis().saturating_sub(older.hlc.millis()));
+        Self { replica, version, behind_ms }
+    }
+}
+
 /// What was decided of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -214,19 +217,6 @@ pub(super) struct Ledger {
     account: Mutex<Account>,
 }
 
-/// Slow requests.
-#[derive(Default)]
-pub(super) struct SlowLog {
-    kept: Mutex<Recorded>,
-}
-
-#[derive(Default)]
-struct Recorded {
-    accounts: VecDeque<Arc<Account>>,
-    second: u64,
-    logged: u32,
-}
-
 impl Coordinator {
     /// The ledger of a request, if anybody wants to know.
     pub(super) fn ledger(
@@ -277,7 +267,7 @@ impl Coordinator {
 
     /// The accounts of the last slow requests, the oldest first.
     pub fn slow_requests(&self) -> Vec<Arc<Account>> {
-        self.slow.kept.lock().accounts.iter().cloned().collect()
+        self.slow.accounts()
     }
 
     /// Puts the account of a write into what the client is told.
@@ -288,7 +278,12 @@ impl Coordinator {
     ) -> Vec<Result<Written, RequestError>> {
         let Some(ledger) = ledger else { return results };
         let account = self.close(ledger, first_error(&results));
-        results.iter_mut().flatten().for_each(|written| written.account.clone_from(&account));
+        for result in &mut results {
+            match result {
+                Ok(written) => written.account.clone_from(&account),
+                Err(error) => error.set_account(&account),
+            }
+        }
         results
     }
 
@@ -306,7 +301,12 @@ impl Coordinator {
             }
         }
         let account = self.close(ledger, first_error(results));
-        results.iter_mut().flatten().for_each(|row| row.account.clone_from(&account));
+        for result in results {
+            match result {
+                Ok(row) => row.account.clone_from(&account),
+                Err(error) => error.set_account(&account),
+            }
+        }
     }
 }
 
@@ -314,27 +314,9 @@ fn first_error<T>(results: &[Result<T, RequestError>]) -> Option<String> {
     results.iter().find_map(|result| result.as_ref().err()).map(ToString::to_string)
 }
 
-impl SlowLog {
-    fn record(&self, account: &Arc<Account>, now_ms: u64) {
-        let mut kept = self.kept.lock();
-        if kept.accounts.len() >= SLOW_MAX {
-            kept.accounts.pop_front();
-        }
-        kept.accounts.push_back(Arc::clone(account));
-        if kept.second != now_ms / 1_000 {
-            (kept.second, kept.logged) = (now_ms / 1_000, 0);
-        }
-        kept.logged += 1;
-        let is_logged = kept.logged <= SLOW_LOGGED_PER_S;
-        drop(kept);
-        if is_logged {
-            tracing::warn!(took_ms = account.took_ms, kind = ?account.kind, %account, "a request was slow");
-        }
-    }
-}
-
 impl Ledger {
-    fn passed_ms(&self) -> u64 {
+    /// How long the request is under way.
+    pub(super) fn passed_ms(&self) -> u64 {
         self.clock.monotonic_ms().saturating_sub(self.begun_ms)
     }
 
@@ -416,6 +398,30 @@ impl Ledger {
         note(&mut self.account.lock().by_chance, node);
     }
 
+    /// Takes over what another request did on behalf of this one, which began it at that time.
+    pub(super) fn take_over(&self, of: &Account, begun_ms: u64) {
+        let mut account = self.account.lock();
+        let room = MESSAGES_MAX.saturating_sub(account.messages.len());
+        account.messages_left_out += of.messages_left_out + of.messages.len().saturating_sub(room);
+        account.messages.extend(of.messages.iter().take(room).cloned().map(|mut message| {
+            message.sent_ms += begun_ms;
+            message.answered_ms = message.answered_ms.map(|answered_ms| answered_ms + begun_ms);
+            message
+        }));
+        of.hedged.iter().for_each(|node| note(&mut account.hedged, *node));
+        of.by_chance.iter().for_each(|node| note(&mut account.by_chance, *node));
+        let room = ROWS_MAX.saturating_sub(account.verdicts.len());
+        account.verdicts.extend(of.verdicts.iter().take(room).cloned());
+    }
+
+    /// This was decided of a row.
+    pub(super) fn verdict(&self, verdict: Verdict) {
+        let verdicts = &mut self.account.lock().verdicts;
+        if verdicts.len() < ROWS_MAX {
+            verdicts.push(verdict);
+        }
+    }
+
     /// What a replica missed was noted.
     pub(super) fn noted(&self, node: NodeId, kept: &Result<Kept, NotKept>) {
         let mut account = self.account.lock();
@@ -447,18 +453,10 @@ impl Ledger {
                 }
             }
         }
-        let behind_ms = |version: Option<Version>| {
-            let (newer, older) = (winner?.hlc.millis(), version?.hlc.millis());
-            Some(newer.saturating_sub(older))
-        };
         let version_of = |header: &Option<RecordHeader>| header.map(|header| header.version);
         let others = held.iter().filter(|(_, header)| version_of(header) != winner);
-        let stale: Vec<Stale> = others
-            .map(|(replica, header)| {
-                let version = version_of(header);
-                Stale { replica: *replica, version, behind_ms: behind_ms(version) }
-            })
-            .collect();
+        let stale: Vec<Stale> =
+            others.map(|(replica, header)| Stale::new(*replica, version_of(header), winner)).collect();
         let mut winners = held.iter().filter(|(_, header)| version_of(header) == winner).map(|(_, header)| header);
         let first = winners.next();
         let reason = match (winner, first.is_some_and(|first| winners.any(|other| other != first))) {

@@ -113,6 +113,62 @@ fn a_page_tells_how_many_rows_each_replica_had() {
 }
 
 #[test]
+fn a_page_of_a_range_tells_which_rows_replicas_differ_in() {
+    let cluster = Cluster::of("a0 a1 a2");
+    let row = |sort: &'static str| RowKey::with_sort(KEY, sort);
+    for node in 0..3 {
+        cluster.plant(node, row("equal"), Record::value(cluster.version(1), "v"));
+    }
+    cluster.plant(0, row("behind"), Record::value(cluster.version(20), "v2"));
+    cluster.plant(1, row("behind"), Record::value(cluster.version(5), "v1"));
+    let request = RangeRequest {
+        table: table(),
+        partition: KEY.into(),
+        from: std::ops::Bound::Unbounded,
+        to: std::ops::Bound::Unbounded,
+        backward: false,
+        rows_max: 10,
+        terms: explained(Level::All),
+    };
+    let account = cluster.range(0, request).unwrap().account.unwrap();
+    let [verdict] = account.verdicts.as_slice() else { panic!("{account:?}") };
+    assert_eq!(
+        (&verdict.key, verdict.winner, verdict.reason),
+        (&row("behind"), Some(cluster.version(20)), Reason::Newest)
+    );
+    let older = Stale { replica: n(1), version: Some(cluster.version(5)), behind_ms: Some(15) };
+    assert_eq!(verdict.stale, [older, Stale { replica: n(2), version: None, behind_ms: None }]);
+}
+
+#[test]
+fn a_request_that_fell_short_tells_what_was_done_for_it_too() {
+    let cluster = Cluster::of_table("a0 a1 a2", 0, Hedge::Off);
+    cluster.deafen(2);
+    let read = cluster.begin_read(0, read(Level::All));
+    let request = WriteRequest { terms: explained(Level::All), ..put(KEY, "v", Level::All) };
+    let written = cluster.begin_write(0, request);
+    cluster.pass_ms(u64::from(super::cluster::TIMEOUT_MS) + 1);
+    let errors = [one(read.now().unwrap()).unwrap_err(), one(written.now().unwrap()).unwrap_err()];
+    for (error, kind) in errors.into_iter().zip([Kind::Read, Kind::Write]) {
+        let account = error.account().expect("it was asked for");
+        assert_eq!((account.kind, account.messages.len()), (kind, 3), "{account}");
+        assert_eq!(account.error.as_deref(), Some(error.to_string().as_str()));
+        let silent: Vec<u16> = account
+            .messages
+            .iter()
+            .filter(|message| {
+                !matches!(message.told, Some(Told::Rows(_) | Told::Outcomes(_))) || message.answered_ms.is_none()
+            })
+            .map(|message| message.replica.0)
+            .collect();
+        assert_eq!(silent, [2], "{account}");
+    }
+    let told = cluster.begin_read(0, get(&[KEY], Level::All));
+    cluster.pass_ms(u64::from(super::cluster::TIMEOUT_MS) + 1);
+    assert_eq!(one(told.now().unwrap()).unwrap_err().account(), None, "nobody asked for it");
+}
+
+#[test]
 fn slow_requests_are_recorded_with_their_accounts_and_quick_ones_are_not() {
     let cluster = Cluster::with("a0 a1 a2", Settings { slow_ms: Some(100), ..settings() });
     cluster.put(0, KEY, "v", Level::All).unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use cube_replication::catalog::Hedge;
 use cube_replication::consistency::Level;
-use cube_replication::coordinator::{Kind, PrefixPage, PrefixRequest, RequestError, Terms};
+use cube_replication::coordinator::{Asked, Kind, PrefixPage, PrefixRequest, RequestError, Terms};
 use cube_replication::topology::TopologyChange;
 use cube_storage::model::{Invalid, Record, RowKey};
 use cube_storage::{SyncState, UnsyncedCause};
@@ -277,5 +277,15 @@ fn a_page_tells_what_was_done_for_it() {
     let terms = Terms { explain: true, ..Terms::at(Level::Quorum) };
     let account = page(&cluster, 3, PrefixRequest { terms, ..request(Level::Quorum, "user:", 100) }).unwrap().account;
     let account = account.expect("it was asked for");
-    assert_eq!((account.kind, account.messages.len()), (Kind::Scan, 2), "each node once: {account}");
+    let asked_for = |asked| account.messages.iter().filter(|message| message.asked == asked).count();
+    assert_eq!((account.kind, asked_for(Asked::Page)), (Kind::Scan, 2), "each node once: {account}");
+    // Rows that differ are read by themselves, and what that found is told with the page.
+    let differ = |number: &u32| (0..3).any(|node| (number + node).is_multiple_of(5));
+    assert!(!account.verdicts.is_empty(), "{account}");
+    for verdict in &account.verdicts {
+        assert_eq!(verdict.stale.len(), 1, "{verdict:?}");
+        assert!((0..60).filter(differ).any(|number| key(number) == verdict.key), "{verdict:?}");
+    }
+    let repairs = asked_for(Asked::Repair);
+    assert!(repairs > 0 && account.messages.iter().all(|message| message.answered_ms.is_some()), "{account}");
 }

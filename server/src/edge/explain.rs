@@ -176,7 +176,7 @@ fn too_old(floor: Hlc) -> EdgeError {
 }
 
 fn fell_short(code: Code, incomplete: &Incomplete, names: &Names<'_>) -> EdgeError {
-    let Incomplete { write, level, acknowledged_by, missing, timed_out, failures } = incomplete;
+    let Incomplete { write, level, acknowledged_by, missing, timed_out, failures, account: _ } = incomplete;
     let acknowledged_by: Vec<String> = acknowledged_by.iter().map(|node| names.of(*node)).collect();
     let failures: Vec<ReplicaFailure> = failures
         .iter()

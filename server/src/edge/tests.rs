@@ -47,7 +47,15 @@ fn incomplete(write: bool, timed_out: bool) -> Box<Incomplete> {
         (NodeId(9), Failure::Down),
     ];
     let acknowledged_by = vec![NodeId(0)];
-    Box::new(Incomplete { write, level: Level::Quorum, acknowledged_by, missing: 1, timed_out, failures })
+    Box::new(Incomplete {
+        write,
+        level: Level::Quorum,
+        acknowledged_by,
+        missing: 1,
+        timed_out,
+        failures,
+        account: None,
+    })
 }
 
 /// One of each, with the code it is to have and whether a write that ends with it may take effect. The match has no

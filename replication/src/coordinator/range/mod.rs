@@ -14,13 +14,13 @@ use cube_storage::scan::{Row, ScanRequest, Scope};
 use parking_lot::Mutex;
 
 use self::merge::len_bytes;
-use self::page::{Bounds, Page, Step};
+use self::page::{Bounds, Mismatch, Page, Step};
 use self::slow::Waiting;
 use super::admission::Admitted;
 use super::answers::{failure_of, is_behind, outcomes_of};
 use super::deadlines::Deadline;
 use super::error::{Failure, RequestError};
-use super::explain::{Account, Kind, Ledger};
+use super::explain::{Account, Kind, Ledger, Reason, Stale, Verdict};
 use super::figures::{Counters, RepairCause, RepairOutcome};
 use super::read::has_not_heard_of_table;
 use super::request::RangeRequest;
@@ -138,7 +138,10 @@ impl RangeOperation {
                 Action::Tell(done, mut result) => {
                     if let Some(ledger) = &self.ledger {
                         let account = self.coordinator.close(ledger, result.as_ref().err().map(ToString::to_string));
-                        result.iter_mut().for_each(|page| page.account.clone_from(&account));
+                        match &mut result {
+                            Ok(page) => page.account.clone_from(&account),
+                            Err(error) => error.set_account(&account),
+                        }
                     }
                     done(result);
                 }
@@ -157,7 +160,12 @@ impl RangeOperation {
 
     /// Carries a decision out.
     fn take(&self, state: &mut State, step: Step) -> Vec<Action> {
-        state.page.take_mismatches().into_iter().for_each(|stale| self.counters.mismatch(stale));
+        for mismatch in state.page.take_mismatches() {
+            self.counters.mismatch(mismatch.behind.len());
+            if let Some(ledger) = &self.ledger {
+                ledger.verdict(self.verdict(mismatch));
+            }
+        }
         match step {
             Step::Nothing => Vec::new(),
             Step::Ask(nodes) => {
@@ -180,6 +188,17 @@ impl RangeOperation {
                 let told = result.map(|(rows, more)| RangePage { rows, more, as_of, account: None });
                 state.done.take().map(|done| Action::Tell(done, told)).into_iter().collect()
             }
+        }
+    }
+
+    fn verdict(&self, Mismatch { sort, winner, behind }: Mismatch) -> Verdict {
+        let is_tie = behind.iter().any(|(_, version)| *version == Some(winner));
+        let stale = |(node, version)| Stale::new(node, version, Some(winner));
+        Verdict {
+            key: RowKey::with_sort(self.request.partition.clone(), sort),
+            winner: Some(winner),
+            reason: if is_tie { Reason::Tie } else { Reason::Newest },
+            stale: behind.into_iter().map(stale).collect(),
         }
     }
 

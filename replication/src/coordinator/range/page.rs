@@ -9,7 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use cube_storage::model::{Epoch, Hlc, NodeId};
+use bytes::Bytes;
+use cube_storage::model::{Epoch, Hlc, NodeId, Version};
 use cube_storage::scan::Row;
 
 use super::merge::{Merged, Reply, merge, nodes};
@@ -45,6 +46,15 @@ pub(super) struct Bounds {
     pub(super) bytes_max: usize,
 }
 
+/// A row of which replicas told different things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mismatch {
+    pub(super) sort: Bytes,
+    pub(super) winner: Version,
+    /// Who told of something else, and of which version.
+    pub(super) behind: Vec<(NodeId, Option<Version>)>,
+}
+
 enum Phase {
     /// Until the level has answered.
     Asking,
@@ -74,8 +84,8 @@ pub(super) struct Page {
     fenced: Option<Epoch>,
     reroutes: u32,
     phase: Phase,
-    /// For each row that answers differed in, how many were behind. Whoever counts them takes them.
-    mismatches: Vec<usize>,
+    /// Rows that answers differed in. Whoever counts them takes them.
+    mismatches: Vec<Mismatch>,
 }
 
 impl Page {
@@ -128,7 +138,7 @@ impl Page {
         self.fenced
     }
 
-    pub(super) fn take_mismatches(&mut self) -> Vec<usize> {
+    pub(super) fn take_mismatches(&mut self) -> Vec<Mismatch> {
         std::mem::take(&mut self.mismatches)
     }
 
@@ -216,6 +226,7 @@ impl Page {
             missing: tracker.short(),
             timed_out: timed_out || Incomplete::any_timed_out(&self.failures),
             failures: self.failures.clone(),
+            account: None,
         };
         self.decide(Err(RequestError::ReadIncomplete(Box::new(incomplete))))
     }
@@ -254,9 +265,7 @@ impl Page {
         }
         let Bounds { backward, rows_max, bytes_max } = self.bounds;
         let merged = merge(&self.replies, backward, rows_max, bytes_max);
-        let mut stale: BTreeMap<usize, usize> = BTreeMap::new();
-        merged.stale.values().flatten().for_each(|place| *stale.entry(*place).or_default() += 1);
-        self.mismatches.extend(stale.into_values());
+        self.mismatches.extend(mismatches(&merged, &self.replies));
         if matches!(self.level, Level::One | Level::LocalOne) {
             return self.decide(Ok((merged.rows, merged.more)));
         }
@@ -292,6 +301,28 @@ impl Page {
         self.replies.clear();
         Step::Done(result)
     }
+}
+
+/// The rows in which replies differ from what they say together.
+fn mismatches(merged: &Merged, replies: &[Reply]) -> Vec<Mismatch> {
+    let mut behind: BTreeMap<usize, Vec<(NodeId, Option<Version>)>> = BTreeMap::new();
+    for (node, places) in &merged.stale {
+        let told: BTreeMap<&Bytes, Version> = replies
+            .iter()
+            .filter(|reply| reply.node == *node)
+            .flat_map(|reply| &reply.rows)
+            .map(|row| (&row.key.sort, row.record.version))
+            .collect();
+        for place in places {
+            let version = merged.rows.get(*place).and_then(|row| told.get(&row.key.sort).copied());
+            behind.entry(*place).or_default().push((*node, version));
+        }
+    }
+    let mismatch = |(place, behind): (usize, _)| {
+        let row = merged.rows.get(place)?;
+        Some(Mismatch { sort: row.key.sort.clone(), winner: row.record.version, behind })
+    };
+    behind.into_iter().filter_map(mismatch).collect()
 }
 
 /// What brings a node up to date: the rows it was seen to lack, or all of them where it was not asked.

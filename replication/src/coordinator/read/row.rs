@@ -293,6 +293,7 @@ impl Row {
             missing,
             timed_out: timed_out || Incomplete::any_timed_out(&self.failures),
             failures: self.failures.clone(),
+            account: None,
         })))
     }
 

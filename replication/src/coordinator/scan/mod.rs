@@ -10,6 +10,7 @@
 //! page is asked with ends it.
 
 mod page;
+mod slow;
 mod token;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use cube_storage::scan::Row;
 use parking_lot::Mutex;
 
 use self::page::{Ask, Merged, Page, Scope, len_bytes, runs};
+use self::slow::Waiting;
 use super::admission::Admitted;
 use super::answers::failure_of;
 use super::deadlines::Deadline;
@@ -30,14 +32,12 @@ use super::figures::Counters;
 use super::read::{ReadRow, has_not_heard_of_table};
 use super::request::{PrefixRequest, ReadRequest, TableName, Terms};
 use super::{Coordinator, Timed};
-use crate::catalog::{ClusterState, Hedge, Target};
+use crate::catalog::{ClusterState, Target};
 use crate::messages::{Reply, ReplyBody, RequestBody, ScanTable};
 use crate::transport::PeerError;
 
 /// Of four parts of a page's time so many are for the replicas' pieces; the rest is for the rows on which they differ.
 const GATHER_QUARTERS: u64 = 3;
-/// A piece takes longer than a row: before this nobody is late.
-const PATIENCE_MS_MIN: u64 = 100;
 /// Pieces that are read of several nodes hold together so many pages, and each at least so much.
 const PIECES_PAGES: usize = 2;
 const PIECE_BYTES_MIN: usize = 64 << 10;
@@ -116,12 +116,6 @@ enum Stage {
     Settling(Page, Merged),
 }
 
-struct Waiting {
-    node: NodeId,
-    sent_ms: u64,
-    is_late: bool,
-}
-
 /// What is to be done outside the lock.
 #[derive(Default)]
 struct Actions {
@@ -172,6 +166,7 @@ impl Coordinator {
             backward,
             rows_max,
             bytes_max,
+            uncertain_max: self.limits.batch_rows_max,
             level,
             local: self.data_center(&cluster),
         };
@@ -301,6 +296,7 @@ impl Operation {
                 missing: 1,
                 timed_out: Incomplete::any_timed_out(&page.failures) || page.failures.is_empty(),
                 failures: std::mem::take(&mut page.failures),
+                account: None,
             };
             return self.tell(state, Err(RequestError::ReadIncomplete(Box::new(incomplete))), actions);
         }
@@ -338,7 +334,10 @@ impl Operation {
         let Some(done) = state.done.take() else { return };
         if let Some(ledger) = &self.ledger {
             let account = self.coordinator.close(ledger, result.as_ref().err().map(ToString::to_string));
-            result.iter_mut().for_each(|page| page.account.clone_from(&account));
+            match &mut result {
+                Ok(page) => page.account.clone_from(&account),
+                Err(error) => error.set_account(&account),
+            }
         }
         actions.tell = Some((done, result));
     }
@@ -400,15 +399,29 @@ impl Operation {
     fn settle(self: &Arc<Self>, keys: Vec<RowKey>) {
         let left_ms = self.deadline.ms().saturating_sub(self.coordinator.parts.clock.monotonic_ms());
         let timeout_ms = Some(u32::try_from(left_ms).unwrap_or(u32::MAX));
-        let terms = Terms { level: self.terms.level, timeout_ms, explain: false };
+        let terms = Terms { level: self.terms.level, timeout_ms, explain: self.ledger.is_some() };
         let request = ReadRequest { table: self.table.clone(), keys, terms };
         let operation = Arc::downgrade(self);
-        let read = move |results| {
+        let begun_ms = self.ledger.as_ref().map_or(0, |ledger| ledger.passed_ms());
+        let read = move |results: Result<Vec<Result<ReadRow, RequestError>>, RequestError>| {
             if let Some(operation) = Weak::upgrade(&operation) {
+                operation.account_for(&results, begun_ms);
                 operation.on_settled(results);
             }
         };
         self.coordinator.read(request, Box::new(read));
+    }
+
+    /// What was done to read those rows was done for this page.
+    fn account_for(&self, results: &Result<Vec<Result<ReadRow, RequestError>>, RequestError>, begun_ms: u64) {
+        let account_of = |row: &Result<ReadRow, RequestError>| match row {
+            Ok(row) => row.account.clone(),
+            Err(error) => error.account().cloned(),
+        };
+        let account = results.iter().flatten().find_map(account_of);
+        if let (Some(ledger), Some(account)) = (&self.ledger, account) {
+            ledger.take_over(&account, begun_ms);
+        }
     }
 
     fn on_settled(self: &Arc<Self>, results: Result<Vec<Result<ReadRow, RequestError>>, RequestError>) {
@@ -426,20 +439,6 @@ impl Operation {
             }
         });
     }
-
-    /// When this operation looks at the time next.
-    fn next_look_ms(&self, state: &State) -> u64 {
-        let late = state.waiting.iter().filter(|waiting| !waiting.is_late);
-        let late_ms = late.filter_map(|waiting| self.late_ms(waiting)).min();
-        late_ms.map_or(self.gather_until_ms, |late_ms| late_ms.min(self.gather_until_ms))
-    }
-
-    fn late_ms(&self, waiting: &Waiting) -> Option<u64> {
-        let hedge = self.target.table.settings.hedge;
-        let patience_ms = self.coordinator.peers.patience_ms(hedge, waiting.node)?;
-        let least_ms = if hedge == Hedge::P99 { PATIENCE_MS_MIN } else { 0 };
-        Some(waiting.sent_ms.saturating_add(patience_ms.max(least_ms)))
-    }
 }
 
 impl Timed for Operation {
@@ -455,28 +454,7 @@ impl Timed for Operation {
     }
 
     fn on_early(self: Arc<Self>, now_ms: u64) {
-        self.change(|state, actions| {
-            let mut late = Vec::new();
-            for waiting in state.waiting.iter_mut().filter(|waiting| !waiting.is_late) {
-                if self.late_ms(waiting).is_some_and(|late_ms| late_ms <= now_ms) {
-                    waiting.is_late = true;
-                    late.push(waiting.node);
-                    self.coordinator.peers.hold_back(waiting.node, now_ms);
-                }
-            }
-            let Some(Stage::Gathering(page)) = &mut state.stage else { return };
-            page.on_late(&late);
-            if now_ms >= self.gather_until_ms {
-                page.give_up();
-                return self.merge(state, actions);
-            }
-            self.go_on(state, actions);
-            self.ledger.iter().for_each(|ledger| actions.asks.iter().for_each(|(node, _)| ledger.hedged(*node)));
-            if !actions.asks.is_empty() {
-                self.counters.hedge_sent();
-            }
-            self.deadline.wake_at(self.next_look_ms(state));
-        });
+        self.look_at_the_time(now_ms);
     }
 
     fn on_state(self: Arc<Self>) {

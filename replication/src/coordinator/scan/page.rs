@@ -37,6 +37,8 @@ pub(super) struct Scope {
     pub(super) backward: bool,
     pub(super) rows_max: usize,
     pub(super) bytes_max: usize,
+    /// Rows that are read by themselves: more cannot be asked for at once.
+    pub(super) uncertain_max: usize,
     pub(super) level: Level,
     pub(super) local: DataCenter,
 }
@@ -273,7 +275,9 @@ impl Page {
                 }
             }
             bytes += len_bytes(&newest);
-            let is_full = merged.rows.len() >= self.scope.rows_max || bytes > self.scope.bytes_max;
+            let is_full = merged.rows.len() >= self.scope.rows_max
+                || merged.uncertain.len() >= self.scope.uncertain_max
+                || bytes > self.scope.bytes_max;
             if let Some(last) = merged.rows.last().filter(|_| is_full) {
                 merged.next = Some(self.behind(&last.key));
                 break;

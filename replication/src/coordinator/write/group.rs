@@ -409,6 +409,7 @@ impl Group {
             missing: self.tracker.short(),
             timed_out: timed_out || Incomplete::any_timed_out(&self.failures),
             failures: self.failures.clone(),
+            account: None,
         }))
     }
 }

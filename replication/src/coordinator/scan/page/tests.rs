@@ -34,6 +34,7 @@ fn scope(level: Level, backward: bool, rows_max: usize) -> Scope {
         backward,
         rows_max,
         bytes_max: usize::MAX,
+        uncertain_max: usize::MAX,
         level,
         local: DataCenter::from("a"),
     }
@@ -183,4 +184,19 @@ fn a_partition_that_moved_is_asked_for_by_its_newer_map_alone() {
     page.on_answer(n(1), &[(moved, Epoch(6))], Ok(told));
     assert!(page.is_decided());
     assert_eq!(page.merge().rows, [row(&key(1), 9)]);
+}
+
+#[test]
+fn a_page_ends_where_more_rows_differ_than_can_be_read_by_themselves() {
+    let map = PartitionMap::stable(set("a0 a1"), Epoch(5));
+    let scope = Scope { uncertain_max: 3, ..scope(Level::All, false, 100) };
+    let mut page = Page::new(scope, [0, 1].map(n).to_vec(), BITS.all().map(|partition| (partition, &map)));
+    let held: [Held; 2] = [2, 1].map(|hlc| (0..10).map(|number| (key(number), hlc)).collect());
+    for (node, asked) in page.plan() {
+        let answer = piece(&page, &held[usize::from(node.0)], &asked, 100);
+        page.on_answer(node, &asked, Ok(answer));
+    }
+    let merged = page.merge();
+    assert_eq!(merged.uncertain, (0..3).map(key).collect::<Vec<_>>());
+    assert_eq!((merged.rows.len(), merged.next), (3, Some(page.behind(&key(2)))));
 }
