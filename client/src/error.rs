@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use cube_proto::v1;
 
+use crate::model::Explained;
+
 /// Why a node did not do what it was asked, in its own words.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Refusal {
@@ -27,6 +29,8 @@ pub struct Refusal {
     pub failures: Vec<ReplicaFailure>,
     /// What is allowed at the most, where something was too large.
     pub limit: Option<u64>,
+    /// What was done for the request, if it asked for that and anything was.
+    pub explained: Option<Box<Explained>>,
     /// The number of the gRPC status.
     pub(crate) status: u32,
 }
@@ -42,6 +46,7 @@ impl Refusal {
             acknowledged_by: detail.acknowledged_by,
             failures: detail.failures.into_iter().map(ReplicaFailure::of).collect(),
             limit: detail.limit,
+            explained: detail.explained,
             status: detail.status,
         }
     }

@@ -50,6 +50,7 @@ pub(crate) fn of_status(status: &Status) -> Failure {
             acknowledged_by: Vec::new(),
             failures: Vec::new(),
             limit: None,
+            explained: None,
             status: Code::Unimplemented as u32,
         })),
         // An answer past the size that this client takes, or bytes that are none of the protocol.

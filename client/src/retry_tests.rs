@@ -12,6 +12,7 @@ fn refused(code: &str, status: u32, may_take_effect: bool) -> Failure {
         acknowledged_by: Vec::new(),
         failures: Vec::new(),
         limit: None,
+        explained: None,
         status,
     }))
 }

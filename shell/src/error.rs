@@ -2,6 +2,8 @@
 
 use cube_client::{Error, Refusal};
 
+use crate::outcome::Account;
+use crate::run::account_of;
 use crate::statement::{SyntaxError, harmless};
 
 /// All was done.
@@ -184,6 +186,11 @@ impl ShellError {
             Self::Meant { error, .. } => error.refusal(),
             _ => None,
         }
+    }
+
+    /// What was done for the statement, if it asked for that and anything was.
+    pub(crate) fn account(&self) -> Option<Account> {
+        account_of(std::slice::from_ref(self.refusal()?.explained.as_deref()?))
     }
 
     /// What the process ends with.

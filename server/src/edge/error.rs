@@ -3,6 +3,10 @@
 //! Invariants: nodes are named, never numbered; the message and the details are bounded, whatever the request held and
 //! however many replicas failed, because gRPC carries them in a header.
 
+use std::sync::Arc;
+
+use cube_replication::catalog::ClusterState;
+use cube_replication::coordinator::Account;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -25,6 +29,17 @@ pub struct EdgeError {
     pub message: String,
     /// For machines, by code.
     pub details: Box<Details>,
+    /// What was done for the request, where that was asked for and anything was.
+    pub explained: Option<Box<Explanation>>,
+}
+
+/// What was done for a request that fell short, and the state of the cluster by which its nodes and table are named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// What was done.
+    pub account: Account,
+    /// What names it.
+    pub state: Arc<ClusterState>,
 }
 
 /// What is known beyond the code. The names in JSON are those of `cube.v1.ErrorDetail`, in camel case.
@@ -112,7 +127,7 @@ impl EdgeError {
 
     /// An error with details.
     pub fn with(code: Code, message: impl Into<String>, details: Details) -> Self {
-        Self { code, message: cut(message.into(), MESSAGE_BYTES_MAX), details: Box::new(details) }
+        Self { code, message: cut(message.into(), MESSAGE_BYTES_MAX), details: Box::new(details), explained: None }
     }
 
     /// A request that is not of the form it must have.

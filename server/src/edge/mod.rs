@@ -42,7 +42,7 @@ pub use self::access::{Access, Caller};
 pub use self::code::Code;
 #[cfg(test)]
 pub(crate) use self::error::FAILURES_MAX;
-pub use self::error::{Details, EdgeError, ReplicaFailure};
+pub use self::error::{Details, EdgeError, Explanation, ReplicaFailure};
 pub use self::explain::{explain, refuse, unknown_level, unknown_name};
 use self::meter::Metered;
 pub use self::names::Names;
@@ -332,7 +332,15 @@ pub fn parse_level(word: &str) -> Result<Level, EdgeError> {
 }
 
 fn explain_by(catalog: &Catalog, error: RequestError) -> EdgeError {
-    explain(error, &Names::new(&catalog.current()))
+    let state = catalog.current();
+    let account = error.account().cloned();
+    let mut told = explain(error, &Names::new(&state));
+    told.explained = account.map(|account| {
+        // In the words for clients, in which nodes have names.
+        let account = Account { error: Some(told.message.clone()), ..(*account).clone() };
+        Box::new(Explanation { account, state: Arc::clone(&state) })
+    });
+    told
 }
 
 /// The coordinator lets go of what is under way when the process ends.

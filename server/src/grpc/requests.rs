@@ -92,7 +92,10 @@ pub(super) fn batch_written(
     level: Level,
     names: &Names<'_>,
 ) -> v1::BatchWriteReply {
-    let account = results.iter().flatten().find_map(|written: &Written| written.account.clone());
+    let account = results.iter().find_map(|result| match result {
+        Ok(written) => written.account.clone(),
+        Err(error) => error.account().cloned(),
+    });
     let outcome = |result| match result {
         Ok(written) => {
             partition_result::Outcome::Written(convert::written(Written { account: None, ..written }, level, names))
@@ -108,7 +111,10 @@ pub(super) fn batch_written(
 
 /// What was found of many rows, in their order.
 pub(super) fn batch_read(found: Vec<Result<ReadRow, RequestError>>, names: &Names<'_>) -> v1::BatchGetReply {
-    let account = found.iter().flatten().find_map(|row| row.account.clone());
+    let account = found.iter().find_map(|result| match result {
+        Ok(row) => row.account.clone(),
+        Err(error) => error.account().cloned(),
+    });
     let outcome = |row| match row {
         Ok(row) => row_result::Outcome::Row(convert::read_row(ReadRow { account: None, ..row }, names)),
         Err(error) => row_result::Outcome::Error(detail(&explain(error, names))),

@@ -5,12 +5,13 @@
 //! may help, `grpc-retry-pushback-ms` say the most important in plain text.
 
 use bytes::Bytes;
-use cube_proto::v1::{ErrorDetail, ReplicaFailure};
+use cube_proto::v1::{ErrorDetail, Explained, ReplicaFailure};
 use prost::Message;
 use tonic::Status;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-use crate::edge::{Details, EdgeError};
+use super::explained::account_of;
+use crate::edge::{Details, EdgeError, Explanation, Names};
 
 /// The code, in plain text.
 pub(crate) const CODE_TRAILER: &str = "cube-error-code";
@@ -18,6 +19,9 @@ pub(crate) const CODE_TRAILER: &str = "cube-error-code";
 pub(crate) const RETRY_TRAILER: &str = "grpc-retry-pushback-ms";
 /// The type of the one detail.
 const DETAIL_TYPE: &str = "type.googleapis.com/cube.v1.ErrorDetail";
+
+/// As long may a detail be with what was done for the request: in base64, with the message, it fits into 8 KiB of headers.
+const DETAIL_BYTES_MAX: usize = 5 << 10;
 
 /// `google.rpc.Status`, which no crate of the graph has.
 #[derive(Clone, PartialEq, Message)]
@@ -66,7 +70,7 @@ pub(crate) fn detail(error: &EdgeError) -> ErrorDetail {
         code: failure.code.to_owned(),
         message: failure.message,
     });
-    ErrorDetail {
+    let mut detail = ErrorDetail {
         code: error.code.name().to_owned(),
         message: error.message.clone(),
         status: u32::from(status_number(error)),
@@ -88,7 +92,22 @@ pub(crate) fn detail(error: &EdgeError) -> ErrorDetail {
         ahead_ms,
         floor_ms,
         repair_id: repair_id.unwrap_or_default(),
+        explained: None,
+    };
+    detail.explained = error.explained.as_ref().map(|told| Box::new(fitting(told, &detail)));
+    detail
+}
+
+/// As much of what was done as there is room for beside the rest of the detail.
+fn fitting(told: &Explanation, beside: &ErrorDetail) -> Explained {
+    let mut explained = account_of(&told.account, &Names::new(&told.state));
+    // The message says it.
+    explained.error.clear();
+    let room = DETAIL_BYTES_MAX.saturating_sub(beside.encoded_len());
+    while explained.encoded_len() > room && explained.messages.pop().is_some() {
+        explained.messages_left_out += 1;
     }
+    explained
 }
 
 fn status_number(error: &EdgeError) -> u8 {
@@ -114,6 +133,14 @@ impl From<EdgeError> for Status {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use cube_replication::catalog::{ClusterState, Schema};
+    use cube_replication::consistency::Level;
+    use cube_replication::coordinator::{Account, Asked, Kind, Message as Sent, Role, RowTold, Told, Why};
+    use cube_replication::topology::{DataCenter, Topology};
+    use cube_storage::model::{Epoch, NodeId, PartitionBits, RowKey, TableId};
+
     use super::*;
     use crate::edge::{Code, ReplicaFailure};
 
@@ -140,6 +167,51 @@ mod tests {
         assert_eq!(status.metadata().get(RETRY_TRAILER).unwrap(), "50");
     }
 
+    /// Of a read of a row with a long key that asked so many times.
+    fn explanation(messages: usize) -> Explanation {
+        let key = RowKey::of("k".repeat(500));
+        let message = Sent {
+            replica: NodeId(7),
+            role: Role::Near,
+            asked: Asked::Digest,
+            why: Why::Level,
+            rows: 1,
+            sent_ms: 0,
+            answered_ms: Some(1),
+            told: Some(Told::Rows(vec![RowTold { key, held: Ok(None) }])),
+        };
+        let account = Account {
+            kind: Kind::Read,
+            table: TableId(1),
+            level: Level::All,
+            coordinator: NodeId(7),
+            data_center: DataCenter::from("dc1"),
+            epoch: Epoch(1),
+            took_ms: 1,
+            messages: vec![message; messages],
+            messages_left_out: 0,
+            verdicts: Vec::new(),
+            hedged: Vec::new(),
+            by_chance: Vec::new(),
+            hints: Vec::new(),
+            error: None,
+        };
+        let state = ClusterState { topology: Topology::new(PartitionBits::DEFAULT), schema: Schema::default() };
+        Explanation { account, state: Arc::new(state) }
+    }
+
+    #[test]
+    fn what_was_done_is_told_as_far_as_there_is_room() {
+        let mut error = EdgeError::new(Code::ReadTimeout, "too few");
+        error.explained = Some(Box::new(explanation(3)));
+        let told = detail(&error).explained.unwrap();
+        assert_eq!((told.messages.len(), told.messages_left_out), (3, 0));
+        error.explained = Some(Box::new(explanation(100)));
+        let told = detail(&error).explained.unwrap();
+        assert_eq!(told.messages.len() as u64 + told.messages_left_out, 100);
+        assert!((5..12).contains(&told.messages.len()), "{}", told.messages.len());
+    }
+
     /// Clients commonly take 8 KiB of headers.
     #[test]
     fn the_largest_error_fits_into_a_header() {
@@ -149,7 +221,9 @@ mod tests {
             acknowledged_by: Some(vec!["n".repeat(64); 8]),
             ..Details::default()
         };
-        let status = Status::from(EdgeError::with(Code::WriteUnknown, "y".repeat(10_000), details));
+        let mut error = EdgeError::with(Code::WriteUnknown, "y".repeat(10_000), details);
+        error.explained = Some(Box::new(explanation(40)));
+        let status = Status::from(error);
         let base64_bytes = status.details().len().div_ceil(3) * 4;
         assert!(base64_bytes + status.message().len() < 8 << 10, "{base64_bytes}");
     }

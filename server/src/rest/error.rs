@@ -5,12 +5,22 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::edge::{Details, EdgeError};
+use super::explained::Explained;
+use crate::edge::{Details, EdgeError, Names};
 
 /// The one shape of errors.
 #[derive(Serialize)]
 pub(crate) struct ErrorDocument<'a> {
-    pub(crate) error: ErrorBody<'a>,
+    error: ErrorBody<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explained: Option<Explained>,
+}
+
+impl<'a> From<&'a EdgeError> for ErrorDocument<'a> {
+    fn from(error: &'a EdgeError) -> Self {
+        let explained = error.explained.as_ref().map(|told| Explained::of(&told.account, &Names::new(&told.state)));
+        Self { error: error.into(), explained }
+    }
 }
 
 #[derive(Serialize)]
@@ -28,7 +38,7 @@ impl<'a> From<&'a EdgeError> for ErrorBody<'a> {
 
 impl IntoResponse for EdgeError {
     fn into_response(self) -> Response {
-        let body = Json(ErrorDocument { error: (&self).into() });
+        let body = Json(ErrorDocument::from(&self));
         let mut response = (self.code.http(), body).into_response();
         if let Some(retry_after_ms) = self.details.retry_after_ms {
             // The header knows whole seconds; the details tell exactly.

@@ -123,7 +123,7 @@ fn refusal(places: &Places) -> String {
     );
     let details = Details { retry_after_ms: Some(RETRY_AFTER_MS), ..Details::default() };
     let error = EdgeError::with(Code::Overloaded, message, details);
-    let body = serde_json::to_string(&ErrorDocument { error: (&error).into() }).unwrap_or_default();
+    let body = serde_json::to_string(&ErrorDocument::from(&error)).unwrap_or_default();
     let (status, seconds) = (StatusCode::TOO_MANY_REQUESTS, RETRY_AFTER_MS.div_ceil(1_000));
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nretry-after: {seconds}\r\nconnection: close\r\n\

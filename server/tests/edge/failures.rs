@@ -1,5 +1,7 @@
 //! What a client is told when the replicas cannot do what it asks: the same over HTTP and gRPC.
 
+use std::collections::BTreeSet;
+
 use cube_proto::v1;
 use cube_proto::v1::kv_client::KvClient;
 use cube_replication::coordinator::Settings;
@@ -59,6 +61,35 @@ async fn the_data_center_that_is_short_is_named() {
     assert_eq!((refused.status, refused.error_code()), (503, "unavailable"));
     let expected = json!({"level": "EACH_QUORUM", "required": 2, "alive": 0, "dataCenter": "dc2"});
     assert_eq!(refused.details(), &expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_fell_short_tells_on_demand_what_was_done_for_it() {
+    let node = Node::start(THREE).await;
+    // The other replicas hear and never answer.
+    let short = get(node.http, "/api/v1/get/k?cl=ALL&explain=true").await;
+    assert_eq!((short.status, short.error_code()), (504, "read_timeout"));
+    let told = &short.body["explained"];
+    assert_eq!((&told["kind"], &told["error"]), (&json!("read"), &short.body["error"]["message"]));
+    let messages = told["messages"].as_array().unwrap();
+    let replicas: BTreeSet<&str> = messages.iter().map(|message| message["replica"].as_str().unwrap()).collect();
+    assert_eq!(replicas, BTreeSet::from(["node-1", "node-2", "node-3"]), "{told}");
+    let short = get(node.http, "/api/v1/get/k?cl=ALL").await;
+    assert_eq!((short.status, short.body.get("explained")), (504, None), "nobody asked for it");
+    let refused = get(node.http, "/api/v1/get/k?cl=ANY&explain=true").await;
+    assert_eq!((refused.status, refused.body.get("explained")), (400, None), "nothing was done");
+
+    let mut client = KvClient::connect(format!("http://{}", node.grpc)).await.unwrap();
+    let long = "k".repeat(4_000);
+    let request = v1::PutRequest { level: v1::Level::All.into(), explain: true, ..put(&long, "v") };
+    let status = client.put(request).await.unwrap_err();
+    let told = detail_of(&status).explained.expect("it was asked for");
+    assert_eq!((told.kind.as_str(), told.error.as_str()), ("write", ""), "the message says it");
+    assert_eq!(told.messages.len(), 3);
+    let request = v1::GetRequest { level: v1::Level::All.into(), explain: true, key: key(&long), ..Default::default() };
+    let told = detail_of(&client.get(request).await.unwrap_err()).explained.expect("it was asked for");
+    let all = u64::try_from(told.messages.len()).unwrap() + told.messages_left_out;
+    assert!(all >= 3, "what finds no room in a header is counted: {told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

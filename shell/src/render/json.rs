@@ -66,5 +66,9 @@ pub(super) fn failure(statement: &str, error: &ShellError) -> String {
             told.insert("acknowledgedBy".to_owned(), refusal.acknowledged_by.as_slice().into());
         }
     }
-    json!({ "statement": statement, "error": told }).to_string()
+    let mut document = json!({ "statement": statement, "error": told });
+    if let (Some(document), Some(account)) = (document.as_object_mut(), error.account()) {
+        document.insert("explained".to_owned(), account.document);
+    }
+    document.to_string()
 }

@@ -40,8 +40,13 @@ impl Form {
         }
     }
 
-    /// What standard output gets of a failure: only JSON has a document for it.
+    /// What standard output gets of a failure: JSON has a document for it, and people who asked for it are told what was
+    /// done.
     pub(crate) fn failure(self, statement: &str, error: &ShellError) -> Option<String> {
-        (self == Self::Json).then(|| json::failure(statement, error) + "\n")
+        match self {
+            Self::Json => Some(json::failure(statement, error) + "\n"),
+            Self::People { width, colour } => Some(table::account(&error.account()?, width, colour)),
+            Self::Csv => None,
+        }
     }
 }

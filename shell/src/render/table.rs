@@ -5,7 +5,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, CellAlignment, Color, ContentArrangement, Table, TableComponent};
 
 use super::words;
-use crate::outcome::{Cell, Outcome, Rows, Tone};
+use crate::outcome::{Account, Cell, Outcome, Rows, Tone};
 
 /// What stands between the cells of two columns.
 const GAP_LETTERS: usize = 3;
@@ -20,13 +20,16 @@ pub(super) fn outcome(outcome: &Outcome, width: Option<u16>, colour: bool) -> St
         text.push_str(&list(rows, width, colour));
     }
     text.push_str(&lines(&outcome.footer, colour));
-    if let Some(account) = &outcome.account {
+    if let Some(told) = &outcome.account {
         text.push('\n');
-        text.push_str(&lines(&account.lines, colour));
-        text.push_str(&list(&account.messages, width, colour));
-        text.push_str(&lines(&account.footer, colour));
+        text.push_str(&account(told, width, colour));
     }
     text
+}
+
+pub(super) fn account(account: &Account, width: Option<u16>, colour: bool) -> String {
+    let head = lines(&account.lines, colour);
+    head + &list(&account.messages, width, colour) + &lines(&account.footer, colour)
 }
 
 fn lines(lines: &[(Tone, String)], colour: bool) -> String {

@@ -14,7 +14,7 @@ use crate::statement::bare_or_quoted;
 const ROWS_TOLD_MAX: usize = 10;
 
 /// The account of a request, or of the pages that it took.
-pub(super) fn of(explained: &[Explained]) -> Option<Account> {
+pub(crate) fn of(explained: &[Explained]) -> Option<Account> {
     let first = explained.first()?;
     let document = match explained {
         [one] => document(one),

@@ -11,6 +11,7 @@ mod replication;
 mod scan;
 mod schema;
 
+pub(crate) use explain::of as account_of;
 pub(crate) use local::greeting;
 
 use cube_client::admin::Keyspace;

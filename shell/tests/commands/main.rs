@@ -282,6 +282,25 @@ async fn without_a_quorum_the_error_tells_how_many_live_and_what_can_be_done() {
 }
 
 #[tokio::test]
+async fn a_statement_that_failed_tells_what_was_done_for_it_where_that_was_asked_for() {
+    let cluster = FakeCluster::start(1).await;
+    let message =
+        cube_proto::v1::ExplainedMessage { replica: "node-3".into(), asked: "write".into(), ..Default::default() };
+    let explained = cube_proto::v1::Explained { kind: "write".into(), messages: vec![message], ..Default::default() };
+    let refusal = cube_proto::v1::ErrorDetail {
+        explained: Some(Box::new(explained)),
+        ..detail("write_unknown", Code::DeadlineExceeded, "the write is unknown")
+    };
+    cluster.refuse(refusal);
+    let ran = cube(cluster.port(1), &["-e", "EXPLAIN PUT a b"]).await;
+    assert!(ran.out.starts_with("write of ") && ran.out.contains("node-3"), "{}", ran.out);
+    assert!(ran.err.contains("the write is unknown"), "{}", ran.err);
+    let ran = cube(cluster.port(1), &["--json", "-e", "EXPLAIN PUT a b"]).await;
+    let document: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(document["explained"]["messages"][0]["replica"], "node-3", "{}", ran.out);
+}
+
+#[tokio::test]
 async fn a_node_that_dies_is_left_for_the_next_one_and_that_is_told() {
     let mut cluster = FakeCluster::start(3).await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_cube"));

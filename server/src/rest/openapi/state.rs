@@ -35,7 +35,10 @@ fn errors(codes: &[&str]) -> Vec<Named> {
         ],
     );
     let body = object(&[("code", words(codes)), ("message", string()), ("details", details)], &[]);
-    vec![("ErrorBody", body), ("Error", object(&[("error", reference("ErrorBody"))], &[]))]
+    vec![
+        ("ErrorBody", body),
+        ("Error", object(&[("error", reference("ErrorBody"))], &[("explained", reference("Explained"))])),
+    ]
 }
 
 fn health() -> Vec<Named> {
