@@ -131,16 +131,23 @@ fn scan_over_a_death(rows: usize) {
     let nodes: Vec<SocketAddr> = [1, 2, 3].map(|node| grpc(&mut cluster, node)).to_vec();
     let runtime = runtime();
     runtime.block_on(fill(nodes[1], rows));
+    cluster.all().into_iter().for_each(|node| cluster.node(node).forget_peak());
     let mut scan = Scan::of(nodes, 0);
     runtime.block_on(scan.read_to(rows / 2));
     assert!(!scan.is_over);
+    assert_little_memory(&mut cluster, &[1]);
     cluster.kill(&[1]);
     runtime.block_on(scan.read_to(usize::MAX));
     scan.assert_whole(rows);
-    for node in [2, 3] {
-        let bytes = cluster.node(node).resident_bytes();
-        println!("node-{node}: {} MiB", bytes >> 20);
-        assert!(bytes < RESIDENT_BYTES_MAX, "node-{node} holds {bytes} bytes");
+    assert_little_memory(&mut cluster, &[2, 3]);
+}
+
+/// At no time during the scan.
+fn assert_little_memory(cluster: &mut Cluster, nodes: &[u8]) {
+    for node in nodes {
+        let bytes = cluster.node(*node).peak_bytes();
+        println!("node-{node}: {} MiB at the most", bytes >> 20);
+        assert!(bytes < RESIDENT_BYTES_MAX, "node-{node} held {bytes} bytes");
     }
 }
 

@@ -67,9 +67,23 @@ impl Node {
 
     /// Memory that the process has in use.
     pub(crate) fn resident_bytes(&mut self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&mut self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process().id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+    }
+
+    /// The most memory that it held since [`Node::forget_peak`].
+    pub(crate) fn peak_bytes(&mut self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// From now on the peak is counted anew.
+    pub(crate) fn forget_peak(&mut self) {
+        fs::write(format!("/proc/{}/clear_refs", self.process().id()), "5").unwrap();
     }
 
     pub(crate) fn is_started(&self) -> bool {
