@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use cube_server::config::{self, Flag, Live, Sources};
-use cube_server::{dev, node, telemetry};
+use cube_server::{dev, heap, node, telemetry};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 use crate::demo;
@@ -174,6 +174,7 @@ fn start(arguments: NodeArguments, supervised_by: Option<i32>) -> ExitCode {
     if let Err(error) = telemetry::start(&config.log, &config.name) {
         return fail(COMMAND, &error, FAILED);
     }
+    heap::share();
     for warning in warnings {
         tracing::warn!("{warning}");
     }

@@ -19,6 +19,7 @@ pub mod edge;
 pub mod forming;
 pub mod gossip;
 pub mod grpc;
+pub mod heap;
 pub mod identity;
 pub mod metrics;
 pub mod node;
