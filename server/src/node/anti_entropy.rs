@@ -5,15 +5,10 @@ use std::sync::Arc;
 
 use cube_replication::anti_entropy::scrub::{NAME as SCRUB, Scrub, ScrubWorker};
 use cube_replication::anti_entropy::{AntiEntropy, AntiEntropyWorker, NAME, Parts};
-use cube_replication::catalog::Catalog;
-use cube_replication::clock::NodeClock;
 use cube_replication::coordinator::Coordinator;
-use cube_replication::handoff::HintedHandoff;
 use cube_replication::membership::Membership;
-use cube_replication::replica::Replica;
 use cube_replication::transport::PeerTransport;
 use cube_replication::watermark::watermark;
-use cube_replication::worker::Workers;
 use cube_storage::Store;
 use cube_storage::merkle::{LEAVES_PER_PARTITION, LeafId};
 use cube_storage::model::{NodeId, TableId};
@@ -21,27 +16,9 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256StarStar;
 
 use super::NodeError;
-use super::bell::Bell;
+use super::ground::Ground;
 use super::member::Member;
-use super::seams;
 use crate::config::Config;
-use crate::gossip::Gossip;
-use crate::peer::GrpcTransport;
-
-/// The parts of a member that both stand on.
-pub(super) struct Start<'a> {
-    pub(super) me: NodeId,
-    pub(super) config: &'a Config,
-    pub(super) handoff: &'a Arc<HintedHandoff>,
-    pub(super) coordinator: &'a Arc<Coordinator>,
-    pub(super) catalog: &'a Arc<Catalog>,
-    pub(super) gossip: &'a Arc<Gossip>,
-    pub(super) transport: &'a Arc<GrpcTransport>,
-    pub(super) replica: &'a Arc<Replica>,
-    pub(super) clock: &'a Arc<NodeClock>,
-    pub(super) workers: &'a Arc<Workers>,
-    pub(super) bell: &'a Arc<Bell>,
-}
 
 /// What a member has of both.
 pub(super) struct Started {
@@ -50,19 +27,22 @@ pub(super) struct Started {
 }
 
 /// Answers peers about this node's replicas from now on, and begins to compare and to verify.
-pub(super) fn start(start: Start<'_>) -> Result<Started, NodeError> {
-    let Start { me, config, handoff, coordinator, catalog, gossip, transport, replica, clock, workers, bell } = start;
-    let (marks, hints) = (Arc::clone(handoff), Arc::clone(handoff));
-    let (writes, coming) = (Arc::clone(coordinator.writes_under_way()), replica.hint_receiver());
-    let wake = seams::waker(workers, clock, bell, NAME);
+pub(super) fn start(
+    ground: &Ground<'_>,
+    config: &Config,
+    coordinator: &Arc<Coordinator>,
+) -> Result<Started, NodeError> {
+    let (marks, hints) = (Arc::clone(ground.handoff), Arc::clone(ground.handoff));
+    let (store, writes) = (ground.replica.store(), Arc::clone(coordinator.writes_under_way()));
+    let (coming, wake) = (ground.replica.hint_receiver(), ground.waker(NAME));
     let anti_entropy = AntiEntropy::new(
         Parts {
-            me,
-            store: Arc::clone(replica.store()),
-            clock: Arc::clone(clock),
-            catalog: Arc::clone(catalog),
-            membership: Arc::clone(gossip) as Arc<dyn Membership>,
-            transport: Arc::clone(transport) as Arc<dyn PeerTransport>,
+            me: ground.me,
+            store: Arc::clone(store),
+            clock: Arc::clone(ground.clock),
+            catalog: Arc::clone(ground.catalog),
+            membership: Arc::clone(ground.gossip) as Arc<dyn Membership>,
+            transport: Arc::clone(ground.transport) as Arc<dyn PeerTransport>,
             marks: Box::new(move || marks.marks().targets()),
             watermark: Box::new(move || watermark(&writes, &hints)),
             catches_up: Box::new(move || coming.as_ref().is_some_and(|coming| coming.catches_up())),
@@ -70,19 +50,17 @@ pub(super) fn start(start: Start<'_>) -> Result<Started, NodeError> {
         },
         config.anti_entropy.worker(),
     );
-    replica.attend(Arc::clone(&anti_entropy) as Arc<_>);
-    let wake = seams::waker(workers, clock, bell, NAME);
+    ground.replica.attend(Arc::clone(&anti_entropy) as Arc<_>);
+    let wake = ground.waker(NAME);
     // Who returned is compared with at once.
-    gossip.on_change(move |_, alive| {
+    ground.gossip.on_change(move |_, alive| {
         if alive {
             wake();
         }
     });
-    let scrub = Scrub::from(somewhere(replica.store()), config.scrub.worker());
-    let failed = |error: cube_replication::worker::CannotBegin| NodeError::Failed(error.to_string());
-    workers.begin(Box::new(AntiEntropyWorker::new(Arc::clone(&anti_entropy)))).map_err(failed)?;
-    let worker = ScrubWorker::new(Arc::clone(replica.store()), Arc::clone(&scrub));
-    workers.begin(Box::new(worker)).map_err(failed)?;
+    let scrub = Scrub::from(somewhere(store), config.scrub.worker());
+    ground.begin(AntiEntropyWorker::new(Arc::clone(&anti_entropy)))?;
+    ground.begin(ScrubWorker::new(Arc::clone(store), Arc::clone(&scrub)))?;
     Ok(Started { anti_entropy, scrub })
 }
 

@@ -2,62 +2,37 @@
 
 use std::sync::Arc;
 
-use cube_replication::catalog::Catalog;
-use cube_replication::clock::NodeClock;
-use cube_replication::handoff::{
-    HINTS, HintReceiver, HintReplay, HintWorker, HintedHandoff, ReceiverParts, ReplayParts, SteerError,
-};
+use cube_replication::handoff::{HINTS, HintReceiver, HintReplay, HintWorker, ReceiverParts, ReplayParts, SteerError};
 use cube_replication::membership::Membership;
-use cube_replication::replica::Replica;
 use cube_replication::transport::PeerTransport;
-use cube_replication::worker::Workers;
-use cube_storage::model::NodeId;
 
 use super::NodeError;
-use super::bell::Bell;
+use super::ground::Ground;
 use super::member::Member;
-use super::seams;
 use crate::admin::{AdminError, HintOrder, HintsView};
-use crate::gossip::Gossip;
-use crate::peer::GrpcTransport;
-
-/// The parts of a member that a replay stands on.
-pub(super) struct Start<'a> {
-    pub(super) me: NodeId,
-    pub(super) handoff: &'a Arc<HintedHandoff>,
-    pub(super) catalog: &'a Arc<Catalog>,
-    pub(super) gossip: &'a Arc<Gossip>,
-    pub(super) transport: &'a Arc<GrpcTransport>,
-    pub(super) replica: &'a Arc<Replica>,
-    pub(super) clock: &'a Arc<NodeClock>,
-    pub(super) workers: &'a Arc<Workers>,
-    pub(super) bell: &'a Arc<Bell>,
-}
 
 /// Lets hints in, and begins to deliver those that are kept here.
-pub(super) fn start(start: Start<'_>) -> Result<Arc<HintReplay>, NodeError> {
-    let Start { me, handoff, catalog, gossip, transport, replica, clock, workers, bell } = start;
+pub(super) fn start(ground: &Ground<'_>) -> Result<Arc<HintReplay>, NodeError> {
     let receiver = Arc::new(HintReceiver::new(ReceiverParts {
-        handoff: Arc::clone(handoff),
-        store: Arc::clone(replica.store()),
-        clock: Arc::clone(clock),
+        handoff: Arc::clone(ground.handoff),
+        store: Arc::clone(ground.replica.store()),
+        clock: Arc::clone(ground.clock),
     }));
-    replica.receive_hints(Arc::clone(&receiver));
+    ground.replica.receive_hints(Arc::clone(&receiver));
     let replay = HintReplay::new(ReplayParts {
-        me,
-        handoff: Arc::clone(handoff),
-        catalog: Arc::clone(catalog),
-        membership: Arc::clone(gossip) as Arc<dyn Membership>,
-        transport: Arc::clone(transport) as Arc<dyn PeerTransport>,
-        replica: Arc::clone(replica),
+        me: ground.me,
+        handoff: Arc::clone(ground.handoff),
+        catalog: Arc::clone(ground.catalog),
+        membership: Arc::clone(ground.gossip) as Arc<dyn Membership>,
+        transport: Arc::clone(ground.transport) as Arc<dyn PeerTransport>,
+        replica: Arc::clone(ground.replica),
         receiver,
-        clock: Arc::clone(clock),
-        wake: seams::waker(workers, clock, bell, HINTS),
+        clock: Arc::clone(ground.clock),
+        wake: ground.waker(HINTS),
     });
-    let worker = HintWorker::new(Arc::clone(&replay));
-    workers.begin(Box::new(worker)).map_err(|error| NodeError::Failed(error.to_string()))?;
+    ground.begin(HintWorker::new(Arc::clone(&replay)))?;
     let told = Arc::downgrade(&replay);
-    gossip.on_change(move |node, alive| {
+    ground.gossip.on_change(move |node, alive| {
         if let Some(replay) = told.upgrade() {
             replay.on_alive(node, alive);
         }

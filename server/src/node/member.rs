@@ -35,6 +35,7 @@ use tokio::runtime::Handle;
 use super::beginning::Beginning;
 use super::bell::Bell;
 use super::calls::{Member as Answering, Switchboard};
+use super::ground::Ground;
 use super::load::LoadMeter;
 use super::threads::Threads;
 use super::{NodeError, anti_entropy, hints, opening, repair, seams};
@@ -202,7 +203,7 @@ impl Member {
         });
         let copies = follower.progress();
         workers.begin(Box::new(follower)).map_err(|error| NodeError::Failed(error.to_string()))?;
-        let hint_replay = hints::start(hints::Start {
+        let ground = Ground {
             me,
             handoff: &handoff,
             catalog: &catalog,
@@ -212,29 +213,10 @@ impl Member {
             clock: &clock,
             workers: &workers,
             bell: &work_bell,
-        })?;
-        let anti_entropy::Started { anti_entropy, scrub } = anti_entropy::start(anti_entropy::Start {
-            me,
-            config,
-            handoff: &handoff,
-            coordinator: &coordinator,
-            catalog: &catalog,
-            gossip: &gossip,
-            transport: &transport,
-            replica: &replica,
-            clock: &clock,
-            workers: &workers,
-            bell: &work_bell,
-        })?;
-        let repairs = repair::start(repair::Start {
-            dir: dir.path(),
-            anti_entropy: &anti_entropy,
-            replica: &replica,
-            clock: &clock,
-            workers: &workers,
-            bell: &work_bell,
-        })
-        .await?;
+        };
+        let hint_replay = hints::start(&ground)?;
+        let anti_entropy::Started { anti_entropy, scrub } = anti_entropy::start(&ground, config, &coordinator)?;
+        let repairs = repair::start(&ground, &anti_entropy, dir.path()).await?;
         threads.work(&workers, &clock, &work_bell)?;
 
         let member = Arc::new(Self {

@@ -12,6 +12,7 @@ mod calls;
 mod end;
 mod figures;
 mod front;
+mod ground;
 mod health;
 mod hints;
 mod load;

@@ -4,36 +4,26 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cube_replication::anti_entropy::AntiEntropy;
-use cube_replication::clock::NodeClock;
 use cube_replication::repair::{
     Asked, BeginError, FOLDER, Job, RUNNER, RepairId, RepairRunner, RepairSessions, RepairSettings, Repairs,
     RepairsParts, SESSIONS, Unanswered,
 };
-use cube_replication::replica::Replica;
-use cube_replication::worker::{CannotBegin, Workers};
 use cube_storage::files::RealFiles;
 use tokio::sync::oneshot;
 
-use super::bell::Bell;
+use super::ground::Ground;
 use super::member::Member;
-use super::{NodeError, opening, seams};
+use super::{NodeError, opening};
 use crate::admin::{AdminError, RepairView, RepairsView, name_of};
 
-/// The parts of a member that repairs stand on.
-pub(super) struct Start<'a> {
-    pub(super) dir: &'a Path,
-    pub(super) anti_entropy: &'a Arc<AntiEntropy>,
-    pub(super) replica: &'a Arc<Replica>,
-    pub(super) clock: &'a Arc<NodeClock>,
-    pub(super) workers: &'a Arc<Workers>,
-    pub(super) bell: &'a Arc<Bell>,
-}
-
-/// Works for the repairs of other nodes from now on, and goes on with those of this one that have not ended.
-pub(super) async fn start(start: Start<'_>) -> Result<Arc<Repairs>, NodeError> {
-    let Start { dir, anti_entropy, replica, clock, workers, bell } = start;
-    let waker = |name| seams::waker(workers, clock, bell, name);
-    let (runner, sessions) = (waker(RUNNER), waker(SESSIONS));
+/// Works for the repairs of other nodes from now on, and goes on with those of this one, kept in its data directory, that
+/// have not ended.
+pub(super) async fn start(
+    ground: &Ground<'_>,
+    anti_entropy: &Arc<AntiEntropy>,
+    dir: &Path,
+) -> Result<Arc<Repairs>, NodeError> {
+    let (runner, sessions) = (ground.waker(RUNNER), ground.waker(SESSIONS));
     let parts = RepairsParts {
         anti_entropy: Arc::clone(anti_entropy),
         files: Arc::new(RealFiles::new(dir)),
@@ -45,10 +35,9 @@ pub(super) async fn start(start: Start<'_>) -> Result<Arc<Repairs>, NodeError> {
     };
     let repairs = opening::blocking(move || Repairs::open(parts, Path::new(FOLDER))).await?;
     let repairs = repairs.map_err(|error| NodeError::Failed(error.to_string()))?;
-    replica.work_for(Arc::clone(&repairs));
-    let failed = |error: CannotBegin| NodeError::Failed(error.to_string());
-    workers.begin(Box::new(RepairRunner::new(Arc::clone(&repairs)))).map_err(failed)?;
-    workers.begin(Box::new(RepairSessions::new(Arc::clone(&repairs)))).map_err(failed)?;
+    ground.replica.work_for(Arc::clone(&repairs));
+    ground.begin(RepairRunner::new(Arc::clone(&repairs)))?;
+    ground.begin(RepairSessions::new(Arc::clone(&repairs)))?;
     Ok(repairs)
 }
 
