@@ -1,20 +1,34 @@
-//! A transport that counts the rows which go over it, so that nobody has to be believed about them.
+//! A transport that counts the rows which go over it, so that nobody has to be believed about them, and on which a node may
+//! be of another release.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use cube_replication::anti_entropy::questions::Answer;
-use cube_replication::messages::{Reply, ReplyBody, Request, RequestBody};
+use cube_replication::messages::{PROTOCOL, Reply, ReplyBody, Request, RequestBody};
 use cube_replication::transport::{Lane, OnReply, PeerError, PeerTransport};
 use cube_storage::model::NodeId;
 
 /// What went from node to node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Exchanged {
     rows: AtomicU64,
+    /// Who is spoken to in a newer protocol than it knows.
+    behind: AtomicU16,
+}
+
+impl Default for Exchanged {
+    fn default() -> Self {
+        Self { rows: AtomicU64::new(0), behind: AtomicU16::new(u16::MAX) }
+    }
 }
 
 impl Exchanged {
+    /// From now on a node knows only an older protocol than all others speak.
+    pub(crate) fn leave_behind(&self, node: NodeId) {
+        self.behind.store(node.0, Ordering::Relaxed);
+    }
+
     /// Rows that were sent to a node, or that one fetched.
     pub(crate) fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
@@ -33,7 +47,10 @@ impl Counting {
 }
 
 impl PeerTransport for Counting {
-    fn send(&self, to: NodeId, lane: Lane, request: Request, reply: OnReply) {
+    fn send(&self, to: NodeId, lane: Lane, mut request: Request, reply: OnReply) {
+        if to.0 == self.exchanged.behind.load(Ordering::Relaxed) {
+            request.protocol = PROTOCOL + 1;
+        }
         if let RequestBody::Write(write) = &request.body {
             self.exchanged.rows.fetch_add(write.mutations.len() as u64, Ordering::Relaxed);
         }

@@ -308,6 +308,21 @@ fn a_node_of_an_earlier_release_is_named_and_keeps_no_other_pair_from_its_repair
 }
 
 #[test]
+fn a_node_of_another_protocol_version_is_named_with_both_versions() {
+    let mut cluster = differing(3, 120);
+    cluster.exchanged.leave_behind(NodeId(2));
+    let job = run(&mut cluster, 0, false);
+    assert_eq!(job.state, JobState::Partial);
+    assert!(job.not_compared.iter().any(|left| left.other == NodeId(0)) && job.not_compared.len() > 1, "{job:?}");
+    for left in &job.not_compared {
+        assert_eq!(left.node, NodeId(2));
+        let said = left.why.to_string();
+        assert_eq!(said, "the node is of a release that does not know this (protocol 2, only up to 1)");
+    }
+    assert_eq!(rows(&cluster.nodes[0].store), rows(&cluster.nodes[1].store));
+}
+
+#[test]
 fn an_errand_that_comes_twice_is_run_once_and_after_a_restart_it_is_run_again() {
     let mut cluster = differing(2, 200);
     let job = "0000000000000001-9".parse().unwrap();
