@@ -29,6 +29,8 @@ use super::pair::{TABLE, plant, rows};
 pub(crate) const START_MS: u64 = 1_800_000_000_000;
 pub(crate) const GRACE_MS: u64 = 60_000;
 pub(crate) const HORIZON_MS: u64 = 2_000;
+/// The time of a message, where time passes by rounds.
+pub(crate) const ROUND_MS: usize = 5;
 
 /// Time that passes when the test says so.
 #[derive(Default)]
@@ -128,7 +130,7 @@ impl Cluster {
     /// Lets a little time pass for each of some rounds, in which messages go one way.
     pub(crate) fn rounds(&mut self, count: usize) {
         for _ in 0..count {
-            self.time.0.fetch_add(5, Ordering::Relaxed);
+            self.time.0.fetch_add(ROUND_MS as u64, Ordering::Relaxed);
             self.round();
         }
     }

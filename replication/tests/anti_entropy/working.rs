@@ -7,7 +7,7 @@ use cube_storage::dirty::Cause;
 use cube_storage::merkle::LeafId;
 use cube_storage::model::{Expiry, PartitionBits, PartitionId, Record, RowKey};
 
-use super::cluster::{Cluster, GRACE_MS, HORIZON_MS, settings};
+use super::cluster::{Cluster, GRACE_MS, HORIZON_MS, ROUND_MS, settings};
 use super::pair::TABLE;
 
 fn scattered(cluster: &Cluster) {
@@ -191,6 +191,19 @@ fn purging_and_expiry_under_a_write_load_never_make_replicas_look_different() {
     assert!(oldest_ms <= HORIZON_MS + 2_500, "in sync as of {oldest_ms} ms ago at the worst");
     let purged: u64 = cluster.nodes.iter().map(|node| node.shared.status().purged_rows).sum();
     assert!(purged > 3 * 200, "{purged} rows were purged meanwhile");
+}
+
+#[test]
+fn the_dead_are_purged_also_where_a_comparison_is_always_due() {
+    let mut eager = settings();
+    (eager.pace.interval_ms, eager.purge_interval_ms) = (1, 1);
+    let mut cluster = Cluster::of(2, eager);
+    cluster.plant(&[0, 1], "dead", Record::tombstone(cluster.now()));
+    // Messages take so long that no pass is over before the next one is due.
+    cluster.rounds((GRACE_MS + HORIZON_MS + 2_000) as usize / ROUND_MS);
+    assert_eq!((cluster.held(0, "dead"), cluster.held(1, "dead")), (None, None));
+    let in_sync = cluster.age_ms(0);
+    assert!(in_sync <= HORIZON_MS + 1_000, "and neither are comparisons in want of time: {in_sync} ms");
 }
 
 #[test]

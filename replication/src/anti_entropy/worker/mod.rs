@@ -81,6 +81,8 @@ pub struct AntiEntropyWorker {
     /// Trees in which somebody holds what others have purged.
     unpurged: BTreeSet<Tree>,
     next_purge_ms: u64,
+    /// Whether a pass goes before a round of purging if both are due.
+    is_turn_of_pass: bool,
     next_keep_ms: u64,
 }
 
@@ -100,6 +102,7 @@ impl AntiEntropyWorker {
             watermarks: BTreeMap::new(),
             unpurged: BTreeSet::new(),
             next_purge_ms: 0,
+            is_turn_of_pass: true,
             next_keep_ms: 0,
             settings,
             shared,
@@ -153,11 +156,15 @@ impl AntiEntropyWorker {
         if self.pass.is_some() {
             return self.go_on_with_pass(now_ms);
         }
-        if self.schedule.next_pass_ms() <= now_ms {
+        // They take turns: passes may take longer than the time from one to the next, and so may rounds of purging.
+        let (is_pass_due, is_purge_due) = (self.schedule.next_pass_ms() <= now_ms, self.next_purge_ms <= now_ms);
+        if is_pass_due && (self.is_turn_of_pass || !is_purge_due) {
+            self.is_turn_of_pass = false;
             self.begin_pass(now_ms);
             return Ok(Act::GoOn);
         }
-        if self.next_purge_ms <= now_ms {
+        if is_purge_due {
+            self.is_turn_of_pass = true;
             self.begin_purge(now_ms);
             return Ok(Act::GoOn);
         }
