@@ -63,6 +63,7 @@ fn compare(mine: &Store, theirs: &Store) -> usize {
             clock: HORIZON,
             time_left_ms: 2_000,
             explain: false,
+            trace: None,
             body: RequestBody::AntiEntropy(Box::new(question)),
         };
         let sent = codec::encode(&request).expect("a question is encoded");

@@ -6,7 +6,7 @@
 //!
 //! Envelope and body are as postcard writes them: of a request all its fields but the body, of a reply who answers and its
 //! clock. **Extensions** are what a later release adds to an envelope: a number of them, and of each its tag, its length
-//! and its bytes. Who does not know a tag passes it over, so nothing may stand there that the receiver must understand;
+//! and its bytes. Tag 1 of a request is the trace that it is part of. Who does not know a tag passes it over, so nothing may stand there that the receiver must understand;
 //! that takes a new kind of request, which who does not know it refuses ([`RequestBody::Unknown`]), or a newer protocol.
 //!
 //! Whatever comes in, reading ends with a message or a [`CodecError`]: bytes from the network are nobody's promise. The
@@ -51,20 +51,20 @@ impl Message for Request {
     const KIND: u8 = 1;
 
     fn write(&self, head: Vec<u8>) -> postcard::Result<Vec<u8>> {
-        let Self { protocol, features, from, clock, time_left_ms, explain, body } = self;
+        let Self { protocol, features, from, clock, time_left_ms, explain, trace, body } = self;
         let envelope = (protocol, features, from, clock, time_left_ms, explain);
-        postcard::to_extend(&(envelope, Extensions, body), head)
+        postcard::to_extend(&(envelope, Extensions { trace: *trace }, body), head)
     }
 
     fn read(bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
-        let ((envelope, Extensions), rest) = postcard::take_from_bytes(bytes)?;
+        let ((envelope, Extensions { trace }), rest) = postcard::take_from_bytes(bytes)?;
         let (protocol, features, from, clock, time_left_ms, explain) = envelope;
         let (body, rest) = match postcard::take_from_bytes::<u32>(rest)? {
             // How it goes on is not known.
             (kind, _) if kind >= RequestBody::KINDS => (RequestBody::Unknown { kind }, &[][..]),
             _ => postcard::take_from_bytes(rest)?,
         };
-        Ok((Self { protocol, features, from, clock, time_left_ms, explain, body }, rest))
+        Ok((Self { protocol, features, from, clock, time_left_ms, explain, trace, body }, rest))
     }
 }
 
@@ -73,11 +73,11 @@ impl Message for Reply {
 
     fn write(&self, head: Vec<u8>) -> postcard::Result<Vec<u8>> {
         let Self { from, clock, body } = self;
-        postcard::to_extend(&((from, clock), Extensions, body), head)
+        postcard::to_extend(&((from, clock), Extensions::default(), body), head)
     }
 
     fn read(bytes: &[u8]) -> postcard::Result<(Self, &[u8])> {
-        let (((from, clock), Extensions, body), rest) = postcard::take_from_bytes(bytes)?;
+        let (((from, clock), Extensions { .. }, body), rest) = postcard::take_from_bytes(bytes)?;
         Ok((Self { from, clock, body }, rest))
     }
 }

@@ -25,6 +25,7 @@ pub mod replica;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod topology;
+pub mod trace;
 pub mod transport;
 pub mod watermark;
 pub mod worker;

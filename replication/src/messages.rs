@@ -21,6 +21,7 @@ use thiserror::Error;
 use crate::anti_entropy::questions::{Answer, Question};
 use crate::handoff::pace::{Coming, Grant};
 use crate::repair::{RepairAnswer, RepairQuestion};
+use crate::trace::TraceContext;
 
 /// The version of these messages that this build speaks.
 pub const PROTOCOL: u16 = 1;
@@ -84,6 +85,8 @@ pub struct Request {
     pub time_left_ms: u32,
     /// Whether the reply should tell how the work went.
     pub explain: bool,
+    /// The trace that it is part of, if it is one of a request that is traced.
+    pub trace: Option<TraceContext>,
     /// What is asked.
     pub body: RequestBody,
 }

@@ -23,6 +23,7 @@ use crate::clock::NodeClock;
 use crate::handoff::HintReceiver;
 use crate::messages::{PROTOCOL, Refusal, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
 use crate::repair::Repairs;
+use crate::trace::{OpenSpan, SpanKind, Tracer};
 
 /// Told once what a replica answers.
 pub type OnAnswer = Box<dyn FnOnce(Reply) + Send>;
@@ -36,12 +37,21 @@ pub struct Replica {
     hints: OnceLock<Arc<HintReceiver>>,
     attendant: OnceLock<Arc<dyn Attendant>>,
     repairs: OnceLock<Arc<Repairs>>,
+    tracer: OnceLock<Arc<dyn Tracer>>,
 }
 
 impl Replica {
     /// The replica that `store` is.
     pub fn new(me: NodeId, store: Arc<Store>, clock: Arc<NodeClock>) -> Self {
-        Self { me, store, clock, hints: OnceLock::new(), attendant: OnceLock::new(), repairs: OnceLock::new() }
+        Self {
+            me,
+            store,
+            clock,
+            hints: OnceLock::new(),
+            attendant: OnceLock::new(),
+            repairs: OnceLock::new(),
+            tracer: OnceLock::new(),
+        }
     }
 
     /// From now on hints are let in, at the pace that `hints` grants.
@@ -60,7 +70,8 @@ impl Replica {
     }
 
     /// Carries a request out and tells the answer. Reads are answered before this returns, writes when they are durable.
-    pub fn handle(&self, request: Request, answer: OnAnswer) {
+    pub fn handle(&self, mut request: Request, answer: OnAnswer) {
+        let answer = self.traced(&mut request, answer);
         if let Err(refusal) = self.admit(&request) {
             return answer(self.reply(Err(refusal)));
         }
@@ -107,7 +118,8 @@ impl Replica {
     }
 
     /// Reads a single row, if that needs no disk. Everything else comes back.
-    pub fn handle_at_once(&self, request: Request, answer: OnAnswer) -> Option<(Request, OnAnswer)> {
+    pub fn handle_at_once(&self, mut request: Request, answer: OnAnswer) -> Option<(Request, OnAnswer)> {
+        let answer = self.traced(&mut request, answer);
         let found = match &request.body {
             RequestBody::Read(read) => match self.admit(&request) {
                 Ok(()) => self.read_at_once(read),
@@ -122,6 +134,29 @@ impl Replica {
             }
             None => Some((request, answer)),
         }
+    }
+
+    /// The answer of a traced request, which ends its span here. Whoever carries on with the request begins no second one.
+    fn traced(&self, request: &mut Request, answer: OnAnswer) -> OnAnswer {
+        let asked = request.trace.take();
+        let Some((asked, tracer)) = asked.zip(self.tracer.get()) else { return answer };
+        let name = match &request.body {
+            RequestBody::Write(_) => "cube.replica.write",
+            RequestBody::Read(_) => "cube.replica.read",
+            RequestBody::Scan(_) | RequestBody::ScanTable(_) => "cube.replica.scan",
+            _ => "cube.replica",
+        };
+        let span = OpenSpan::below(Arc::clone(tracer), asked, (name, SpanKind::Server));
+        Box::new(move |reply| {
+            span.end(reply.body.as_ref().err().map(ToString::to_string));
+            answer(reply);
+        })
+    }
+
+    /// From now on spans of traced requests go here.
+    pub fn trace_by(&self, tracer: Arc<dyn Tracer>) {
+        // The first one stays: a node has one.
+        let _is_first = self.tracer.set(tracer);
     }
 
     fn receiver(&self) -> Result<&Arc<HintReceiver>, Refusal> {

@@ -27,3 +27,4 @@ pub mod peer;
 pub mod places;
 pub mod rest;
 pub mod telemetry;
+pub mod traces;

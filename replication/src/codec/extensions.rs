@@ -1,21 +1,33 @@
-//! What a later release adds to an envelope, as this one sees it: nothing that it would write, and everything to be passed
+//! What may be added to an envelope: the trace of a request that is traced; of a later release's, everything is passed
 //! over.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
-use serde::ser::{Serialize, Serializer};
+use serde::ser::{Serialize, SerializeSeq, Serializer};
+
+use crate::trace::TraceContext;
 
 /// An extension as it stands in a message. The bytes belong to its tag.
 type Extension<'a> = (u32, &'a [u8]);
 
-/// The place of extensions.
-pub(super) struct Extensions;
+/// A trace and the span that asks, as [`TraceContext::to_bytes`] writes them.
+const TRACE: u32 = 1;
+
+/// The extensions of a message.
+#[derive(Default)]
+pub(super) struct Extensions {
+    pub(super) trace: Option<TraceContext>,
+}
 
 impl Serialize for Extensions {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let none: [Extension<'_>; 0] = [];
-        serializer.collect_seq(none)
+        let mut extensions = serializer.serialize_seq(Some(usize::from(self.trace.is_some())))?;
+        if let Some(trace) = self.trace {
+            let extension: Extension<'_> = (TRACE, &trace.to_bytes());
+            extensions.serialize_element(&extension)?;
+        }
+        extensions.end()
     }
 }
 
@@ -25,7 +37,7 @@ impl<'de> Deserialize<'de> for Extensions {
     }
 }
 
-/// Passes over what it meets, and keeps nothing: a count that promises more than there is takes no memory.
+/// Passes over what it does not know, and keeps nothing of it: a count that promises more than there is takes no memory.
 struct Passing;
 
 impl<'de> Visitor<'de> for Passing {
@@ -36,7 +48,13 @@ impl<'de> Visitor<'de> for Passing {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut extensions: A) -> Result<Extensions, A::Error> {
-        while extensions.next_element::<Extension<'de>>()?.is_some() {}
-        Ok(Extensions)
+        let mut known = Extensions::default();
+        while let Some((tag, bytes)) = extensions.next_element::<Extension<'de>>()? {
+            if tag == TRACE {
+                // Of another length it is that of a release that means more by it.
+                known.trace = TraceContext::from_bytes(bytes);
+            }
+        }
+        Ok(known)
     }
 }

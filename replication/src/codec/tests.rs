@@ -9,6 +9,7 @@ use self::arbitrary::{reply, request};
 use super::*;
 use crate::cases::cases;
 use crate::messages::{Found, ReplyBody, RequestBody};
+use crate::trace::TraceContext;
 
 proptest! {
     #![proptest_config(cases(256))]
@@ -82,11 +83,28 @@ proptest! {
 
     #[test]
     fn what_a_later_release_adds_to_an_envelope_is_passed_over(request in request(), reply in reply()) {
+        let request = Request { trace: None, ..request };
         let body_len = postcard::to_allocvec(&request.body).unwrap().len();
         prop_assert_eq!(decode::<Request>(&extended(&request, body_len, EXTENSIONS)), Ok(request));
         let body_len = postcard::to_allocvec(&reply.body).unwrap().len();
         prop_assert_eq!(decode::<Reply>(&extended(&reply, body_len, EXTENSIONS)), Ok(reply));
     }
+}
+
+#[test]
+fn a_trace_stands_among_the_extensions_where_an_older_release_passes_it_over() {
+    let trace = TraceContext { trace: 0x0102, span: 0x0304 };
+    let plain = arbitrary::example_request();
+    let traced = encode(&Request { trace: Some(trace), ..plain.clone() }).unwrap();
+    let body_len = postcard::to_allocvec(&plain.body).unwrap().len();
+    let written = [&[1, 1, 24][..], &trace.to_bytes()].concat();
+    assert_eq!(traced, extended(&plain, body_len, &written), "one extension, of tag 1");
+    // Beside others it is found, and what is none is passed over.
+    let beside = [&[2, 0xac, 0x02, 0, 1, 24][..], &trace.to_bytes()].concat();
+    let read = decode::<Request>(&extended(&plain, body_len, &beside)).unwrap();
+    assert_eq!(read.trace, Some(trace));
+    let none = [&[1, 1, 24][..], &[0; 24]].concat();
+    assert_eq!(decode::<Request>(&extended(&plain, body_len, &none)), Ok(plain));
 }
 
 #[test]

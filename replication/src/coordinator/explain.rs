@@ -1,7 +1,7 @@
 //! The account of one request: whom it asked for what and why, when they answered and what, and what followed from it.
 //!
-//! It is kept only for requests that ask for it, and for all while slow ones are recorded; otherwise there is none, and
-//! nothing is paid. Every message passes [`Coordinator::send`], which notes it here: no operation has to.
+//! It is kept only for requests that ask for it or are traced, and for all while slow ones are recorded; otherwise there is
+//! none, and nothing is paid. The spans of a traced request hang on it. Every message passes [`Coordinator::send`], which notes it here: no operation has to.
 //!
 //! An account is what was known when the client was told. What goes on after that (late answers, background repair) is not
 //! in it, and [`Account::by_chance`] says that there is some.
@@ -23,6 +23,7 @@ use crate::consistency::Level;
 use crate::handoff::{Kept, NotKept};
 use crate::messages::{Reply, ReplyBody, RequestBody, Want};
 use crate::topology::DataCenter;
+use crate::trace::{OpenSpan, SpanKind};
 use crate::transport::PeerError;
 
 /// Messages of one account. A request of many rows and windows has more; those behind are counted.
@@ -214,6 +215,8 @@ pub(super) struct Ledger {
     begun_ms: u64,
     clock: Arc<NodeClock>,
     state: Arc<ClusterState>,
+    /// What the coordinator does for the request, if it is traced.
+    span: Option<OpenSpan>,
     account: Mutex<Account>,
 }
 
@@ -225,7 +228,12 @@ impl Coordinator {
         terms: &Terms,
         state: &Arc<ClusterState>,
     ) -> Option<Arc<Ledger>> {
-        if !terms.explain && self.slow_ms().is_none() {
+        let span = terms.trace.and_then(|asked| {
+            let span = OpenSpan::below(Arc::clone(self.tracer.get()?), asked, (coordinated(kind), SpanKind::Internal));
+            span.tell("cube.level", terms.level.name());
+            Some(span)
+        });
+        if !terms.explain && span.is_none() && self.slow_ms().is_none() {
             return None;
         }
         let account = Account {
@@ -249,12 +257,16 @@ impl Coordinator {
             begun_ms: self.parts.clock.monotonic_ms(),
             clock: Arc::clone(&self.parts.clock),
             state: Arc::clone(state),
+            span,
             account: Mutex::new(account),
         }))
     }
 
     /// The account, as far as the client wants it. A slow request's is recorded.
     pub(super) fn close(&self, ledger: &Ledger, error: Option<String>) -> Option<Arc<Account>> {
+        if let Some(span) = &ledger.span {
+            span.end(error.clone());
+        }
         let mut account = ledger.account.lock().clone();
         account.took_ms = ledger.passed_ms();
         account.error = error;
@@ -314,7 +326,25 @@ fn first_error<T>(results: &[Result<T, RequestError>]) -> Option<String> {
     results.iter().find_map(|result| result.as_ref().err()).map(ToString::to_string)
 }
 
+/// What a coordinator does, as a span is named.
+const fn coordinated(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Read => "cube.coordinate.read",
+        Kind::Range => "cube.coordinate.range",
+        Kind::Scan => "cube.coordinate.scan",
+        Kind::Write => "cube.coordinate.write",
+    }
+}
+
 impl Ledger {
+    /// A replica is about to be asked: the span of it, if the request is traced.
+    pub(super) fn ask_span(&self, to: NodeId) -> Option<OpenSpan> {
+        let span = self.span.as_ref()?.child(("cube.ask", SpanKind::Client));
+        let name = self.state.topology.member(to).map_or_else(|| to.to_string(), |member| member.name.clone());
+        span.tell("cube.replica", name);
+        Some(span)
+    }
+
     /// How long the request is under way.
     pub(super) fn passed_ms(&self) -> u64 {
         self.clock.monotonic_ms().saturating_sub(self.begun_ms)

@@ -28,8 +28,8 @@ mod testing;
 mod write;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use cube_storage::SyncState;
 use cube_storage::model::{Epoch, Hlc, Limits, NodeId, PartitionId, PlacementId, TableId, Token};
@@ -59,6 +59,7 @@ use crate::membership::Membership;
 use crate::messages::{Features, PROTOCOL, Reply, Request, RequestBody};
 use crate::replica::Replica;
 use crate::topology::{DataCenter, Route};
+use crate::trace::{OpenSpan, Tracer};
 use crate::transport::{Lane, PeerError, PeerTransport};
 use crate::watermark::UnderWay;
 
@@ -126,6 +127,8 @@ pub struct Coordinator {
     /// From when on a request is slow, in milliseconds; [`NEVER_SLOW`] where none is recorded.
     slow_ms: AtomicU32,
     random: Mutex<Xoshiro256StarStar>,
+    /// Takes the spans of traced requests; without it none is traced.
+    tracer: OnceLock<Arc<dyn Tracer>>,
     /// Operations that wait for a newer map, each once.
     rerouting: Mutex<BTreeMap<Place, Arc<dyn Timed>>>,
     /// Messages to replicas that had not adopted the map yet, by when they are sent again.
@@ -143,6 +146,15 @@ const RESENDS_MAX: u32 = 6;
 
 /// No request takes so long.
 const NEVER_SLOW: u32 = u32::MAX;
+
+/// What went wrong with a message.
+fn wrong_with(result: &Result<Reply, PeerError>) -> Option<String> {
+    match result {
+        Ok(Reply { body: Ok(_), .. }) => None,
+        Ok(Reply { body: Err(refusal), .. }) => Some(refusal.to_string()),
+        Err(error) => Some(error.to_string()),
+    }
+}
 
 /// Nodes with one seed make different choices.
 fn seed_of(node: NodeId) -> u64 {
@@ -177,6 +189,7 @@ impl Coordinator {
             slow: SlowLog::default(),
             slow_ms: AtomicU32::new(settings.slow_ms.unwrap_or(NEVER_SLOW)),
             random: Mutex::new(Xoshiro256StarStar::seed_from_u64(settings.seed ^ seed_of(parts.me))),
+            tracer: OnceLock::new(),
             parts,
             rerouting: Mutex::default(),
             resends: Mutex::default(),
@@ -259,6 +272,12 @@ impl Coordinator {
     /// From now on requests that take so long are recorded, as [`Settings::slow_ms`] says for the beginning.
     pub fn record_slow(&self, slow_ms: Option<u32>) {
         self.slow_ms.store(slow_ms.unwrap_or(NEVER_SLOW), Ordering::Relaxed);
+    }
+
+    /// From now on spans of traced requests go here.
+    pub fn trace_by(&self, tracer: Arc<dyn Tracer>) {
+        // The first one stays: a node has one.
+        let _is_first = self.tracer.set(tracer);
     }
 
     fn slow_ms(&self) -> Option<u32> {
@@ -380,10 +399,14 @@ impl Coordinator {
         ledger: Option<&Arc<Ledger>>,
         reply: impl FnOnce(Result<Reply, PeerError>) + Send + 'static,
     ) {
-        let noted = ledger.map(|ledger| (Arc::clone(ledger), ledger.sent(to, &body)));
+        let noted = ledger.map(|ledger| (Arc::clone(ledger), ledger.sent(to, &body), ledger.ask_span(to)));
+        let trace = noted.as_ref().and_then(|(_, _, span)| span.as_ref()).map(OpenSpan::context);
         let reply = move |result: Result<Reply, PeerError>| {
-            if let Some((ledger, place)) = noted {
+            if let Some((ledger, place, span)) = noted {
                 ledger.answered(place, &result);
+                if let Some(span) = span {
+                    span.end(wrong_with(&result));
+                }
             }
             reply(result);
         };
@@ -395,6 +418,7 @@ impl Coordinator {
             clock: self.parts.clock.peek(),
             time_left_ms: u32::try_from(time_left_ms).unwrap_or(u32::MAX),
             explain: ledger.is_some(),
+            trace,
             body,
         };
         if to == self.parts.me {

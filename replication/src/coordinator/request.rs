@@ -5,6 +5,7 @@ use cube_storage::model::{Hlc, RowKey, Version};
 
 use crate::consistency::Level;
 use crate::messages::Condition;
+use crate::trace::TraceContext;
 
 /// A table by its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +25,14 @@ pub struct Terms {
     pub timeout_ms: Option<u32>,
     /// Whether an account of what was done is wanted.
     pub explain: bool,
+    /// The span of who asks, if the request is traced.
+    pub trace: Option<TraceContext>,
 }
 
 impl Terms {
     /// At a level, and otherwise as configured.
     pub fn at(level: Level) -> Self {
-        Self { level, timeout_ms: None, explain: false }
+        Self { level, timeout_ms: None, explain: false, trace: None }
     }
 }
 

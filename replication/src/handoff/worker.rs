@@ -329,6 +329,7 @@ impl HintReplay {
             clock: parts.clock.peek(),
             time_left_ms,
             explain: false,
+            trace: None,
             body,
         };
         let (events, clock, wake) = (Arc::clone(&self.events), Arc::clone(&parts.clock), Arc::clone(&parts.wake));

@@ -275,6 +275,7 @@ impl Backfill {
             clock: self.parts.clock.peek(),
             time_left_ms: PAGE_TIMEOUT_MS,
             explain: false,
+            trace: None,
             body,
         }
     }

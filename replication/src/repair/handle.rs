@@ -257,7 +257,16 @@ impl Repairs {
 
     pub(super) fn request(&self, body: RequestBody, time_left_ms: u32) -> Request {
         let (from, clock) = (self.me(), self.parts().clock.peek());
-        Request { protocol: PROTOCOL, features: Features::default(), from, clock, time_left_ms, explain: false, body }
+        Request {
+            protocol: PROTOCOL,
+            features: Features::default(),
+            from,
+            clock,
+            time_left_ms,
+            explain: false,
+            trace: None,
+            body,
+        }
     }
 
     /// Answers a node, which may be this one.

@@ -167,6 +167,7 @@ fn request(number: u64, time_left_ms: u32) -> Request {
         clock: Hlc(number),
         time_left_ms,
         explain: true,
+        trace: None,
         body: RequestBody::Read(ReadRows { table: TableId(7), rows, want: Want::Header }),
     }
 }

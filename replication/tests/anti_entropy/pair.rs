@@ -68,6 +68,7 @@ fn ask(peer: &Store, body: RequestBody, outcome: &mut Outcome) -> ReplyBody {
         clock: HORIZON,
         time_left_ms: 2_000,
         explain: false,
+        trace: None,
         body,
     };
     let bytes = codec::encode(&request).unwrap();

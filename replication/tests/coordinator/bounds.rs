@@ -54,6 +54,7 @@ fn reply_of(cluster: &Cluster, node: u16, keys: &[RowKey]) -> Vec<(bool, Option<
         clock: Hlc(0),
         time_left_ms: 1_000,
         explain: false,
+        trace: None,
         body,
     };
     let (told, answer) = Told::<Reply>::new();

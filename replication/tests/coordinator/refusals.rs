@@ -207,6 +207,7 @@ fn a_request_of_a_later_release_is_refused_by_its_number_and_its_clock_is_taken_
         clock,
         time_left_ms: 1_000,
         explain: false,
+        trace: None,
         body: RequestBody::Unknown { kind: 41 },
     };
     cube_replication::transport::Serve::serve(cluster.node(1).gate.as_ref(), request, answer);

@@ -227,6 +227,7 @@ impl Cluster {
             clock: Hlc(0),
             time_left_ms: 1_000,
             explain: false,
+            trace: None,
             body,
         };
         let told = Arc::new(Mutex::new(None));

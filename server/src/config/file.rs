@@ -69,7 +69,8 @@ fn raw<'a>(value: &'a DeValue<'_>) -> Raw<'a> {
             let texts = items.iter().map(|item| item.get_ref().as_str());
             texts.collect::<Option<Vec<_>>>().map_or(Raw::Other, Raw::List)
         }
-        DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => Raw::Other,
+        DeValue::Float(number) => Raw::Float(number.as_str()),
+        DeValue::Datetime(_) | DeValue::Table(_) => Raw::Other,
     }
 }
 

@@ -21,8 +21,16 @@ use super::value::Raw;
 use super::{Config, HintSettings, check, settings};
 
 /// Settings that may change, by the beginnings of their names: those that are read each time they are used.
-const CHANGEABLE: [&str; 7] =
-    ["hints.", "anti_entropy.", "scrub.", "log.level", "log.slow_requests", "timeouts.announce", "timeouts.drain"];
+const CHANGEABLE: [&str; 8] = [
+    "hints.",
+    "anti_entropy.",
+    "scrub.",
+    "log.level",
+    "log.slow_requests",
+    "timeouts.announce",
+    "timeouts.drain",
+    "telemetry.traces.sample",
+];
 /// What is taken for the name of a source.
 const PATCH: Source = Source::Patch;
 
@@ -199,10 +207,11 @@ fn is_changeable(setting: &str) -> bool {
 
 fn assign(assignments: &mut Assignments, patches: &BTreeMap<&'static str, Value>) {
     for (name, value) in patches {
+        let written = value.to_string();
         let raw = match value {
             Value::String(text) => Raw::String(text),
             Value::Bool(value) => Raw::Bool(*value),
-            Value::Number(number) => number.as_i64().map_or(Raw::Other, Raw::Integer),
+            Value::Number(number) => number.as_i64().map_or(Raw::Float(&written), Raw::Integer),
             Value::Null | Value::Array(_) | Value::Object(_) => Raw::Other,
         };
         if let Some(setting) = settings().find(|setting| setting.name == *name) {

@@ -20,6 +20,7 @@ mod sections;
 mod show;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod value;
 
 use std::net::SocketAddr;
@@ -32,9 +33,11 @@ pub use self::load::{Flag, Loaded, Sources, load, variable_of};
 use self::section::{Setting, setting};
 pub use self::sections::{
     AdvertiseSettings, AntiEntropySettings, ClockSettings, GossipSettings, HintSettings, LimitSettings, ListenSettings,
-    LogSettings, OverloadSettings, RaftSettings, ScrubSettings, StorageSettings, TimeoutSettings,
+    LogSettings, OverloadSettings, RaftSettings, ScrubSettings, StorageSettings, TelemetrySettings, TimeoutSettings,
+    TraceSettings,
 };
 pub use self::show::{effective_toml, names};
+pub use self::traces::{Endpoint, Ratio};
 pub use self::value::{ByteSize, ClockOffset, Durability, LogFormat, LogLevel};
 
 /// Every setting of a node.
@@ -80,6 +83,8 @@ pub struct Config {
     pub gossip: GossipSettings,
     /// The node's own log.
     pub log: LogSettings,
+    /// What the node tells others of its work.
+    pub telemetry: TelemetrySettings,
 }
 
 impl Default for Config {
@@ -105,6 +110,7 @@ impl Default for Config {
             raft: RaftSettings::default(),
             gossip: GossipSettings::default(),
             log: LogSettings::default(),
+            telemetry: TelemetrySettings::default(),
         }
     }
 }
@@ -136,6 +142,7 @@ fn settings() -> impl Iterator<Item = &'static Setting> {
         RaftSettings::SETTINGS,
         GossipSettings::SETTINGS,
         LogSettings::SETTINGS,
+        TraceSettings::SETTINGS,
     ];
     sections.into_iter().flatten()
 }

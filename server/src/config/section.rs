@@ -25,6 +25,16 @@ macro_rules! setting {
             copy: |from, to| to.$field.clone_from(&from.$field),
         }
     };
+    ($section:ident.$part:ident.$field:ident) => {
+        $crate::config::section::Setting {
+            name: concat!(stringify!($section), ".", stringify!($part), ".", stringify!($field)),
+            read: |config, raw| {
+                $crate::config::value::Value::read(raw).map(|value| config.$section.$part.$field = value)
+            },
+            write: |config| $crate::config::value::Value::write(&config.$section.$part.$field),
+            copy: |from, to| to.$section.$part.$field.clone_from(&from.$section.$part.$field),
+        }
+    };
     ($section:ident.$field:ident) => {
         $crate::config::section::Setting {
             name: concat!(stringify!($section), ".", stringify!($field)),
@@ -35,9 +45,10 @@ macro_rules! setting {
     };
 }
 
-/// A section: a struct with its defaults, and its settings. `in hints` names the field of [`Config`] that holds it.
+/// A section: a struct with its defaults, and its settings. `in hints` names the field of [`Config`] that holds it, and
+/// `in telemetry.traces` the field of a field.
 macro_rules! section {
-    ($(#[$doc:meta])* $name:ident in $section:ident { $($(#[$field_doc:meta])* $field:ident: $kind:ty = $default:expr,)* }) => {
+    ($(#[$doc:meta])* $name:ident in $section:ident$(.$part:ident)? { $($(#[$field_doc:meta])* $field:ident: $kind:ty = $default:expr,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct $name {
@@ -52,9 +63,15 @@ macro_rules! section {
 
         impl $name {
             pub(super) const SETTINGS: &'static [$crate::config::section::Setting] =
-                &[$($crate::config::section::setting!($section.$field),)*];
+                $crate::config::section::settings!{$section$(.$part)? $($field)*};
         }
     };
 }
 
-pub(super) use {section, setting};
+/// The settings of a section's fields.
+macro_rules! settings {
+    ($section:ident $($field:ident)*) => { &[$($crate::config::section::setting!($section.$field),)*] };
+    ($section:ident.$part:ident $($field:ident)*) => { &[$($crate::config::section::setting!($section.$part.$field),)*] };
+}
+
+pub(super) use {section, setting, settings};

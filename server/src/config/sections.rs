@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::address::Advertised;
 use super::section::section;
+use super::traces::{Endpoint, Ratio};
 use super::value::{ByteSize, ClockOffset, Durability, LogFormat, LogLevel};
 
 const KIB: u64 = 1 << 10;
@@ -197,4 +198,21 @@ section! {
         /// Requests that take so long are recorded with what was done for them; zero records none.
         slow_requests: Duration = Duration::ZERO,
     }
+}
+
+section! {
+    /// OpenTelemetry traces: what was done for a request, over all nodes.
+    TraceSettings in telemetry.traces {
+        /// The collector that takes them, over OTLP/HTTP. Without one nothing is traced.
+        endpoint: Option<Endpoint> = None,
+        /// How many requests are traced of those whose clients do not trace them. May change while the node runs.
+        sample: Ratio = Ratio::default(),
+    }
+}
+
+/// What the node tells others of its work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TelemetrySettings {
+    /// OpenTelemetry traces.
+    pub traces: TraceSettings,
 }

@@ -12,7 +12,7 @@ pub fn effective_toml(loaded: &Loaded) -> String {
     let mut out = String::new();
     let mut present_section = "";
     for setting in settings() {
-        let (section, field) = setting.name.split_once('.').unwrap_or(("", setting.name));
+        let (section, field) = setting.name.rsplit_once('.').unwrap_or(("", setting.name));
         if section != present_section {
             out.push_str(&format!("\n[{section}]\n"));
             present_section = section;

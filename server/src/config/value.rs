@@ -13,6 +13,8 @@ pub(super) enum Raw<'a> {
     String(&'a str),
     /// A TOML integer.
     Integer(i64),
+    /// A TOML number with a fraction, as it is written.
+    Float(&'a str),
     /// A TOML boolean.
     Bool(bool),
     /// A TOML array of strings.
@@ -47,6 +49,7 @@ pub(super) fn parse<T>(raw: &Raw<'_>, expected: &str, parser: impl FnOnce(&str) 
     let told = match raw {
         Raw::Text(text) | Raw::String(text) => format!("{text:?}"),
         Raw::Integer(number) => number.to_string(),
+        Raw::Float(number) => (*number).to_owned(),
         Raw::Bool(value) => value.to_string(),
         Raw::List(_) => "a list".to_owned(),
         Raw::Other => "this".to_owned(),

@@ -33,6 +33,7 @@ use cube_replication::coordinator::{
     Account, Coordinator, PrefixPage, PrefixRequest, RangePage, RangeRequest, ReadFigures, ReadRequest, ReadRow,
     RequestError, Settings, TableName, Terms, WriteRequest, Written,
 };
+use cube_replication::trace::OpenSpan;
 use cube_storage::SyncPolicy;
 use cube_storage::model::{Limits, TableId};
 use tokio::sync::oneshot;
@@ -50,6 +51,7 @@ pub(crate) use self::numbers::Stats;
 use crate::admin::Admin;
 use crate::config::Live;
 use crate::metrics::{Meter, Operation};
+use crate::traces::Traces;
 
 /// The keyspace of a request that names none.
 pub const DEFAULT_KEYSPACE: &str = "default";
@@ -76,6 +78,8 @@ pub struct EdgeParts {
     pub sync: SyncPolicy,
     /// All settings of the node.
     pub config: Arc<Live>,
+    /// Traces requests, if that is wanted.
+    pub traces: Option<Arc<Traces>>,
 }
 
 /// What front doors share.
@@ -176,10 +180,10 @@ impl Edge {
     pub fn start_write(
         &self,
         caller: Caller,
-        request: WriteRequest,
+        mut request: WriteRequest,
         told: impl FnOnce(Result<Vec<Result<Written, RequestError>>, EdgeError>) + Send + 'static,
     ) {
-        let metered = self.begin(Operation::Write, &request.terms);
+        let metered = self.begin(Operation::Write, &mut request.terms);
         let told = move |result| {
             metered.end_each(&result);
             told(result);
@@ -196,10 +200,10 @@ impl Edge {
     pub fn start_read(
         &self,
         caller: Caller,
-        request: ReadRequest,
+        mut request: ReadRequest,
         told: impl FnOnce(Result<Vec<Result<ReadRow, RequestError>>, EdgeError>) + Send + 'static,
     ) {
-        let metered = self.begin(Operation::Read, &request.terms);
+        let metered = self.begin(Operation::Read, &mut request.terms);
         let told = move |result| {
             metered.end_each(&result);
             told(result);
@@ -216,10 +220,10 @@ impl Edge {
     pub fn start_range(
         &self,
         caller: Caller,
-        request: RangeRequest,
+        mut request: RangeRequest,
         told: impl FnOnce(Result<RangePage, EdgeError>) + Send + 'static,
     ) {
-        let metered = self.begin(Operation::Range, &request.terms);
+        let metered = self.begin(Operation::Range, &mut request.terms);
         let told = move |result| {
             metered.end(&result);
             told(result);
@@ -277,8 +281,8 @@ impl Edge {
     }
 
     /// Reads a page of a table's rows by key prefix. Whoever stops waiting for it ends it.
-    pub async fn scan(&self, caller: Caller, request: PrefixRequest) -> Result<PrefixPage, EdgeError> {
-        let metered = self.begin(Operation::Scan, &request.terms);
+    pub async fn scan(&self, caller: Caller, mut request: PrefixRequest) -> Result<PrefixPage, EdgeError> {
+        let metered = self.begin(Operation::Scan, &mut request.terms);
         let page = self.scan_page(caller, request).await;
         metered.end(&page);
         page
@@ -292,8 +296,17 @@ impl Edge {
         page.map_err(|error| self.explain(error))
     }
 
-    fn begin(&self, operation: Operation, terms: &Terms) -> Metered {
-        Metered::begin(&self.meter, operation, terms.level)
+    /// What is done for the request from here on is part of its first span on this node.
+    fn begin(&self, operation: Operation, terms: &mut Terms) -> Metered {
+        let traces = self.parts.traces.as_ref();
+        let span = traces.and_then(|traces| traces.begin(terms.trace, meter::span_name(operation)));
+        terms.trace = span.as_ref().map(OpenSpan::context);
+        Metered::begin(&self.meter, operation, terms.level, span)
+    }
+
+    /// Traces requests, if that is wanted.
+    pub(crate) fn traces(&self) -> Option<&Arc<Traces>> {
+        self.parts.traces.as_ref()
     }
 
     /// Requests under way and the bytes they hold.
@@ -323,7 +336,7 @@ pub fn table_name(keyspace: Option<String>, table: Option<String>) -> TableName 
 /// How a request is to be done.
 pub fn terms(level: Option<Level>, timeout_ms: Option<u32>, explain: bool) -> Terms {
     let timeout_ms = timeout_ms.map(|asked_ms| asked_ms.min(TIMEOUT_MS_MAX));
-    Terms { level: level.unwrap_or(DEFAULT_LEVEL), timeout_ms, explain }
+    Terms { level: level.unwrap_or(DEFAULT_LEVEL), timeout_ms, explain, trace: None }
 }
 
 /// A level by its name, in any case.

@@ -8,12 +8,14 @@ use cube_proto::v1;
 use cube_replication::consistency::Level;
 use cube_replication::coordinator::{Change, RangePage, RangeRequest, ReadRow, TableName, Terms, Written};
 use cube_replication::handoff::Kept;
+use cube_replication::trace::TraceContext;
 use cube_storage::model::{Hlc, NodeId, RowKey, Version};
 use cube_storage::scan::Row;
 use tonic::metadata::MetadataMap;
 
 use super::explained::explained;
 use crate::edge::{Code, Details, Edge, EdgeError, Names, page, refuse, table_name, terms};
+use crate::traces::{TRACEPARENT, parent_of};
 
 /// Rows of a page that does not say.
 const RANGE_ROWS: usize = 1_000;
@@ -43,6 +45,11 @@ impl Time<'_> {
         let asked_ms = if self.timeout_ms == 0 { self.usual_ms } else { self.timeout_ms };
         asked_ms.min(call_time_ms(self.metadata).unwrap_or(u32::MAX))
     }
+
+    /// The span of the client, if its call is traced.
+    fn parent(&self) -> Option<TraceContext> {
+        parent_of(self.metadata.get(TRACEPARENT)?.to_str().ok()?)
+    }
 }
 
 impl Common {
@@ -55,7 +62,8 @@ impl Common {
     ) -> Result<Self, EdgeError> {
         let said = |name: String| (!name.is_empty()).then_some(name);
         let table = table_name(said(keyspace), said(table));
-        Ok(Self { table, terms: terms(read_level(level)?, Some(time.ms()), explain) })
+        let terms = terms(read_level(level)?, Some(time.ms()), explain);
+        Ok(Self { table, terms: Terms { trace: time.parent(), ..terms } })
     }
 }
 

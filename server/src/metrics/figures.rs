@@ -8,6 +8,7 @@ use cube_storage::engine::figures::EngineFigures;
 
 use crate::control::ControlStatus;
 use crate::peer::{InboundStatus, PeerStatus};
+use crate::traces::TraceFigures;
 
 /// A node at one moment.
 #[derive(Debug, Default)]
@@ -42,6 +43,8 @@ pub struct Figures {
     pub peers: Vec<(String, PeerStatus)>,
     /// The lanes of peers to this node, by their names.
     pub inbound: Vec<(String, InboundStatus)>,
+    /// What became of the spans of traced requests; nothing while none is traced.
+    pub traces: Option<TraceFigures>,
 }
 
 /// Who a node is, and how it stands.

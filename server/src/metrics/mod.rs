@@ -18,6 +18,7 @@ mod reads;
 mod requests;
 mod store;
 mod sync;
+mod traces;
 
 use std::fmt;
 
@@ -75,7 +76,8 @@ impl Collector for Everything {
         }
         cluster::write_members(page, &figures.members, figures.gossip)?;
         cluster::write_workers(page, &figures.workers, figures.now_ms)?;
-        links::write(page, &figures.peers, &figures.inbound)
+        links::write(page, &figures.peers, &figures.inbound)?;
+        traces::write(page, figures.traces)
     }
 }
 

@@ -22,6 +22,7 @@ impl Member {
             raft: Some(self.control.status()),
             members: self.member_figures(),
             gossip: self.gossip_figures(),
+            traces: self.traces.as_ref().map(|traces| traces.figures()),
             workers: self.workers.statuses(),
             peers: self.transport.status().into_iter().map(|peer| (self.name_of(peer.node), peer)).collect(),
             inbound: self.peer_server.status().into_iter().map(|lane| (self.name_of(lane.node), lane)).collect(),

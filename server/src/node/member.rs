@@ -22,6 +22,7 @@ use cube_replication::lifecycle::{FOLLOWER, FollowParts, Follower, FollowerProgr
 use cube_replication::repair::Repairs;
 use cube_replication::replica::Replica;
 use cube_replication::topology::{Addresses, MemberState};
+use cube_replication::trace::Tracer;
 use cube_replication::transport::PeerTransport;
 use cube_replication::worker::{Backoff, Workers};
 use cube_storage::clock::Clock;
@@ -46,6 +47,7 @@ use crate::forming::Membership;
 use crate::gossip::{Gossip, GossipSettings};
 use crate::identity::{DataDir, Identity};
 use crate::peer::{GrpcTransport, GrpcTransportParts, OnPeer, PeerIdentity, PeerServer, PeerSettings};
+use crate::traces::{TraceParts, Traces};
 
 /// The first and the longest wait of a background worker that failed.
 const WORKER_BACKOFF_MS: (u64, u64) = (200, 30_000);
@@ -75,6 +77,7 @@ pub(super) struct Member {
     pub(super) anti_entropy: Arc<AntiEntropy>,
     pub(super) scrub: Arc<Scrub>,
     pub(super) repairs: Arc<Repairs>,
+    pub(super) traces: Option<Arc<Traces>>,
     threads: Mutex<Threads>,
     apply: Mutex<Option<ApplyWorker>>,
 }
@@ -185,6 +188,19 @@ impl Member {
         };
         let coordinator = Coordinator::new(parts, config.coordinator());
         threads.tick(Arc::clone(&coordinator))?;
+        let traces = config.telemetry.traces.endpoint.clone().map(|endpoint| {
+            Traces::start(TraceParts {
+                endpoint,
+                sample: config.telemetry.traces.sample,
+                node: identity.name.clone(),
+                clock: Arc::clone(&machine),
+                random: Box::new(Xoshiro256StarStar::from_os_rng()),
+            })
+        });
+        if let Some(traces) = &traces {
+            replica.trace_by(Arc::clone(traces) as Arc<dyn Tracer>);
+            coordinator.trace_by(Arc::clone(traces) as Arc<dyn Tracer>);
+        }
 
         let (first_ms, longest_ms) = WORKER_BACKOFF_MS;
         let backoff = Backoff::new(first_ms, longest_ms);
@@ -243,6 +259,7 @@ impl Member {
             anti_entropy,
             scrub,
             repairs,
+            traces,
             threads: Mutex::new(threads),
             apply: Mutex::new(Some(apply)),
         });

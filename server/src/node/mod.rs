@@ -168,6 +168,7 @@ async fn live(settings: &Arc<Live>, config: &Config, dir: DataDir) -> Result<(),
         settings: config.coordinator(),
         sync: config.sync_policy(),
         config: Arc::clone(settings),
+        traces: member.traces.clone(),
     });
     ports.into_iter().for_each(|port| edge.meter().watch_port(port));
     settings::apply(&member, settings);

@@ -58,6 +58,9 @@ pub(super) fn apply(member: &Arc<Member>, settings: &Arc<Live>) {
             member.handoff.set_settings(config.hints.handoff());
             member.set_anti_entropy(&config);
             member.coordinator.record_slow(config.slow_ms());
+            if let Some(traces) = &member.traces {
+                traces.sample(config.telemetry.traces.sample);
+            }
         }
     });
 }

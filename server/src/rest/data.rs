@@ -11,6 +11,7 @@ use cube_storage::model::RowKey;
 use super::body::{body_bytes_max, read_json};
 use super::dto::{PutDocument, ReadAnswer, RowDocument, RowWrite, WriteAnswer};
 use super::input::{Parameters, PathParts};
+use super::parent::Parent;
 use crate::edge::{Caller, Edge, EdgeError, Names, table_name, terms};
 
 const STORED: &str = "Value stored successfully";
@@ -24,32 +25,48 @@ const TABLE_PLACE: usize = 3;
 const ROW_PLACE: usize = 5;
 
 /// `POST /api/v1/put`
-pub(super) async fn put(State(edge): State<Arc<Edge>>, request: Request) -> Result<Json<WriteAnswer>, EdgeError> {
+pub(super) async fn put(
+    State(edge): State<Arc<Edge>>,
+    parent: Parent,
+    request: Request,
+) -> Result<Json<WriteAnswer>, EdgeError> {
     Parameters::parse(request.uri().query(), &[])?;
     let document: PutDocument = read_json(request, body_bytes_max(edge.limits())).await?;
     let table = table_name(document.keyspace.clone(), document.table.clone());
     let (key, row) = document.read()?;
-    write(&edge, table, key, row, STORED).await
+    write(&edge, parent, (table, key), row, STORED).await
 }
 
 /// `GET /api/v1/get/{key}`
-pub(super) async fn get(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<ReadAnswer>, EdgeError> {
+pub(super) async fn get(
+    State(edge): State<Arc<Edge>>,
+    parent: Parent,
+    uri: Uri,
+) -> Result<Json<ReadAnswer>, EdgeError> {
     let parameters = Parameters::parse(uri.query(), &["cl", "keyspace", "table", "sort", "explain"])?;
-    let (table, key) = by_key(&uri, &parameters)?;
-    read(&edge, table, key, &parameters).await
+    let row = by_key(&uri, &parameters)?;
+    read(&edge, parent, row, &parameters).await
 }
 
 /// `DELETE /api/v1/delete/{key}`
-pub(super) async fn delete(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<WriteAnswer>, EdgeError> {
+pub(super) async fn delete(
+    State(edge): State<Arc<Edge>>,
+    parent: Parent,
+    uri: Uri,
+) -> Result<Json<WriteAnswer>, EdgeError> {
     let parameters = Parameters::parse(uri.query(), &["cl", "keyspace", "table", "sort", "timestamp", "explain"])?;
-    let (table, key) = by_key(&uri, &parameters)?;
+    let at = by_key(&uri, &parameters)?;
     let row = deletion(&parameters)?;
-    write(&edge, table, key, row, DELETED).await
+    write(&edge, parent, at, row, DELETED).await
 }
 
 /// `PUT /api/v1/keyspaces/{ks}/tables/{t}/rows/{key}[/{sort}]`
-pub(super) async fn put_row(State(edge): State<Arc<Edge>>, request: Request) -> Result<Json<WriteAnswer>, EdgeError> {
-    let (table, key) = by_path(request.uri())?;
+pub(super) async fn put_row(
+    State(edge): State<Arc<Edge>>,
+    parent: Parent,
+    request: Request,
+) -> Result<Json<WriteAnswer>, EdgeError> {
+    let at = by_path(request.uri())?;
     let parameters = Parameters::parse(request.uri().query(), &["cl", "explain"])?;
     let document: RowDocument = read_json(request, body_bytes_max(edge.limits())).await?;
     let mut row = document.read()?;
@@ -58,22 +75,30 @@ pub(super) async fn put_row(State(edge): State<Arc<Edge>>, request: Request) -> 
         (body, query) => body.or(query),
     };
     row.explain |= parameters.flag("explain")?;
-    write(&edge, table, key, row, STORED).await
+    write(&edge, parent, at, row, STORED).await
 }
 
 /// `GET /api/v1/keyspaces/{ks}/tables/{t}/rows/{key}[/{sort}]`
-pub(super) async fn get_row(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<ReadAnswer>, EdgeError> {
-    let (table, key) = by_path(&uri)?;
+pub(super) async fn get_row(
+    State(edge): State<Arc<Edge>>,
+    parent: Parent,
+    uri: Uri,
+) -> Result<Json<ReadAnswer>, EdgeError> {
+    let row = by_path(&uri)?;
     let parameters = Parameters::parse(uri.query(), &["cl", "explain"])?;
-    read(&edge, table, key, &parameters).await
+    read(&edge, parent, row, &parameters).await
 }
 
 /// `DELETE /api/v1/keyspaces/{ks}/tables/{t}/rows/{key}[/{sort}]`
-pub(super) async fn delete_row(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<WriteAnswer>, EdgeError> {
-    let (table, key) = by_path(&uri)?;
+pub(super) async fn delete_row(
+    State(edge): State<Arc<Edge>>,
+    parent: Parent,
+    uri: Uri,
+) -> Result<Json<WriteAnswer>, EdgeError> {
+    let at = by_path(&uri)?;
     let parameters = Parameters::parse(uri.query(), &["cl", "timestamp", "explain"])?;
     let row = deletion(&parameters)?;
-    write(&edge, table, key, row, DELETED).await
+    write(&edge, parent, at, row, DELETED).await
 }
 
 fn by_key(uri: &Uri, parameters: &Parameters) -> Result<(TableName, RowKey), EdgeError> {
@@ -101,12 +126,12 @@ fn deletion(parameters: &Parameters) -> Result<RowWrite, EdgeError> {
 
 async fn write(
     edge: &Edge,
-    table: TableName,
-    key: RowKey,
+    parent: Parent,
+    (table, key): (TableName, RowKey),
     row: RowWrite,
     message: &'static str,
 ) -> Result<Json<WriteAnswer>, EdgeError> {
-    let terms = terms(row.level, None, row.explain);
+    let terms = parent.of(terms(row.level, None, row.explain));
     let level = terms.level;
     let request = WriteRequest {
         table,
@@ -122,11 +147,11 @@ async fn write(
 
 async fn read(
     edge: &Edge,
-    table: TableName,
-    key: RowKey,
+    parent: Parent,
+    (table, key): (TableName, RowKey),
     parameters: &Parameters,
 ) -> Result<Json<ReadAnswer>, EdgeError> {
-    let terms = terms(parameters.level()?, None, parameters.flag("explain")?);
+    let terms = parent.of(terms(parameters.level()?, None, parameters.flag("explain")?));
     let level = terms.level;
     let request = ReadRequest { table, keys: vec![key.clone()], terms };
     let row = edge.read_one(Caller::Anonymous, request).await?;

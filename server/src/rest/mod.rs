@@ -17,6 +17,7 @@ mod hints;
 mod input;
 mod metrics;
 mod openapi;
+mod parent;
 mod range;
 mod repair;
 mod replication;

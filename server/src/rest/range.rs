@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::explained::Explained;
 use super::input::{Parameters, PathParts};
+use super::parent::Parent;
 use super::scan::{RowAnswer, read_token, write_token};
 use super::text::Encoding;
 use crate::edge::scan::PAGE_ROWS;
@@ -40,7 +41,11 @@ pub(super) struct RangeAnswer {
 }
 
 /// `GET /api/v1/range/{key}`
-pub(super) async fn range(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<RangeAnswer>, EdgeError> {
+pub(super) async fn range(
+    State(edge): State<Arc<Edge>>,
+    parent: Parent,
+    uri: Uri,
+) -> Result<Json<RangeAnswer>, EdgeError> {
     let parameters = Parameters::parse(uri.query(), &KNOWN)?;
     let partition = PathParts::of(uri.path()).everything_from(KEY_PLACE)?;
     let usual = PAGE_ROWS.min(edge.limits().page_rows_max);
@@ -51,7 +56,7 @@ pub(super) async fn range(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Jso
         to: bound(&parameters, "to", "before")?,
         backward: parameters.flag("backward")?,
         rows_max: parameters.rows("limit")?.unwrap_or(usual),
-        terms: terms(parameters.level()?, None, parameters.flag("explain")?),
+        terms: parent.of(terms(parameters.level()?, None, parameters.flag("explain")?)),
     };
     let mut narrowed = whole.clone();
     if let Some(token) = parameters.bytes("page").filter(|token| !token.is_empty()) {

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::dto::{VersionDocument, sort_of};
 use super::explained::Explained;
 use super::input::Parameters;
+use super::parent::Parent;
 use super::text::Encoding;
 use crate::edge::scan::{PAGE_BYTES, PAGE_ROWS, Scan};
 use crate::edge::{Caller, Code, Edge, EdgeError, Names, refuse, table_name, terms};
@@ -73,12 +74,16 @@ pub(super) struct RowAnswer {
 }
 
 /// `GET /api/v1/scan`
-pub(super) async fn scan(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json<ScanAnswer>, EdgeError> {
+pub(super) async fn scan(
+    State(edge): State<Arc<Edge>>,
+    parent: Parent,
+    uri: Uri,
+) -> Result<Json<ScanAnswer>, EdgeError> {
     let parameters = Parameters::parse(uri.query(), &KNOWN)?;
     let usual = PAGE_ROWS.min(edge.limits().page_rows_max);
     let limit = parameters.rows("limit")?.unwrap_or(usual);
     edge.limits().check_page(limit, 1).map_err(refuse)?;
-    let terms = terms(parameters.level()?, None, parameters.flag("explain")?);
+    let terms = parent.of(terms(parameters.level()?, None, parameters.flag("explain")?));
     let time = Duration::from_millis(edge.settings().read_timeout_ms.into());
     let request = PrefixRequest {
         table: table_name(parameters.text("keyspace")?, parameters.text("table")?),

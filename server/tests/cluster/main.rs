@@ -40,3 +40,4 @@ mod repair;
 mod restarts;
 mod schema;
 mod stopping;
+mod traces;

@@ -118,6 +118,7 @@ impl Node {
             settings: plan.settings,
             sync: SyncPolicy::Sync,
             config: Live::fixed(Config::default()),
+            traces: None,
         });
         let listener = || TcpListener::bind("127.0.0.1:0");
         let (http, grpc) = (listener().await.unwrap(), listener().await.unwrap());

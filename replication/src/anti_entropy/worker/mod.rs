@@ -221,6 +221,7 @@ impl AntiEntropyWorker {
             clock: shared.parts.clock.peek(),
             time_left_ms: self.settings.question_timeout_ms,
             explain: false,
+            trace: None,
             body,
         };
         let reply = move |reply: Result<Reply, PeerError>| {

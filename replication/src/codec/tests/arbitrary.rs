@@ -22,6 +22,7 @@ use crate::messages::{
     RequestBody, ScanRows, ScanTable, Stamp, TablePage, TakeHints, TakeMarks, Want, WriteRows,
 };
 use crate::repair::{Active, Asked, Errand, Job, JobTable, Moved, RepairAnswer, RepairId, RepairQuestion, Report, Why};
+use crate::trace::TraceContext;
 
 fn hlc() -> impl Strategy<Value = Hlc> {
     prop_oneof![any::<u64>(), 0u64..300].prop_map(Hlc)
@@ -175,14 +176,17 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
         take_marks().prop_map(RequestBody::TakeMarks),
         repair_question().prop_map(|question| RequestBody::Repair(Box::new(question))),
     ];
-    (any::<u16>(), any::<u64>(), any::<u16>(), hlc(), any::<u32>(), any::<bool>(), body).prop_map(
-        |(protocol, features, from, clock, time_left_ms, explain, body)| Request {
+    let trace = (1u128.., 1u64..).prop_map(|(trace, span)| TraceContext { trace, span });
+    let trace = prop::option::of(trace);
+    (any::<u16>(), any::<u64>(), any::<u16>(), hlc(), any::<u32>(), any::<bool>(), trace, body).prop_map(
+        |(protocol, features, from, clock, time_left_ms, explain, trace, body)| Request {
             protocol,
             features: Features(features),
             from: NodeId(from),
             clock,
             time_left_ms,
             explain,
+            trace,
             body,
         },
     )
@@ -430,6 +434,7 @@ pub(super) fn example_request() -> Request {
         clock: Hlc(300),
         time_left_ms: 2_000,
         explain: false,
+        trace: None,
         body: RequestBody::Write(write),
     }
 }

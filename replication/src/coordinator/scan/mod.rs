@@ -399,7 +399,8 @@ impl Operation {
     fn settle(self: &Arc<Self>, keys: Vec<RowKey>) {
         let left_ms = self.deadline.ms().saturating_sub(self.coordinator.parts.clock.monotonic_ms());
         let timeout_ms = Some(u32::try_from(left_ms).unwrap_or(u32::MAX));
-        let terms = Terms { level: self.terms.level, timeout_ms, explain: self.ledger.is_some() };
+        let explain = self.ledger.is_some();
+        let terms = Terms { level: self.terms.level, timeout_ms, explain, trace: self.terms.trace };
         let request = ReadRequest { table: self.table.clone(), keys, terms };
         let operation = Arc::downgrade(self);
         let begun_ms = self.ledger.as_ref().map_or(0, |ledger| ledger.passed_ms());

@@ -76,6 +76,7 @@ fn request(number: u64) -> Request {
         clock: Hlc(number),
         time_left_ms: 1_000,
         explain: false,
+        trace: None,
         body: RequestBody::Read(ReadRows { table: TableId(1), rows: Vec::new(), want: Want::Header }),
     }
 }

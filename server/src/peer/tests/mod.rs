@@ -295,7 +295,16 @@ fn write_of(bytes: usize, time_left_ms: u32) -> Request {
 
 fn request_of(body: RequestBody, number: u64, time_left_ms: u32) -> Request {
     let features = Features::default();
-    Request { protocol: PROTOCOL, features, from: ONE, clock: Hlc(number), time_left_ms, explain: false, body }
+    Request {
+        protocol: PROTOCOL,
+        features,
+        from: ONE,
+        clock: Hlc(number),
+        time_left_ms,
+        explain: false,
+        trace: None,
+        body,
+    }
 }
 
 fn reply_to(request: &Request) -> Reply {
