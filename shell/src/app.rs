@@ -98,6 +98,7 @@ async fn statements(session: &mut Session, arguments: &Arguments, form: Form) ->
 fn finished(task: &str, done: Result<Option<Outcome>, ShellError>, form: Form) -> u8 {
     match done {
         Ok(outcome) => code_of(script::print(outcome.map(|outcome| form.outcome(&outcome)).as_deref())),
+        Err(ShellError::NobodyReads) => EXIT_OK,
         Err(error) => {
             if let ControlFlow::Break(code) = script::print(form.failure(task, &error).as_deref()) {
                 return code;

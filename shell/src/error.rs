@@ -16,6 +16,8 @@ pub(crate) const EXIT_USAGE: u8 = 2;
 pub(crate) const EXIT_UNREACHABLE: u8 = 3;
 /// A write failed, and it is unknown whether it took effect.
 pub(crate) const EXIT_UNKNOWN: u8 = 4;
+/// Somebody interrupted it: what shells say of a program that ended by the signal.
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
 /// Why a statement was not done.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
@@ -94,6 +96,9 @@ pub(crate) enum ShellError {
     /// A file cannot be read or written, or has in it what cannot be.
     #[error("{0}")]
     File(String),
+    /// Nobody reads any more what is written: there is nothing left to do, and nothing to be told.
+    #[error("nobody reads the rows any more")]
+    NobodyReads,
     /// It was cancelled by the user.
     #[error("cancelled{}", if *.writes { "; it may have taken effect" } else { "" })]
     Cancelled {
@@ -162,6 +167,7 @@ impl ShellError {
             Self::NotServed { .. } => "not_served",
             Self::NoSuch { .. } => "no_such",
             Self::File(_) => "file",
+            Self::NobodyReads => "nobody_reads",
             Self::Refused { code, .. } => code,
             Self::Silent { .. } => "no_answer",
             Self::RepairEnded { .. } => "repair_not_completed",

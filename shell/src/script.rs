@@ -4,8 +4,12 @@
 use std::io::{self, BufRead, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{EXIT_FAILED, EXIT_OK, ShellError};
+use futures::FutureExt;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::{EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ShellError};
 use crate::outcome::Outcome;
 use crate::render::Form;
 use crate::run::run;
@@ -50,13 +54,36 @@ pub(crate) async fn text(session: &mut Session, source: &str, first_line: usize,
 
 /// Does a statement, and ends it where it is done when this process is told to end.
 async fn until_interrupted(session: &mut Session, command: &Command) -> Result<Outcome, ShellError> {
+    let (bell, is_there_work) = (Arc::clone(&session.interrupted), watch_interrupts(session));
+    is_there_work.store(true, Ordering::Relaxed);
+    let done = run(session, command).await;
+    is_there_work.store(false, Ordering::Relaxed);
+    // One that came too late for this statement is not for the next one.
+    let _late = bell.notified().now_or_never();
+    done
+}
+
+/// From now on the system does not end this process by itself when it is interrupted: this does, unless there is work for
+/// a node to end first.
+fn watch_interrupts(session: &mut Session) -> Arc<AtomicBool> {
     let bell = Arc::clone(&session.interrupted);
-    let mut doing = std::pin::pin!(run(session, command));
-    tokio::select! {
-        done = &mut doing => return done,
-        _ = tokio::signal::ctrl_c() => bell.notify_one(),
-    }
-    doing.await
+    let watch = || {
+        let is_there_work = Arc::new(AtomicBool::new(false));
+        let has_work = Arc::clone(&is_there_work);
+        // Without it, an interruption ends the process as it always does.
+        let interrupts = signal(SignalKind::interrupt());
+        tokio::spawn(async move {
+            let Ok(mut interrupts) = interrupts else { return };
+            while interrupts.recv().await.is_some() {
+                match has_work.load(Ordering::Relaxed) {
+                    true => bell.notify_one(),
+                    false => std::process::exit(EXIT_INTERRUPTED.into()),
+                }
+            }
+        });
+        is_there_work
+    };
+    Arc::clone(session.interruptible.get_or_insert_with(watch))
 }
 
 /// Does the statements of standard input as they come.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use cube_client::admin::{Admin, Keyspace, Member, Told};
@@ -47,6 +48,8 @@ pub(crate) struct Session {
     notices: Vec<String>,
     /// Rings when the user wants an end of what has to be ended elsewhere too.
     pub(crate) interrupted: Arc<Notify>,
+    /// Once interruptions are watched for: whether there is something to be ended elsewhere at the moment.
+    pub(crate) interruptible: Option<Arc<AtomicBool>>,
     /// Whether somebody watches, and wants to see how far something is.
     pub(crate) is_watched: bool,
 }
@@ -80,6 +83,7 @@ impl Session {
             level: Level::default(),
             notices: Vec::new(),
             interrupted: Arc::default(),
+            interruptible: None,
             is_watched: false,
         }
     }

@@ -215,3 +215,56 @@ pub fn first_words() -> impl Iterator<Item = &'static str> {
         is_new
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    /// What each command is over gRPC. That each of these calls has its like over HTTP is a test of the server, of the same
+    /// calls.
+    const OVER_GRPC: &[(&str, &[&str])] = &[
+        ("PUT", &["Kv/Put"]),
+        ("GET", &["Kv/Get"]),
+        ("UPDATE", &["Kv/Put"]),
+        ("DELETE", &["Kv/Delete"]),
+        ("SCAN", &["Kv/Scan", "Kv/Range"]),
+        ("EXPLAIN", &["Kv/Get", "Kv/Put", "Kv/Scan", "Kv/Range"]),
+        ("NODES", &["Admin/Nodes"]),
+        ("RING", &["Admin/Topology"]),
+        ("STATS", &["Admin/Stats", "Admin/Hints"]),
+        ("HINTS", &["Admin/Hints"]),
+        ("REPAIR", &["Admin/StartRepair", "Admin/GetRepair", "Admin/CancelRepair"]),
+        ("STATUS", &["Admin/Replication"]),
+        ("SCRUB", &["Admin/Scrub"]),
+        ("HEALTH", &["Admin/ClusterHealth", "Admin/Health"]),
+        ("DESCRIBE", &["Admin/Schema"]),
+        ("CREATE KEYSPACE", &["Admin/CreateKeyspace"]),
+        ("ALTER KEYSPACE", &["Admin/AlterKeyspace"]),
+        ("DROP KEYSPACE", &["Admin/DropKeyspace"]),
+        ("CREATE TABLE", &["Admin/CreateTable"]),
+        ("ALTER TABLE", &["Admin/AlterTable"]),
+        ("DROP TABLE", &["Admin/DropTable"]),
+    ];
+    /// Commands that change the shell alone.
+    const OF_THE_SHELL: &[&str] = &["CONSISTENCY", "USE", "CONNECT", "DISCONNECT", "HELP", "EXIT"];
+
+    #[test]
+    fn everything_that_the_shell_can_do_can_be_done_over_grpc() {
+        let files = FileDescriptorSet::decode(cube_proto::DESCRIPTORS).unwrap().file;
+        let services = files.iter().filter(|file| file.package() == "cube.v1").flat_map(|file| &file.service);
+        let calls: BTreeSet<String> = services
+            .flat_map(|service| service.method.iter().map(|call| format!("{}/{}", service.name(), call.name())))
+            .collect();
+        for spec in COMMANDS.iter().filter(|spec| !OF_THE_SHELL.contains(&spec.name)) {
+            let over_grpc = OVER_GRPC.iter().find(|(name, _)| *name == spec.name);
+            let (_, over_grpc) = over_grpc.unwrap_or_else(|| panic!("{} cannot be done over gRPC", spec.name));
+            let missing: Vec<_> = over_grpc.iter().filter(|call| !calls.contains(**call)).collect();
+            assert!(missing.is_empty() && !over_grpc.is_empty(), "{}: there is no {missing:?}", spec.name);
+        }
+    }
+}

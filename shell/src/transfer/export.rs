@@ -256,7 +256,7 @@ impl Writer {
             Target::File(file) => file.write_all(bytes),
             Target::Standard => io::stdout().lock().write_all(bytes),
         };
-        written.map_err(|error| ShellError::File(format!("rows cannot be written: {error}")))?;
+        written.map_err(|error| self.failed("rows cannot be written", &error))?;
         self.state.length += u64::try_from(bytes.len()).unwrap_or_default();
         Ok(())
     }
@@ -310,6 +310,13 @@ impl Writer {
             }),
             _ => io::stdout().lock().flush(),
         };
-        ended.map_err(|error| ShellError::File(format!("the export cannot be ended: {error}")))
+        ended.map_err(|error| self.failed("the export cannot be ended", &error))
+    }
+
+    fn failed(&self, what: &str, error: &io::Error) -> ShellError {
+        match (&self.target, error.kind()) {
+            (Target::Standard, io::ErrorKind::BrokenPipe) => ShellError::NobodyReads,
+            _ => ShellError::File(format!("{what}: {error}")),
+        }
     }
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 
 use bytes::Bytes;
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::fake::FakeCluster;
-use crate::{PATIENCE, cube};
+use crate::{PATIENCE, cube, ran};
 
 /// Keys, sort keys and values that a file could get wrong.
 fn rows() -> BTreeMap<(String, Bytes, Bytes), Bytes> {
@@ -71,6 +72,21 @@ async fn rows_go_to_standard_output_and_nothing_else_does() {
     let ran = cube(cluster.port(1), &["export", "-", "--format", "csv", "--table", "default.none"]).await;
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
     assert!(ran.err.contains("there is no table default.none"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn an_export_ends_quietly_when_nobody_reads_it_any_more() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.fill(rows());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cube"));
+    command.args(["--port", &cluster.port(1).to_string(), "export", "-"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // As `head -c 10` does.
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0; 10]).await.unwrap();
+    drop(out);
+    let ran = ran(timeout(PATIENCE, child.wait_with_output()).await.expect("it hangs").unwrap());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
 }
 
 #[tokio::test]

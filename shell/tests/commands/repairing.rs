@@ -4,13 +4,16 @@
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Duration, Instant, timeout};
 
 use crate::fake::FakeCluster;
 use crate::fake_http::FakeHttp;
 use crate::{PATIENCE, cube, ran};
 
+/// How often a process is interrupted that does not end.
+const PRESS_EVERY: Duration = Duration::from_millis(200);
 const REPAIR: &str = "/api/v1/replication/repair";
 
 fn repair(state: &str, done: u32) -> String {
@@ -93,6 +96,36 @@ async fn a_repair_ends_at_its_node_when_the_shell_is_interrupted() {
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains("repair 7 is cancelled; what it mended stays so"), "{}", ran.err);
     assert_eq!(http.asked().last().unwrap(), &format!("DELETE {REPAIR}/7"));
+}
+
+#[tokio::test]
+async fn a_script_can_be_interrupted_after_a_repair_as_before_it() {
+    let (cluster, http) = (FakeCluster::start(1).await, repairing("COMPLETED").await);
+    cluster.http(1, &http.address);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cube"));
+    command.args(["--port", &cluster.port(1).to_string()]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It waits for the next statement from here on: its input stays open.
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"REPAIR default.kv\n").await.unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut told = String::new();
+    while !told.contains("node-3: 45") {
+        told = timeout(PATIENCE, lines.next_line()).await.expect("it hangs").unwrap().expect("it ended");
+    }
+    // Until the repair is over for the shell too, an interruption is meant for it.
+    let ended = timeout(PATIENCE, async {
+        let pid = child.id().unwrap().to_string();
+        let mut presses = tokio::time::interval(PRESS_EVERY);
+        loop {
+            tokio::select! {
+                ended = child.wait() => return ended.unwrap(),
+                _ = presses.tick() => drop(Command::new("kill").args(["-INT", &pid]).output().await.unwrap()),
+            }
+        }
+    });
+    assert_eq!(ended.await.expect("it is not interrupted").code(), Some(130));
+    drop(input);
 }
 
 #[tokio::test]
