@@ -66,8 +66,9 @@ pub struct SyncTime {
 }
 
 impl SyncTime {
-    /// A time, and its age by the clock of now.
+    /// A time, and its age by the clock of now. The beginning of time is none: nothing was compared yet.
     pub fn of(as_of_ms: Option<u64>, now_ms: u64) -> Self {
+        let as_of_ms = as_of_ms.filter(|as_of_ms| *as_of_ms > 0);
         Self { in_sync_as_of_ms: as_of_ms, in_sync_age_ms: as_of_ms.map(|as_of_ms| now_ms.saturating_sub(as_of_ms)) }
     }
 }
@@ -98,6 +99,8 @@ pub struct TableSyncView {
     pub partitions: usize,
     /// Those of them that are not in sync here: they take writes, are not counted in reads, and heal by copying.
     pub not_in_sync_here: usize,
+    /// Those of them that were never compared with one of their other replicas.
+    pub not_compared_yet: usize,
     /// The lowest purge floor: deletions up to it are gone.
     pub purge_floor_ms: u64,
     /// Partitions that this node sees to and that cannot be purged, by the name of the node that is in the way.

@@ -50,6 +50,7 @@ fn table_sync(view: TableSyncView) -> v1::TableSync {
         in_sync_ms: view.in_sync.in_sync_as_of_ms,
         partitions: count(view.partitions),
         not_in_sync_here: count(view.not_in_sync_here),
+        not_compared_yet: count(view.not_compared_yet),
         purge_floor_ms: view.purge_floor_ms,
     }
 }

@@ -130,6 +130,7 @@ impl Look<'_> {
                 in_sync: SyncTime::of(times.min().copied(), self.wall_ms),
                 partitions: held.len(),
                 not_in_sync_here: held.iter().filter(is_unsynced).count(),
+                not_compared_yet: held.iter().filter(|at| self.is_new(&(table.id, **at))).count(),
                 purge_floor_ms: floors.min().unwrap_or_default(),
                 purge_blocked_by: self.blocking(|tree| tree.0 == table.id),
             }
@@ -172,10 +173,15 @@ impl Look<'_> {
         partitions.filter(|(_, map)| map.write_sets().contains(me)).map(|(partition, _)| partition).collect()
     }
 
-    /// How many trees each node keeps from being purged.
+    /// Whether a tree was never compared with one of its other replicas: it is new, or nodes have just founded the cluster.
+    fn is_new(&self, tree: &Tree) -> bool {
+        self.pairs.get(tree).is_some_and(|with| with.values().any(|as_of_ms| *as_of_ms == 0))
+    }
+
+    /// How many trees each node keeps from being purged. Of what is new nobody is to blame for that.
     fn blocking(&self, which: impl Fn(&Tree) -> bool) -> BTreeMap<String, usize> {
         let mut trees: BTreeMap<String, usize> = BTreeMap::new();
-        for (_, nodes) in self.status.purge_blocked.iter().filter(|(tree, _)| which(tree)) {
+        for (_, nodes) in self.status.purge_blocked.iter().filter(|(tree, _)| which(tree) && !self.is_new(tree)) {
             nodes.iter().for_each(|node| *trees.entry(self.name(*node)).or_default() += 1);
         }
         trees

@@ -33,6 +33,7 @@ struct TableStatus {
     in_sync_as_of_ms: Option<u64>,
     partitions: u64,
     not_in_sync_here: u64,
+    not_compared_yet: u64,
     purge_floor_ms: u64,
     purge_blocked_by: BTreeMap<String, u64>,
 }
@@ -110,6 +111,8 @@ struct Table {
     /// The oldest of all; nothing where a node knows of none.
     as_of_ms: Option<u64>,
     is_untold: bool,
+    /// There was no time to compare all of it.
+    is_new: bool,
     partitions: u64,
     not_in_sync: BTreeMap<String, u64>,
     purge_floor_ms: Option<u64>,
@@ -130,6 +133,7 @@ fn status_of(asked: &Asked<NodeStatus>) -> Outcome {
         for told in &status.tables {
             let table = tables.entry(format!("{}.{}", told.keyspace, told.table)).or_default();
             table.is_untold |= told.in_sync_as_of_ms.is_none();
+            table.is_new |= told.not_compared_yet > 0;
             table.as_of_ms = [table.as_of_ms, told.in_sync_as_of_ms].into_iter().flatten().min();
             table.partitions = table.partitions.max(told.partitions);
             if told.not_in_sync_here > 0 {
@@ -145,6 +149,7 @@ fn status_of(asked: &Asked<NodeStatus>) -> Outcome {
         // Where one node knows no time, the whole table has none.
         let as_of_ms = table.as_of_ms.filter(|_| !table.is_untold);
         let age = as_of_ms.map(|ms| ago(now_ms.saturating_sub(ms)));
+        let age = age.or_else(|| table.is_new.then(|| "not compared yet".to_owned()));
         vec![
             Cell::text(name),
             Cell::maybe(age, Cell::Text),
@@ -258,6 +263,18 @@ mod tests {
             assert!(text.contains(line), "{line}: {text}");
         }
         assert!(text.contains("node-2: 2") && text.contains("node-3: 7"), "{text}");
+    }
+
+    #[test]
+    fn a_table_that_was_not_compared_since_the_start_is_told_as_such_and_not_as_unequal() {
+        let asked = told(&[
+            r#"{"tables":[{"keyspace":"a","table":"b","partitions":256,"notComparedYet":256}]}"#,
+            r#"{"tables":[{"keyspace":"a","table":"b","partitions":256},{"keyspace":"a","table":"alone"}]}"#,
+        ]);
+        let text = Form::Json.outcome(&status_of(&asked));
+        assert_eq!(text.matches("not compared yet").count(), 1, "{text}");
+        let text = Form::People { width: None, colour: false }.outcome(&status_of(&asked));
+        assert!(text.lines().any(|line| line.contains("a.b") && line.contains("not compared yet")), "{text}");
     }
 
     #[test]

@@ -27,6 +27,7 @@ fn status() -> Vec<Named> {
             ("table", string()),
             ("partitions", whole()),
             ("notInSyncHere", whole()),
+            ("notComparedYet", whole()),
             ("purgeFloorMs", whole()),
             ("purgeBlockedBy", map(&whole())),
         ],
