@@ -338,11 +338,12 @@ const fn coordinated(kind: Kind) -> &'static str {
 
 impl Ledger {
     /// A replica is about to be asked: the span of it, if the request is traced.
-    pub(super) fn ask_span(&self, to: NodeId) -> Option<OpenSpan> {
+    pub(super) fn ask_span(&self, to: NodeId) -> Option<Box<OpenSpan>> {
         let span = self.span.as_ref()?.child(("cube.ask", SpanKind::Client));
         let name = self.state.topology.member(to).map_or_else(|| to.to_string(), |member| member.name.clone());
         span.tell("cube.replica", name);
-        Some(span)
+        // Hardly any request has one, and all are moved with what waits for their answers.
+        Some(Box::new(span))
     }
 
     /// How long the request is under way.

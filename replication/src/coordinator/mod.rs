@@ -59,7 +59,7 @@ use crate::membership::Membership;
 use crate::messages::{Features, PROTOCOL, Reply, Request, RequestBody};
 use crate::replica::Replica;
 use crate::topology::{DataCenter, Route};
-use crate::trace::{OpenSpan, Tracer};
+use crate::trace::Tracer;
 use crate::transport::{Lane, PeerError, PeerTransport};
 use crate::watermark::UnderWay;
 
@@ -400,7 +400,7 @@ impl Coordinator {
         reply: impl FnOnce(Result<Reply, PeerError>) + Send + 'static,
     ) {
         let noted = ledger.map(|ledger| (Arc::clone(ledger), ledger.sent(to, &body), ledger.ask_span(to)));
-        let trace = noted.as_ref().and_then(|(_, _, span)| span.as_ref()).map(OpenSpan::context);
+        let trace = noted.as_ref().and_then(|(_, _, span)| span.as_ref()).map(|span| span.context());
         let reply = move |result: Result<Reply, PeerError>| {
             if let Some((ledger, place, span)) = noted {
                 ledger.answered(place, &result);

@@ -18,7 +18,7 @@ pub(super) struct Metered {
     level: Level,
     since: Instant,
     /// The first span of it on this node, if it is traced.
-    span: Option<OpenSpan>,
+    span: Option<Box<OpenSpan>>,
 }
 
 /// What the first span of a request on a node is called.
@@ -33,7 +33,7 @@ pub(super) const fn span_name(operation: Operation) -> &'static str {
 
 impl Metered {
     /// It begins now.
-    pub(super) fn begin(meter: &Arc<Meter>, operation: Operation, level: Level, span: Option<OpenSpan>) -> Self {
+    pub(super) fn begin(meter: &Arc<Meter>, operation: Operation, level: Level, span: Option<Box<OpenSpan>>) -> Self {
         Self { meter: Arc::clone(meter), operation, level, since: Instant::now(), span }
     }
 

@@ -301,7 +301,7 @@ impl Edge {
         let traces = self.parts.traces.as_ref();
         let span = traces.and_then(|traces| traces.begin(terms.trace, meter::span_name(operation)));
         terms.trace = span.as_ref().map(OpenSpan::context);
-        Metered::begin(&self.meter, operation, terms.level, span)
+        Metered::begin(&self.meter, operation, terms.level, span.map(Box::new))
     }
 
     /// Traces requests, if that is wanted.
