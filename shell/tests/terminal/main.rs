@@ -45,6 +45,12 @@ impl Desk {
         seen
     }
 
+    /// Types a statement and gives everything that appears until the prompt is back.
+    async fn whole(&mut self, statement: &str) -> String {
+        self.terminal.enter(statement).await;
+        self.terminal.expect(PROMPT).await
+    }
+
     /// Asks again until the answer is so.
     async fn until(&mut self, statement: &str, result: &str, is_so: impl Fn(&str) -> bool) -> String {
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -296,6 +302,54 @@ async fn rows_go_round_through_files_with_what_nodes_keep() {
     run(&format!("export {} --table default.kv", csv.display()), "9 rows exported").await;
     run(&format!("import {} --table copy.kv", csv.display()), "9 rows written").await;
     assert_eq!(exported("copy.kv", &copied).await, before);
+    desk.leave().await;
+}
+
+#[tokio::test]
+async fn replicas_are_shown_compared_mended_and_verified() {
+    let mut desk = Desk::with(3).await;
+    desk.until("RING", "partitions, state", |told| told.matches("100%").count() == 3).await;
+    desk.ask("PUT a b CL=ALL", "OK, written at ALL").await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let told = desk.whole("STATUS").await;
+        // Nobody is blamed for what there was no time for.
+        assert!(told.contains("default.kv") && !told.contains("node-3: 256"), "{told}");
+        if told.contains("is on all of its replicas") {
+            break;
+        }
+        assert!(told.contains("not yet proven equal"), "{told}");
+        assert!(tokio::time::Instant::now() < deadline, "never equal: {told}");
+    }
+    for statement in ["REPAIR default.kv PLAN", "REPAIR default.kv", "REPAIR"] {
+        desk.terminal.enter(statement).await;
+        let bar = desk.terminal.expect(" comparisons, ").await;
+        assert!(bar.contains('%'), "{statement}: {bar}");
+        let told = desk.terminal.expect("the replicas are equal").await + &desk.terminal.expect(PROMPT).await;
+        assert!(told.contains("0 of 768 comparisons differ"), "{statement}: {told}");
+        for pair in ["node-1", "node-2", "node-3"] {
+            assert!(told.contains(pair), "{statement}: {told}");
+        }
+    }
+    let told = desk.whole("REPAIR default.none").await;
+    assert!(told.contains("there is no table"), "{told}");
+    let told = desk.whole("SCRUB").await;
+    assert!(told.contains("RUNNING") && told.contains("node-3"), "{told}");
+    let told = desk.whole("SCRUB NOW").await;
+    assert!(told.contains("is verified now: SCRUB tells how far it is"), "{told}");
+    let told = desk.whole("EXPLAIN GET a CL=ALL").await;
+    assert!(told.contains("all that were asked agree") && told.matches("level").count() >= 3, "{told}");
+
+    // With a node down, each tells what it lacks, and ends.
+    desk.nodes.kill(3);
+    desk.until("NODES", "alive, as node-1", |told| told.contains("2 of 3")).await;
+    let told = desk.whole("STATUS").await;
+    assert!(told.contains("cannot be compared with while down or out of reach: node-3"), "{told}");
+    assert!(told.contains("Not told of, because they do not answer: node-3"), "{told}");
+    let told = desk.whole("REPAIR default.kv").await;
+    assert!(told.contains("ended as PARTIAL") && told.contains("node-3"), "{told}");
+    let told = desk.whole("SCRUB").await;
+    assert!(told.contains("Not told of, because they do not answer: node-3"), "{told}");
     desk.leave().await;
 }
 
