@@ -48,6 +48,7 @@ struct Summary {
     messages: Messages,
     moves: (u64, u64, u64),
     unnoted_by_death: u64,
+    purged: (u64, u64),
     interleavings: BTreeSet<u64>,
 }
 
@@ -69,6 +70,7 @@ impl Summary {
         let (begun, done, aborted) = report.moves;
         self.moves = (self.moves.0 + begun, self.moves.1 + done, self.moves.2 + aborted);
         self.unnoted_by_death += report.unnoted_by_death;
+        self.purged = (self.purged.0 + report.purged.0, self.purged.1 + report.purged.1);
         self.interleavings.insert(report.interleaving);
     }
 
@@ -91,6 +93,7 @@ impl Summary {
         writeln!(out, "messages lost {lost}, doubled {doubled}, overtaken {overtaken}")?;
         let (begun, done, aborted) = self.moves;
         writeln!(out, "moves of replicas: {begun} begun, {done} completed, {aborted} aborted")?;
+        writeln!(out, "rows purged by replicas: {}, {} of them before the heal", self.purged.1, self.purged.0)?;
         writeln!(out, "missed writes whose coordinator died before it could note them: {}", self.unnoted_by_death)
     }
 }

@@ -50,6 +50,12 @@ pub enum Violation {
     PlacedTooEarly(String),
     /// A node that is no replica of a row took a hint of it.
     TakenByFormer(String),
+    /// What was deleted and purged is there again, or told to a client.
+    Resurrected(String),
+    /// After the heal, two replicas do not hold the same, or their trees do not tell it.
+    Diverged(String),
+    /// A deletion or an ended value is never purged.
+    DeadKept(String),
     /// After the heal, requests did not succeed, or a change did not complete.
     NotAlive(String),
 }
@@ -73,6 +79,9 @@ impl fmt::Display for Violation {
             Self::DroppedKept(detail) => ("rows of a dropped table are left", detail),
             Self::PlacedTooEarly(detail) => ("a replica was placed on a node that had not arrived", detail),
             Self::TakenByFormer(detail) => ("a node took a hint of a row that it is no replica of", detail),
+            Self::Resurrected(detail) => ("what was purged came back", detail),
+            Self::Diverged(detail) => ("replicas differ after the heal", detail),
+            Self::DeadKept(detail) => ("what is dead is never purged", detail),
             Self::NotAlive(detail) => ("the cluster did not recover after the heal", detail),
         };
         write!(f, "{what}: {detail}")
@@ -95,13 +104,14 @@ fn acknowledged(history: &History) -> impl Iterator<Item = Acknowledged<'_>> {
     })
 }
 
-fn version_read(read: &RowRead) -> Option<Version> {
-    read.record.as_ref().map(|record| record.version)
-}
-
-/// Every replica that acknowledged a write holds it or something newer, as long as it is counted. One that was cleared to
-/// become a replica again copied from a quorum, which holds what was acknowledged by quorum.
-pub(super) fn acknowledged_is_held(history: &History, node: &SimNode, state: &ClusterState) -> Vec<Violation> {
+/// Every replica that acknowledged a write holds it or something newer, or has purged that, as long as it is counted. One
+/// that was cleared to become a replica again copied from a quorum, which holds what was acknowledged by quorum.
+pub(super) fn acknowledged_is_held(
+    history: &History,
+    node: &SimNode,
+    nodes: &BTreeMap<NodeId, SimNode>,
+    state: &ClusterState,
+) -> Vec<Violation> {
     let Some(process) = &node.process else { return Vec::new() };
     let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
     let mut held: BTreeMap<(TableId, &RowKey), Result<Option<Version>, StoreError>> = BTreeMap::new();
@@ -121,6 +131,7 @@ pub(super) fn acknowledged_is_held(history: &History, node: &SimNode, state: &Cl
         match held.entry((table, key)).or_insert_with(read) {
             Ok(Some(version)) if *version >= write.version => {}
             Err(StoreError::Corrupt(_)) if node.flipped.contains(key) => {}
+            Ok(_) if node.covers(table, key, write.version, nodes) => {}
             found => violations.push(Violation::AcknowledgedLost(format!(
                 "{} acknowledged write {} of {key} ({}) at {} us and holds {found:?}",
                 node.id, write.row.write, write.version, write.at_us
@@ -141,7 +152,7 @@ pub(super) fn quorum_reads(history: &History) -> Vec<Violation> {
         let is_met = |row: &RowWritten| row.is_of(read.table, &read.key) && row.reach.is_met_by(&read.reach);
         let before = acknowledged(history).filter(|write| write.at_us < read.begun_us && is_met(write.row));
         let Some(newest) = before.max_by_key(|write| write.version) else { continue };
-        if version_read(read) < Some(newest.version) {
+        if read.version() < Some(newest.version) {
             violations.push(Violation::StaleQuorumRead(format!(
                 "{} read at {} from {} us to {} us gave {:?}, but write {} ({}) was acknowledged at {} us",
                 read.key,
@@ -169,8 +180,8 @@ pub(super) fn monotonic_reads(history: &History) -> Vec<Violation> {
             (other.table, &other.key) == (read.table, &read.key) && other.reach.is_met_by(&read.reach)
         };
         let earlier = history.reads.iter().filter(|other| other.ended_us < read.begun_us).filter(is_met);
-        let Some(newest) = earlier.max_by_key(|other| version_read(other)) else { continue };
-        if version_read(read) < version_read(newest) {
+        let Some(newest) = earlier.max_by_key(|other| other.version()) else { continue };
+        if read.version() < newest.version() {
             violations.push(Violation::ReadWentBack(format!(
                 "{} gave {:?} until {} us and {:?} from {} us on",
                 read.key, newest.record, newest.ended_us, read.record, read.begun_us
@@ -271,11 +282,16 @@ pub(super) fn missed_is_noted(
             let row = (member_name(replica), table, key.clone());
             let hinted = hints.get(&write.row.coordinator).and_then(|hints| hints.get(&row)).copied();
             let leaf = LeafId::of(key.token(), bits);
-            let is_marked = coordinator
-                .process
-                .as_ref()
-                .is_some_and(|process| process.hints.is_marked(replica, table, leaf, write.version));
-            if held.max(hinted) >= Some(write.version) || is_marked {
+            let is_marked = coordinator.process.as_ref().is_some_and(|process| {
+                process.hints.is_marked(replica, table, leaf, write.version) || process.hints.is_damaged(replica)
+            });
+            let is_there = nodes.get(&replica).is_some_and(|node| node.covers(table, key, write.version, nodes));
+            if is_there || hinted >= Some(write.version) || is_marked {
+                continue;
+            }
+            let floor = process.store.range_state(table, bits.partition_of(key.token())).floor;
+            if write.row.client_timestamp && write.version.hlc <= floor {
+                // Too old for a hint. Who took it shows it to the others in the next comparison.
                 continue;
             }
             if coordinator.lives > write.row.coordinator_life {
@@ -331,7 +347,7 @@ pub(super) fn expired_stays(history: &History) -> Vec<Violation> {
     let expires = |read: &&RowRead| read.record.as_ref().is_some_and(|record| record.expiry().is_some());
     for read in history.reads.iter().filter(expires).filter(|read| !read.is_expired()) {
         let is_earlier = |other: &&&RowRead| {
-            (other.table, &other.key, version_read(other)) == (read.table, &read.key, version_read(read))
+            (other.table, &other.key, other.version()) == (read.table, &read.key, read.version())
                 && other.ended_us < read.begun_us
                 && other.reach.is_met_by(&read.reach)
         };

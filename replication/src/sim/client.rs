@@ -1,23 +1,25 @@
 //! Clients: each does one operation after another, through any node, at any level, on few rows, so that they meet.
 
+mod pages;
+
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cube_storage::clock::Clock;
-use cube_storage::keyspace::encode_index_key;
-use cube_storage::model::{Hlc, PartitionBits, Record, RowKey, TableId};
+use cube_storage::model::{Hlc, PartitionBits, Record, RowKey, TableId, Version};
 use parking_lot::Mutex;
 
 use super::control::{GUEST_KEYSPACE, GUEST_TABLE, KEYSPACE, TABLE, TABLE_ID, written_to};
-use super::history::{Cursor, Ended, History, Reach, RowRead, RowWritten};
+use super::history::{Ended, History, Reach, RowRead, RowWritten};
 use super::mutants::Mutant;
 use super::node::{BITS, Process, SimNode};
 use super::time::Schedule;
+use crate::catalog::ClusterState;
 use crate::consistency::Level;
 use crate::coordinator::{
-    Change, Coordinator, PrefixPage, PrefixRequest, RangeRequest, ReadRequest, RequestError, TableName, Terms,
-    WriteRequest, Written,
+    Change, Coordinator, PrefixPage, RangeRequest, ReadRequest, RequestError, TableName, Terms, WriteRequest, Written,
 };
 
 /// Partition keys that clients work on.
@@ -41,6 +43,7 @@ pub(super) enum Told {
         key: RowKey,
         reach: Reach,
         begun_us: u64,
+        gone: Option<Version>,
         result: Result<(Option<Record>, Hlc), RequestError>,
     },
     /// What came of a write to a table that its coordinator knew to be gone.
@@ -50,10 +53,14 @@ pub(super) enum Told {
         reach: Reach,
         begun_us: u64,
         backward: bool,
+        gone: Gone,
         page: PrefixPage,
     },
     Refused(&'static str),
 }
+
+/// What was purged of each row when an operation began.
+type Gone = BTreeMap<RowKey, Version>;
 
 /// What was told and not noted yet, with the client it was told to.
 pub(super) type Mailbox = Arc<Mutex<Vec<(usize, Told)>>>;
@@ -86,7 +93,7 @@ fn guest() -> TableName {
 /// Has `client` begin an operation through `node`.
 pub(super) fn begin(
     client: usize,
-    node: &SimNode,
+    (node, newest): (&SimNode, &ClusterState),
     schedule: &Schedule,
     history: &mut History,
     mailbox: &Mailbox,
@@ -94,6 +101,7 @@ pub(super) fn begin(
 ) {
     let Some(process) = &node.process else { return };
     let mut operation = Operation::of(client, (node, process), schedule, mailbox, mutant);
+    operation.is_behind = process.catalog.epoch() < newest.topology.epoch();
     if schedule.chance(GUESTS_PERCENT) {
         let found = process.catalog.current().schema.find(GUEST_KEYSPACE, GUEST_TABLE);
         match found {
@@ -184,6 +192,8 @@ struct Operation<'a> {
     mailbox: &'a Mailbox,
     mutant: Option<Mutant>,
     table: (TableName, TableId),
+    /// The newest map is not known to the coordinator: it may ask who is no replica any more.
+    is_behind: bool,
 }
 
 impl<'a> Operation<'a> {
@@ -194,7 +204,16 @@ impl<'a> Operation<'a> {
         mailbox: &'a Mailbox,
         mutant: Option<Mutant>,
     ) -> Self {
-        Self { client, node, life: process.life, schedule, mailbox, mutant, table: (resident(), TABLE_ID) }
+        Self {
+            client,
+            node,
+            life: process.life,
+            schedule,
+            mailbox,
+            mutant,
+            table: (resident(), TABLE_ID),
+            is_behind: false,
+        }
     }
 }
 
@@ -219,6 +238,12 @@ impl Operation<'_> {
         }
         let most_ms = self.schedule.one_of(&[3_000, 600_000]).unwrap_or(3_000);
         i64::try_from(self.schedule.pick(20, most_ms)).ok()
+    }
+
+    /// What was purged of the rows by now, where the client must not be told of it any more.
+    fn gone(&self) -> Gone {
+        let rows = if self.is_behind { Vec::new() } else { self.node.purged.rows() };
+        rows.into_iter().filter(|((table, _), _)| *table == self.table.1).map(|((_, key), v)| (key, v)).collect()
     }
 
     fn terms(&self, level: Level) -> Terms {
@@ -290,7 +315,7 @@ impl Operation<'_> {
     fn read(&self, coordinator: &Arc<Coordinator>, keys: Vec<RowKey>, level: Level) {
         let request = ReadRequest { table: self.table.0.clone(), keys: keys.clone(), terms: self.terms(level) };
         let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
-        let (reach, table) = (self.reach(level), self.table.1);
+        let (reach, table, gone) = (self.reach(level), self.table.1, self.gone());
         let done =
             Box::new(move |results: Result<Vec<Result<crate::coordinator::ReadRow, RequestError>>, RequestError>| {
                 let mut mailbox = mailbox.lock();
@@ -299,8 +324,8 @@ impl Operation<'_> {
                     Ok(rows) => {
                         for (key, row) in keys.into_iter().zip(rows) {
                             let result = row.map(|row| (row.record, row.as_of));
-                            let reach = reach.clone();
-                            mailbox.push((client, Told::Read { table, key, reach, begun_us, result }));
+                            let (reach, gone) = (reach.clone(), gone.get(&key).copied());
+                            mailbox.push((client, Told::Read { table, key, reach, begun_us, gone, result }));
                         }
                     }
                 }
@@ -319,7 +344,7 @@ impl Operation<'_> {
             terms: self.terms(level),
         };
         let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
-        let (reach, table) = (self.reach(level), self.table.1);
+        let (reach, table, gone) = (self.reach(level), self.table.1, self.gone());
         let done = Box::new(move |result: Result<crate::coordinator::RangePage, RequestError>| {
             let mut mailbox = mailbox.lock();
             match result {
@@ -332,9 +357,9 @@ impl Operation<'_> {
                     let absent: Vec<_> = absent.filter(|key| listed.iter().all(|(known, _)| known != key)).collect();
                     listed.extend(absent.into_iter().map(|key| (key, None)));
                     for (key, record) in listed {
-                        let reach = reach.clone();
+                        let (reach, gone) = (reach.clone(), gone.get(&key).copied());
                         let result = Ok((record, page.as_of));
-                        mailbox.push((client, Told::Read { table, key, reach, begun_us, result }));
+                        mailbox.push((client, Told::Read { table, key, reach, begun_us, gone, result }));
                     }
                 }
             }
@@ -343,80 +368,11 @@ impl Operation<'_> {
     }
 }
 
-impl Operation<'_> {
-    /// Goes on with the client's scan, through whichever node this is, or begins one.
-    fn scan(&self, process: &Process, history: &History, level: Level) {
-        let cursor = history.scans.get(&self.client);
-        let backward = cursor.map_or_else(|| self.schedule.chance(50), |cursor| cursor.backward);
-        let request = PrefixRequest {
-            table: resident(),
-            prefix: Bytes::from_static(b"key-"),
-            backward,
-            rows_max: usize::try_from(self.schedule.pick(1, 4)).unwrap_or(1),
-            bytes_max: None,
-            resume: cursor.map(|cursor| cursor.resume.clone()),
-            terms: self.terms(level),
-        };
-        let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
-        let reach = self.reach(level);
-        let done = Box::new(move |result: Result<PrefixPage, RequestError>| {
-            let told = match result {
-                Err(error) => Told::Refused(name(&error)),
-                Ok(page) => Told::Page { reach, begun_us, backward, page },
-            };
-            mailbox.lock().push((client, told));
-        });
-        let scanning = process.coordinator.scan(request, done);
-        process.scans.lock().insert(self.client, scanning);
-    }
-}
-
-/// A row's place in the order of a scan, as resume tokens name it.
-fn place_of(key: &RowKey) -> Vec<u8> {
-    let mut place = Vec::new();
-    encode_index_key(TABLE_ID, key, &mut place);
-    place
-}
-
-/// The place that a resume token holds, between its head and its checksum.
-fn place_in(token: &Bytes) -> Option<Vec<u8>> {
-    let (sealed, _) = token.split_last_chunk::<8>()?;
-    Some(sealed.split_first_chunk::<9>()?.1.to_vec())
-}
-
-/// Notes a page: the rows on it, the rows that it passed over as absent, and where the scan goes on.
-fn note_page(history: &mut History, now_us: u64, client: usize, told: (Reach, u64, bool, PrefixPage)) {
-    let (reach, begun_us, backward, page) = told;
-    let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
-    let from = history.scans.remove(&client).and_then(|cursor| place_in(&cursor.resume));
-    let to = page.next.as_ref().and_then(place_in);
-    let is_behind = |key: &RowKey, place: &Option<Vec<u8>>, otherwise: bool| match place {
-        None => otherwise,
-        Some(place) => (place_of(key) < *place) == backward,
-    };
-    for row in page.rows.iter().filter(|row| !is_behind(&row.key, &from, true)) {
-        history.scanned_twice.push(format!("{} came again behind {from:?} at {now_us} us", row.key));
-    }
-    let is_covered = |key: &RowKey| is_behind(key, &from, true) && !is_behind(key, &to, false);
-    for key in all_keys().into_iter().filter(is_covered) {
-        if page.partial.contains(&bits.partition_of(key.token())) {
-            continue;
-        }
-        let record = page.rows.iter().find(|row| row.key == key).map(|row| row.record.clone());
-        let (reach, as_of) = (reach.clone(), page.as_of);
-        history.reads.push(RowRead { table: TABLE_ID, key, reach, begun_us, ended_us: now_us, record, as_of });
-    }
-    history.count(if page.partial.is_empty() { "page" } else { "partial page" });
-    if let Some(resume) = page.next {
-        history.scans.insert(client, Cursor { resume, backward });
-    }
-}
-
 /// Notes what clients were told. The clients that were told something may go on.
 pub(super) fn note(history: &mut History, now_us: u64, client: usize, told: Told) {
     match told {
-        Told::Page { reach, begun_us, backward, page } => {
-            note_page(history, now_us, client, (reach, begun_us, backward, page));
+        Told::Page { reach, begun_us, backward, gone, page } => {
+            pages::note_page(history, now_us, client, (reach, begun_us, backward, gone, page));
         }
         Told::Refused(name) => history.count(name),
         Told::Gone(Err(RequestError::UnknownName(_))) => history.count("unknown table"),
@@ -426,14 +382,25 @@ pub(super) fn note(history: &mut History, now_us: u64, client: usize, told: Told
                 .served_dropped
                 .push(format!("a write to a table that is gone ended at {now_us} us with {result:?}"));
         }
-        Told::Read { table, key, reach, begun_us, result } => match result {
+        Told::Read { table, key, reach, begun_us, gone, result } => match result {
             Err(error) => {
                 history.count(name(&error));
                 history.remember(&error);
             }
             Ok((record, as_of)) => {
                 history.count("read");
-                history.reads.push(RowRead { table, key, reach, begun_us, ended_us: now_us, record, as_of });
+                let purged = history.purged.newest(table, &key);
+                history.reads.push(RowRead {
+                    table,
+                    key,
+                    reach,
+                    begun_us,
+                    ended_us: now_us,
+                    record,
+                    as_of,
+                    purged,
+                    gone,
+                });
             }
         },
         Told::Wrote { writes, results, keys } => {

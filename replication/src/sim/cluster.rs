@@ -27,6 +27,10 @@ use crate::transport::{PeerError, Serve};
 const OVERDUE_MS: u64 = 15_000;
 pub(super) const TICK_MS: u64 = 10;
 pub(super) const CLIENTS: usize = 5;
+/// How long a client rests between two operations.
+const REST_US_MAX: u64 = 20_000;
+const REST_IN_LULL_US_MAX: u64 = 500_000;
+
 /// An operation that a client waits for.
 #[derive(Clone, Copy)]
 pub(super) struct Waiting {
@@ -48,12 +52,18 @@ pub(super) struct Run {
     pub(super) faults_left: u64,
     pub(super) begun: u64,
     pub(super) healed: bool,
+    /// Until when little happens.
+    pub(super) lull_until_us: u64,
+    /// When what is looked for at the end must be so.
+    pub(super) patient_until_us: u64,
     pub(super) trace: u64,
     pub(super) events: u64,
     /// Since when everything must succeed.
     pub(super) lively_from_us: u64,
     /// Missed writes that nobody noted, because the coordinator died first.
     pub(super) unnoted_by_death: u64,
+    /// Rows purged before the heal.
+    pub(super) purged_early: u64,
     pub(super) violations: Vec<Violation>,
     /// Acknowledged writes that some replica is not known to hold.
     pub(super) cases: Cases,
@@ -74,6 +84,7 @@ pub fn run(options: Options) -> Report {
             messages: Messages::default(),
             moves: (0, 0, 0),
             unnoted_by_death: 0,
+            purged: (0, 0),
             violations: vec![Violation::Setup(error)],
         },
     }
@@ -97,10 +108,13 @@ impl Run {
             faults_left: options.faults,
             begun: 0,
             healed: false,
+            lull_until_us: 0,
+            patient_until_us: 0,
             trace: 0,
             events: 0,
             lively_from_us: 0,
             unnoted_by_death: 0,
+            purged_early: 0,
             violations: Vec::new(),
             cases: Cases::default(),
             control,
@@ -110,7 +124,7 @@ impl Run {
         for id in (0..nodes).map(NodeId) {
             let (skew_ms, drift_ppm) = (faults::skew_ms(&run.schedule), faults::drift_ppm(&run.schedule));
             let clock = SimClock::new(run.schedule.clone(), skew_ms, drift_ppm);
-            run.nodes.insert(id, SimNode::new(id, clock, run.control.news()));
+            run.nodes.insert(id, SimNode::new(id, clock, run.control.news(), run.history.purged.clone()));
             run.start(id);
         }
         if run.options.mutant == Some(Mutant::PlacedTooEarly) {
@@ -150,6 +164,7 @@ impl Run {
                 (moves.begun, moves.done, moves.aborted)
             },
             unnoted_by_death: self.unnoted_by_death + self.cases.died,
+            purged: (self.purged_early, self.history.purged.count()),
             violations: self.violations,
         }
     }
@@ -213,6 +228,9 @@ impl Run {
             Event::EndDelay => self.network.change_weather(|weather| weather.spike_us_max = 0),
             Event::EndDoubling => self.network.change_weather(|weather| weather.double_percent = 0),
             Event::Heal => self.heal(),
+            Event::Settle => self.settle(),
+            Event::GrowLate => self.grow_late(),
+            Event::Bury => self.bury(),
             Event::WriteEverywhere => self.write_everywhere(),
             Event::ReadEverywhere => self.read_everywhere(),
             Event::Stop => {}
@@ -245,7 +263,9 @@ impl Run {
     pub(super) fn go_on(&mut self, client: usize) {
         let Some(waiting) = self.waiting.get_mut(client) else { return };
         if waiting.take().is_some() && !self.healed {
-            self.schedule.after_us(self.schedule.pick(100, 20_000), Event::Client(client));
+            let is_lull = self.schedule.now_us() < self.lull_until_us;
+            let rest_us_max = if is_lull { REST_IN_LULL_US_MAX } else { REST_US_MAX };
+            self.schedule.after_us(self.schedule.pick(100, rest_us_max), Event::Client(client));
         }
     }
 
@@ -272,8 +292,9 @@ impl Run {
         let Some(process) = self.nodes.get(&to).and_then(|node| node.process.as_ref()) else {
             return self.schedule.after_us(100, Event::RequestUnreachable(id));
         };
-        let anyone = TakesAnything(&process.replica);
-        let takes_anything = self.options.mutant == Some(Mutant::HintsTakenByAnyone);
+        let hints_alone = self.options.mutant == Some(Mutant::HintsTakenByAnyone);
+        let anyone = TakesAnything { replica: &process.replica, hints_alone };
+        let takes_anything = hints_alone || self.options.mutant == Some(Mutant::FenceForgotten);
         let service: &dyn Serve = if takes_anything { &anyone } else { process.replica.as_ref() };
         let delivered = self.network.deliver((to, process.life), id, bytes, service);
         self.must_decode(delivered);
@@ -315,6 +336,7 @@ impl Run {
                 process.coordinator.tick();
             }
             process.hints.tick(process.clock.monotonic_ms());
+            process.repair.tick(process.clock.monotonic_ms());
             self.schedule.after_ms(TICK_MS, Event::Tick { node, life });
         });
     }
@@ -356,7 +378,8 @@ impl Run {
             *waiting = Some(Waiting { operation: self.begun, node: node.id });
         }
         self.schedule.after_ms(OVERDUE_MS, Event::Overdue { client, operation: self.begun });
-        client::begin(client, node, &self.schedule, &mut self.history, &self.mailbox, self.options.mutant);
+        let (schedule, mutant) = (&self.schedule, self.options.mutant);
+        client::begin(client, (node, &self.control.state), schedule, &mut self.history, &self.mailbox, mutant);
     }
 
     /// Every operation ends, one way or another, unless its coordinator dies.

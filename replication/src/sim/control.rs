@@ -10,8 +10,9 @@ use cube_storage::model::{NodeId, PartitionBits, PartitionId, PlacementId, Table
 
 use super::event::Event;
 use super::node::BITS;
+use super::repair::GRACE_MS;
 use super::time::Schedule;
-use crate::catalog::{ClusterState, Keyspace, Schema, Table};
+use crate::catalog::{ClusterState, Keyspace, Schema, Table, TableSettings};
 use crate::topology::plan::plan;
 use crate::topology::{
     Addresses, Assignment, DataCenter, Member, MemberState, MoveDriver, MoveReport, Refused, Step, Strategy, Topology,
@@ -256,7 +257,7 @@ impl Control {
 }
 
 fn table(id: TableId) -> Table {
-    Table { id, prefix_index: true, settings: Default::default() }
+    Table { id, prefix_index: true, settings: TableSettings { grace_ms: GRACE_MS, ..TableSettings::default() } }
 }
 
 /// The topology as if everybody who joins had arrived.

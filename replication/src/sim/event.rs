@@ -79,9 +79,15 @@ pub(super) enum Event {
     EndDelay,
     EndDoubling,
     Heal,
+    /// It is looked whether all that was under way at the heal has ended.
+    Settle,
     /// After the heal every node writes every row, and then reads every row.
     WriteEverywhere,
     ReadEverywhere,
+    /// It is late, by all clocks: every grace is over and every value has ended that will.
+    GrowLate,
+    /// It is looked whether the dead are gone.
+    Bury,
     Stop,
 }
 
@@ -130,6 +136,9 @@ impl Event {
             Self::EndDelay => write!(out, "delay ends"),
             Self::EndDoubling => write!(out, "doubling ends"),
             Self::Heal => write!(out, "heal"),
+            Self::Settle => write!(out, "has it settled"),
+            Self::GrowLate => write!(out, "it is late"),
+            Self::Bury => write!(out, "are the dead gone"),
             Self::WriteEverywhere => write!(out, "every node writes"),
             Self::ReadEverywhere => write!(out, "every node reads"),
             Self::Stop => write!(out, "stop"),

@@ -51,10 +51,12 @@ pub enum FaultKind {
     Schema,
     /// A bit of a row flips on a replica's disk.
     RowDamage,
+    /// A node that compares replicas, or answers one that does, dies in the middle of it; it comes back after a while.
+    CompareCrash,
 }
 
 impl FaultKind {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::Crash,
         Self::Pause,
         Self::OneWayCut,
@@ -77,6 +79,7 @@ impl FaultKind {
         Self::Join,
         Self::Schema,
         Self::RowDamage,
+        Self::CompareCrash,
     ];
 }
 
@@ -104,6 +107,7 @@ pub(super) enum Fault {
     Join,
     Schema,
     RowDamage { node: NodeId, row: u64, bit: u64 },
+    CompareCrash { answering: bool, down_ms: u64 },
 }
 
 /// Clocks are up to five minutes off, either way.
@@ -137,6 +141,7 @@ pub(super) fn next(schedule: &Schedule, nodes: &[NodeId]) -> Option<(FaultKind, 
         FaultKind::OneWayCut,
         FaultKind::Damage,
         FaultKind::CopyCrash,
+        FaultKind::CompareCrash,
     ];
     let kind =
         if schedule.pick(1, ALTERNATE) == 1 { schedule.one_of(&heavy)? } else { schedule.one_of(&FaultKind::ALL)? };
@@ -178,6 +183,9 @@ fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault>
         FaultKind::CopyCrash => Fault::CopyCrash { down_ms: schedule.pick(20, 2_000) },
         FaultKind::Join => Fault::Join,
         FaultKind::Schema => Fault::Schema,
+        FaultKind::CompareCrash => {
+            Fault::CompareCrash { answering: schedule.chance(50), down_ms: schedule.pick(20, 2_000) }
+        }
         FaultKind::RowDamage => Fault::RowDamage { node, row: schedule.pick(0, 99), bit: schedule.pick(0, 191) },
     })
 }

@@ -193,14 +193,15 @@ impl SimHints {
         Arc::clone(&known.1)
     }
 
-    /// Whether what `target` missed of a row up to `version` is marked dirty, or about to be: nobody passes damage that is
-    /// not marked.
+    /// Whether what `target` missed of a row up to `version` is marked dirty.
     pub(super) fn is_marked(&self, target: NodeId, table: TableId, leaf: LeafId, version: Version) -> bool {
-        let name = member_name(target);
-        let marks = self.handoff.marks().target(&name);
-        let is_marked =
-            marks.is_ok_and(|marks| marks.covering(table, leaf).is_some_and(|mark| mark.version >= version));
-        is_marked || self.handoff.hints().log(&name).is_ok_and(|log| !log.damage().is_empty())
+        let marks = self.handoff.marks().target(&member_name(target));
+        marks.is_ok_and(|marks| marks.covering(table, leaf).is_some_and(|mark| mark.version >= version))
+    }
+
+    /// Whether hints for `target` are known to be damaged and what they lost is still to be marked: nobody passes that.
+    pub(super) fn is_damaged(&self, target: NodeId) -> bool {
+        self.handoff.hints().log(&member_name(target)).is_ok_and(|log| !log.damage().is_empty())
     }
 }
 

@@ -11,6 +11,7 @@ use cube_storage::model::{Hlc, NodeId, Record, RowKey, TableId, Version};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::event::Event;
+use super::purged::Purged;
 use crate::consistency::Level;
 use crate::coordinator::RequestError;
 use crate::topology::DataCenter;
@@ -62,9 +63,19 @@ pub(super) struct RowRead {
     pub(super) record: Option<Record>,
     /// The time by which expiry is judged.
     pub(super) as_of: Hlc,
+    /// What somebody had purged of the row when the read ended: nothing there means that.
+    pub(super) purged: Option<Version>,
+    /// What somebody had purged of the row when the read began, by a map that its coordinator knew.
+    pub(super) gone: Option<Version>,
 }
 
 impl RowRead {
+    /// The version that the client saw. Of a row that is not there, it is that of the deletion that was purged: all who
+    /// held the row held that.
+    pub(super) fn version(&self) -> Option<Version> {
+        self.record.as_ref().map_or(self.purged, |record| Some(record.version))
+    }
+
     /// Whether the client saw a value that had ended.
     pub(super) fn is_expired(&self) -> bool {
         self.record.as_ref().is_some_and(|record| !record.is_tombstone() && record.live_value(self.as_of).is_none())
@@ -95,6 +106,8 @@ pub(super) struct History {
     pub(super) outcomes: BTreeMap<&'static str, u64>,
     /// A fingerprint of the order in which things happened.
     pub(super) order: u64,
+    /// What was purged by now.
+    pub(super) purged: Purged,
     /// The last errors that clients were told, in words.
     pub(super) errors: VecDeque<String>,
 }

@@ -73,6 +73,10 @@ pub enum Mutant {
     ArrivalForgotten,
     /// Nodes take hints of rows whatever map they are counted by.
     HintsTakenByAnyone,
+    /// Nothing is ever purged.
+    NeverPurged,
+    /// Watermarks tell nothing of hints and of writes under way.
+    WatermarkForgotten,
 }
 
 impl Mutant {
@@ -82,7 +86,7 @@ impl Mutant {
     }
 
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::OneAcknowledgementTooFew,
         Self::AcknowledgedBeforeSync,
         Self::SupersededNotTold,
@@ -111,6 +115,8 @@ impl Mutant {
         Self::PlacedTooEarly,
         Self::ArrivalForgotten,
         Self::HintsTakenByAnyone,
+        Self::NeverPurged,
+        Self::WatermarkForgotten,
     ];
 
     /// The level a coordinator counts by.
@@ -131,8 +137,8 @@ impl Mutant {
             mutant.spoil_scan(scan);
         }
         if let RequestBody::Write(write) = &mut request.body {
+            let is_repair = matches!(write.origin, Origin::Replica { .. });
             for mutation in &mut write.mutations {
-                let is_repair = matches!(write.origin, Origin::Replica { .. });
                 let dropped = match mutant {
                     Some(Self::TombstoneIgnored) => mutation.record.is_tombstone(),
                     Some(Self::ReadRepairSkipped) => is_repair,
@@ -201,31 +207,35 @@ impl Mutant {
     }
 }
 
-/// A replica that takes hints as if they were counted by its own map.
-pub(super) struct TakesAnything<'a>(pub(super) &'a Replica);
+/// A replica that takes rows as if they were counted by its own map: hints alone, or whatever comes.
+pub(super) struct TakesAnything<'a> {
+    pub(super) replica: &'a Replica,
+    pub(super) hints_alone: bool,
+}
 
 impl Serve for TakesAnything<'_> {
     fn serve(&self, mut request: Request, answer: OnAnswer) {
         if let RequestBody::Write(write) = &mut request.body
-            && write.origin == Origin::Hint
+            && (write.origin == Origin::Hint || !self.hints_alone)
         {
-            let store = self.0.store();
+            let store = self.replica.store();
             for mutation in &mut write.mutations {
                 let partition = store.bits().partition_of(mutation.key.token());
                 mutation.claim = Some(store.partition(PLACEMENT, partition).epoch);
             }
         }
-        self.0.handle(request, answer);
+        self.replica.handle(request, answer);
     }
 }
 
+/// Those of writes are forgotten where they come.
 fn forget_claims(body: &mut RequestBody) {
     match body {
-        RequestBody::Write(write) => write.mutations.iter_mut().for_each(|mutation| mutation.claim = None),
         RequestBody::Read(read) => read.rows.iter_mut().for_each(|(_, claim)| *claim = Epoch(u64::MAX)),
         RequestBody::Scan(scan) => scan.claim = None,
         RequestBody::ScanTable(scan) => scan.partitions.iter_mut().for_each(|run| run.epoch = Epoch(u64::MAX)),
-        RequestBody::HintCredits(_)
+        RequestBody::Write(_)
+        | RequestBody::HintCredits(_)
         | RequestBody::TakeHints(_)
         | RequestBody::TakeMarks(_)
         | RequestBody::AntiEntropy(_)

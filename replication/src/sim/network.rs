@@ -108,6 +108,7 @@ impl SimNetwork {
             return;
         }
         let to = if self.mutant == Some(Mutant::ReplicaCountedTwice) { state.once_more(from, to, request) } else { to };
+        let is_up = state.lives.contains_key(&to);
         let waiting = state.waiting.entry((from, to, lane)).or_default();
         if *waiting >= WAITING_MAX {
             let full = PeerError::QueueFull { peer: to, waiting: *waiting, limit: WAITING_MAX };
@@ -121,7 +122,6 @@ impl SimNetwork {
         *waiting += 1;
         let (id, clock) = (state.next_id, request.clock);
         state.next_id += 1;
-        let is_up = state.lives.contains_key(&to);
         state.pending.insert(id, Pending { from, life, to, lane, reply });
         drop(state);
         self.schedule.after_ms(u64::from(request.time_left_ms), Event::RequestTimeout(id));

@@ -16,6 +16,8 @@ use super::follow::{self, Bell, Following};
 use super::hints::SimHints;
 use super::mutants::Mutant;
 use super::network::SimNetwork;
+use super::purged::{Purged, Watched};
+use super::repair::{RepairParts, SimRepair};
 use super::time::{Schedule, SimClock};
 use crate::catalog::Catalog;
 use crate::clock::NodeClock;
@@ -44,6 +46,7 @@ pub(super) struct Process {
     pub(super) replica: Arc<Replica>,
     pub(super) coordinator: Arc<Coordinator>,
     pub(super) hints: Arc<SimHints>,
+    pub(super) repair: SimRepair,
     pub(super) following: Following,
     pub(super) commit_scheduled: bool,
     /// The page that each client waits for, or waited for last.
@@ -63,6 +66,8 @@ pub(super) struct SimNode {
     pub(super) lives: u64,
     /// When it last cleared a partition to become its replica.
     pub(super) cleared_us: BTreeMap<PartitionId, u64>,
+    /// What everybody has purged.
+    pub(super) purged: Purged,
     /// Rows that were damaged on its disk.
     pub(super) flipped: BTreeSet<RowKey>,
     /// Until when it stands still.
@@ -70,7 +75,7 @@ pub(super) struct SimNode {
 }
 
 impl SimNode {
-    pub(super) fn new(id: NodeId, clock: Arc<SimClock>, known: Arc<News>) -> Self {
+    pub(super) fn new(id: NodeId, clock: Arc<SimClock>, known: Arc<News>, purged: Purged) -> Self {
         Self {
             id,
             engine: MemoryEngine::new(),
@@ -81,6 +86,7 @@ impl SimNode {
             process: None,
             lives: 0,
             cleared_us: BTreeMap::new(),
+            purged,
             flipped: BTreeSet::new(),
             paused_until_us: 0,
         }
@@ -95,7 +101,8 @@ impl SimNode {
     ) -> Result<(), StoreError> {
         self.lives += 1;
         let life = self.lives;
-        let engine: Arc<dyn Engine> = Arc::from(Mutant::engine(mutant, self.engine.clone()));
+        let engine = Watched::new(Mutant::engine(mutant, self.engine.clone()), self.id, self.purged.clone())?;
+        let engine: Arc<dyn Engine> = Arc::new(engine);
         let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
         let identity = Identity { bits, merkle_key: MerkleKey(*b"simulated-merkle") };
         let limits = Limits { page_bytes_max: PAGE_BYTES_MAX, ..Limits::default() };
@@ -150,6 +157,20 @@ impl SimNode {
         let timeouts = Settings { write_timeout_ms: TIMEOUT_MS, read_timeout_ms: TIMEOUT_MS, ..Settings::default() };
         let settings = Settings { in_flight_max: 256, ..timeouts };
         let coordinator = Coordinator::new(parts, settings);
+        let repair = SimRepair::new(
+            RepairParts {
+                me: self.id,
+                store: Arc::clone(&store),
+                clock: Arc::clone(&clock),
+                catalog: Arc::clone(&catalog),
+                membership: self.view.clone(),
+                transport: Arc::clone(&transport),
+                replica: Arc::clone(&replica),
+                coordinator: Arc::clone(&coordinator),
+                hints: Arc::clone(&hints),
+            },
+            mutant,
+        );
         let newest = Arc::new(Mutex::new(Arc::clone(&self.known)));
         let bell = Bell::new(schedule.clone(), self.id, life);
         let wakes = Arc::clone(&bell);
@@ -174,6 +195,7 @@ impl SimNode {
             replica,
             coordinator,
             hints,
+            repair,
             following,
             commit_scheduled: false,
             scans: Mutex::default(),

@@ -14,7 +14,7 @@ use super::checkers::{Violation, is_present, must_hold};
 use super::cluster::Run;
 use super::control::{member_name, written_to};
 use super::event::Event;
-use super::node::{BITS, TIMEOUT_MS};
+use super::node::{BITS, SimNode, TIMEOUT_MS};
 
 /// Ticks of the coordinator after the end of the request in which it notes what was missed.
 const TICKS_TO_NOTE: u32 = 6;
@@ -125,10 +125,14 @@ impl Run {
             case.was_noted = true;
             return Fate::Open;
         }
+        if process.hints.is_damaged(case.replica) {
+            // The note may be in it, or it may still be made.
+            return Fate::Open;
+        }
         let Some(replica) = self.nodes.get(&case.replica) else { return Fate::Closed };
         let Some(held) = &replica.process else { return Fate::Open };
         let header = held.store.header(case.table, &case.key).ok().flatten();
-        if header.as_ref().is_some_and(|header| header.version >= case.version) {
+        if replica.covers(case.table, &case.key, case.version, &self.nodes) {
             return Fate::Closed;
         }
         let Some(write) = self.history.writes.get(case.place) else { return Fate::Closed };
@@ -143,11 +147,12 @@ impl Run {
         let now_us = self.schedule.now_us();
         let broken = |what: &str| {
             Fate::Broken(format!(
-                "at {now_us} us {} holds {:?} of {}, and of write {} ({}) through {} the note {what}; its hints: {:?}, it \
+                "at {now_us} us {} holds {:?} of {} ({:?}), and of write {} ({}) through {} the note {what}; its hints: {:?}, it \
                  writes to {:?}, the newest map to {:?}",
                 case.replica,
                 header.map(|header| header.version),
                 case.key,
+                held.store.range_state(case.table, partition),
                 write.write,
                 case.version,
                 case.coordinator,
@@ -156,6 +161,11 @@ impl Run {
                 written_to(&self.control.state, partition),
             ))
         };
+        let floor = held.store.range_state(case.table, partition).floor;
+        if write.client_timestamp && case.version.hlc <= floor {
+            // Too old for a hint. Who took it shows it to the others in the next comparison.
+            return Fate::Closed;
+        }
         if case.was_noted {
             return broken("is gone");
         }
@@ -166,13 +176,16 @@ impl Run {
         if case.ticks > TICKS_TO_NOTE { broken("was never made") } else { Fate::Open }
     }
 
+    /// Hints that are still to be delivered, by who has them and for whom they are.
+    pub(super) fn hints_left(&self) -> BTreeMap<NodeId, BTreeMap<String, u64>> {
+        let left = |node: &SimNode| node.process.iter().flat_map(|process| process.hints.left()).collect();
+        let left = self.nodes.values().map(|node| (node.id, left(node)));
+        left.filter(|(_, left): &(_, BTreeMap<_, _>)| !left.is_empty()).collect()
+    }
+
     /// After the heal, everything that could be delivered has been.
     pub(super) fn check_delivered(&mut self) {
-        for node in self.nodes.values() {
-            let left: BTreeMap<String, u64> = node.process.iter().flat_map(|process| process.hints.left()).collect();
-            if !left.is_empty() {
-                self.violations.push(Violation::NotAlive(format!("{} still has hints: {left:?}", node.id)));
-            }
-        }
+        let left = self.hints_left().into_iter();
+        self.violations.extend(left.map(|(id, left)| Violation::NotAlive(format!("{id} still has hints: {left:?}"))));
     }
 }

@@ -51,6 +51,8 @@ pub struct Report {
     pub moves: (u64, u64, u64),
     /// Acknowledged writes that a replica misses, unnoted because the coordinator died first.
     pub unnoted_by_death: u64,
+    /// Rows that replicas purged before the heal, and in all.
+    pub purged: (u64, u64),
     /// What is wrong.
     pub violations: Vec<Violation>,
 }

@@ -7,6 +7,7 @@ use cube_storage::SyncState;
 use super::client;
 use super::cluster::{CLIENTS, Run, TICK_MS};
 use super::control::PLACEMENT;
+use super::convergence;
 use super::event::Event;
 use super::faults::{self, Fault};
 use super::hints;
@@ -19,6 +20,9 @@ use crate::quorum::{State as Count, Tracker};
 
 /// How long a flapping node is down.
 pub(super) const FLAP_MS: u64 = 100;
+/// Behind so many of a hundred faults nothing goes wrong for a while, and clients do little: replicas become equal, and
+/// what is dead may be purged, be it that a node is down.
+const LULL_PERCENT: u64 = 12;
 /// Nodes of a cluster that has grown.
 const NODES_MAX: usize = 7;
 
@@ -27,12 +31,18 @@ impl Run {
         if self.healed || self.faults_left == 0 {
             return;
         }
+        self.violations.extend(convergence::nothing_rises(&self.history, &self.nodes, &self.control.state));
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         if let Some((kind, fault)) = faults::next(&self.schedule, &ids)
             && self.strike(fault)
         {
             self.faults_left -= 1;
             *self.faults.entry(kind).or_default() += 1;
+        }
+        if self.schedule.chance(LULL_PERCENT) {
+            let lull_ms = self.schedule.pick(1_500, 4_000);
+            self.lull_until_us = self.schedule.now_us() + 1_000 * lull_ms;
+            return self.schedule.after_ms(lull_ms, Event::NextFault);
         }
         self.schedule.after_ms(self.schedule.pick(20, 250), Event::NextFault);
     }
@@ -121,6 +131,11 @@ impl Run {
                 let Some(node) = copying.map(|node| node.id) else { return false };
                 return self.crash(node, down_ms);
             }
+            Fault::CompareCrash { answering, down_ms } => {
+                let compares = |node: &SimNode| Some((node.id, node.process.as_ref()?.repair.status().comparing?));
+                let Some((asking, asked)) = self.nodes.values().find_map(compares) else { return false };
+                return self.crash(if answering { asked } else { asking }, down_ms);
+            }
             Fault::Join => return self.join(),
             Fault::Schema => {
                 self.control.change_schema(&schedule);
@@ -142,7 +157,7 @@ impl Run {
         let Some(id) = self.control.join(&self.schedule) else { return false };
         let (skew_ms, drift_ppm) = (faults::skew_ms(&self.schedule), faults::drift_ppm(&self.schedule));
         let clock = SimClock::new(self.schedule.clone(), skew_ms, drift_ppm);
-        self.nodes.insert(id, SimNode::new(id, clock, self.control.news()));
+        self.nodes.insert(id, SimNode::new(id, clock, self.control.news(), self.history.purged.clone()));
         self.start(id);
         true
     }

@@ -124,6 +124,15 @@ impl SimClock {
         self.fault.lock().skew_ms = skew_ms;
     }
 
+    /// Sets the wall clock to a time, from which on it runs as fast as time goes.
+    pub(super) fn set_wall_ms(&self, wall_ms: u64) {
+        self.set_drift_ppm(0);
+        let mut fault = self.fault.lock();
+        let now_ms = EPOCH_MS + self.schedule.now_us() / US_PER_MS;
+        let off_ms = i64::try_from(wall_ms).unwrap_or(0) - i64::try_from(now_ms).unwrap_or(0);
+        *fault = ClockFault { skew_ms: off_ms, drifted_us: 0, ..*fault };
+    }
+
     /// From now on it runs this much too fast, or too slow.
     pub(super) fn set_drift_ppm(&self, drift_ppm: i64) {
         let now_us = self.schedule.now_us();

@@ -7,11 +7,18 @@ use super::checkers::{self, Violation};
 use super::client;
 use super::cluster::Run;
 use super::control::{GUEST_KEYSPACE, GUEST_TABLE, TABLE_ID};
+use super::convergence;
 use super::event::Event;
 
 /// What everything that was under way at the heal needs to end, moves included: a page of a copy that was lost is asked for
 /// again after ten seconds, several moves may follow one another, and what they leave behind is removed at last.
 const SETTLE_MS: u64 = 40_000;
+/// How often it is looked whether that is so already.
+const LOOK_MS: u64 = 500;
+/// How much later it is all of a sudden: later than any clock was off, and than any value ends.
+const LATE_MS: u64 = 1_800_000;
+/// What purging needs then.
+const BURY_MS: u64 = 20_000;
 /// What the last operations need.
 const FINISH_MS: u64 = 2_000;
 
@@ -39,9 +46,52 @@ impl Run {
             schedule.after_ms(1, Event::Learn { node: *id, news: self.control.news() });
             self.tell_others(*id);
         }
-        schedule.after_ms(SETTLE_MS, Event::WriteEverywhere);
-        schedule.after_ms(SETTLE_MS + FINISH_MS, Event::ReadEverywhere);
-        schedule.after_ms(SETTLE_MS + 2 * FINISH_MS, Event::Stop);
+        self.purged_early = self.history.purged.count();
+        self.patient_until_us = schedule.now_us() + 1_000 * SETTLE_MS;
+        schedule.after_ms(LOOK_MS, Event::Settle);
+    }
+
+    /// Goes on as soon as all that was under way has ended, or should have.
+    pub(super) fn settle(&mut self) {
+        let schedule = self.schedule.clone();
+        if schedule.now_us() < self.patient_until_us && !self.has_settled() {
+            return schedule.after_ms(LOOK_MS, Event::Settle);
+        }
+        schedule.after_ms(0, Event::WriteEverywhere);
+        schedule.after_ms(FINISH_MS, Event::ReadEverywhere);
+        schedule.after_ms(2 * FINISH_MS, Event::GrowLate);
+    }
+
+    fn has_settled(&self) -> bool {
+        let (nodes, state) = (&self.nodes, &self.control.state);
+        let newest = self.control.news().number;
+        self.control.moves_under_way() == 0
+            && nodes.values().all(|node| node.known.number == newest)
+            && self.hints_left().is_empty()
+            && checkers::all_in_sync(nodes, state).is_empty()
+            && checkers::joined_is_ready(state).is_empty()
+            && checkers::nothing_is_left(nodes, state).is_empty()
+            && checkers::dropped_is_gone(nodes, self.control.dropped_tables()).is_empty()
+            && convergence::all_equal(nodes, state, true).is_empty()
+    }
+
+    /// What replicas hold is judged once more; then time is over for everything that is to go.
+    pub(super) fn grow_late(&mut self) {
+        self.violations.extend(convergence::nothing_rises(&self.history, &self.nodes, &self.control.state));
+        let latest_ms = self.nodes.values().filter_map(|node| node.process.as_ref());
+        let latest_ms = latest_ms.map(|process| process.clock.peek().millis()).max().unwrap_or_default();
+        self.nodes.values().for_each(|node| node.clock.set_wall_ms(latest_ms + LATE_MS));
+        self.patient_until_us = self.schedule.now_us() + 1_000 * BURY_MS;
+        self.schedule.after_ms(LOOK_MS, Event::Bury);
+    }
+
+    /// Ends the run as soon as the dead are gone, or should be.
+    pub(super) fn bury(&mut self) {
+        let (nodes, state) = (&self.nodes, &self.control.state);
+        let is_over = convergence::nothing_dead_is_left(nodes, state).is_empty()
+            && convergence::all_equal(nodes, state, false).is_empty();
+        let ends = is_over || self.schedule.now_us() >= self.patient_until_us;
+        self.schedule.after_ms(LOOK_MS, if ends { Event::Stop } else { Event::Bury });
     }
 
     /// All that was under way has ended. What was promised is judged, before it is written over; then every node writes
@@ -49,6 +99,7 @@ impl Run {
     pub(super) fn write_everywhere(&mut self) {
         self.check_disks();
         self.check_delivered();
+        self.violations.extend(convergence::all_equal(&self.nodes, &self.control.state, true));
         self.lively_from_us = self.schedule.now_us();
         let is_gone = self.control.state.schema.find(GUEST_KEYSPACE, GUEST_TABLE).is_err();
         for (client, node) in self.nodes.values().enumerate() {
@@ -71,15 +122,26 @@ impl Run {
 
     pub(super) fn check_acknowledged(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get(&id) {
-            self.violations.extend(checkers::acknowledged_is_held(&self.history, node, &self.control.state));
+            self.violations.extend(checkers::acknowledged_is_held(
+                &self.history,
+                node,
+                &self.nodes,
+                &self.control.state,
+            ));
         }
     }
 
     /// What disks hold of what was acknowledged.
     fn check_disks(&mut self) {
         for node in self.nodes.values() {
-            self.violations.extend(checkers::acknowledged_is_held(&self.history, node, &self.control.state));
+            self.violations.extend(checkers::acknowledged_is_held(
+                &self.history,
+                node,
+                &self.nodes,
+                &self.control.state,
+            ));
         }
+        self.violations.extend(convergence::nothing_rises(&self.history, &self.nodes, &self.control.state));
         let (unnoted, by_death) = checkers::missed_is_noted(&self.history, &self.nodes, &self.control.state);
         self.violations.extend(unnoted);
         self.unnoted_by_death += by_death;
@@ -99,6 +161,10 @@ impl Run {
         self.violations.extend(checkers::dropped_is_refused(&self.history));
         self.violations.extend(checkers::dropped_is_gone(&self.nodes, self.control.dropped_tables()));
         self.violations.extend(checkers::joined_is_ready(&self.control.state));
+        self.violations.extend(convergence::nothing_rose(&self.history));
+        self.violations.extend(convergence::nothing_dead_is_left(&self.nodes, &self.control.state));
+        self.violations.extend(convergence::all_equal(&self.nodes, &self.control.state, false));
+        self.violations.extend(convergence::trees_are_true(&self.nodes));
         let moves = self.control.moves_under_way();
         self.violations.extend(checkers::nothing_is_left(&self.nodes, &self.control.state));
         self.violations.extend(checkers::all_in_sync(&self.nodes, &self.control.state));
