@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use cube_replication::sim::{Messages, Mutant, Options, Report, run};
+use cube_replication::sim::{Messages, Mutant, Options, Repaired, Report, run};
 
 fn main() -> io::Result<ExitCode> {
     let mut out = io::stdout().lock();
@@ -49,6 +49,8 @@ struct Summary {
     moves: (u64, u64, u64),
     unnoted_by_death: u64,
     purged: (u64, u64),
+    repaired: Repaired,
+    nowhere: u64,
     interleavings: BTreeSet<u64>,
 }
 
@@ -71,6 +73,8 @@ impl Summary {
         self.moves = (self.moves.0 + begun, self.moves.1 + done, self.moves.2 + aborted);
         self.unnoted_by_death += report.unnoted_by_death;
         self.purged = (self.purged.0 + report.purged.0, self.purged.1 + report.purged.1);
+        self.repaired = self.repaired.and(report.repaired);
+        self.nowhere += report.nowhere;
         self.interleavings.insert(report.interleaving);
     }
 
@@ -93,7 +97,11 @@ impl Summary {
         writeln!(out, "messages lost {lost}, doubled {doubled}, overtaken {overtaken}")?;
         let (begun, done, aborted) = self.moves;
         writeln!(out, "moves of replicas: {begun} begun, {done} completed, {aborted} aborted")?;
+        let Repaired { comparisons, rows, marks_cleared, purge_rounds } = self.repaired;
+        writeln!(out, "comparisons {comparisons}, rows exchanged {rows}, dirty marks cleared {marks_cleared}")?;
+        writeln!(out, "rounds of purging {purge_rounds}")?;
         writeln!(out, "rows purged by replicas: {}, {} of them before the heal", self.purged.1, self.purged.0)?;
-        writeln!(out, "missed writes whose coordinator died before it could note them: {}", self.unnoted_by_death)
+        writeln!(out, "missed writes whose coordinator died before it could note them: {}", self.unnoted_by_death)?;
+        writeln!(out, "marks of writes below quorum whose holders were gone: {}", self.nowhere)
     }
 }

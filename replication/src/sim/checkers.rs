@@ -12,6 +12,7 @@ use cube_storage::{StoreError, SyncState};
 use super::control::{PLACEMENT, TABLE_ID, member_name, written_to};
 use super::history::{History, RowRead, RowWritten};
 use super::node::{BITS, SimNode};
+use super::noted::may_be_nowhere;
 use crate::catalog::ClusterState;
 use crate::topology::MemberState;
 
@@ -296,7 +297,7 @@ pub(super) fn missed_is_noted(
             }
             if coordinator.lives > write.row.coordinator_life {
                 by_death += 1;
-            } else if must_hold(write.row, nodes.get(&replica)) {
+            } else if must_hold(write.row, nodes.get(&replica)) && !may_be_nowhere(write.row, nodes, state) {
                 violations.push(Violation::MissedUnnoted(format!(
                     "{replica} holds {held:?} of {key}, write {} ({}) was acknowledged by {:?}",
                     write.row.write, write.version, write.by
@@ -308,13 +309,14 @@ pub(super) fn missed_is_noted(
 }
 
 /// Whether a replica was one at the time of a write, and has not begun anew since: then it copied from a quorum, which need
-/// not hold writes below quorum.
+/// not hold writes below quorum. One that began anew by a newer map than the write's coordinator knew may have done so before.
 pub(super) fn must_hold(row: &RowWritten, replica: Option<&SimNode>) -> bool {
     let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
     let partition = bits.partition_of(row.key.token());
     replica.is_some_and(|replica| {
-        let cleared_us = replica.cleared_us.get(&partition);
-        row.replicas.contains(&replica.id) && cleared_us.is_none_or(|cleared_us| *cleared_us < row.begun_us)
+        row.replicas.contains(&replica.id)
+            && replica.cleared_us.get(&partition).is_none_or(|cleared_us| *cleared_us < row.begun_us)
+            && replica.cleared_at.get(&partition).is_none_or(|map| *map <= row.map)
     })
 }
 

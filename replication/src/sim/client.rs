@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cube_storage::clock::Clock;
-use cube_storage::model::{Hlc, PartitionBits, Record, RowKey, TableId, Version};
+use cube_storage::model::{Epoch, Hlc, PartitionBits, Record, RowKey, TableId, Version};
 use parking_lot::Mutex;
 
-use super::control::{GUEST_KEYSPACE, GUEST_TABLE, KEYSPACE, TABLE, TABLE_ID, written_to};
+use super::control::{GUEST_KEYSPACE, GUEST_TABLE, KEYSPACE, PLACEMENT, TABLE, TABLE_ID, written_to};
 use super::history::{Ended, History, Reach, RowRead, RowWritten};
 use super::mutants::Mutant;
 use super::node::{BITS, Process, SimNode};
@@ -277,6 +277,8 @@ impl Operation<'_> {
                 if is_delete { Change::Delete } else { Change::Put { value, ttl_ms: self.ttl_ms() } },
             ));
             writes.push(write);
+            let partition = bits.partition_of(key.token());
+            let map = self.node.known.state.topology.placement(PLACEMENT).and_then(|p| p.partition(partition));
             history.writes.push(RowWritten {
                 write,
                 table: self.table.1,
@@ -287,7 +289,8 @@ impl Operation<'_> {
                 coordinator: self.node.id,
                 coordinator_life: self.life,
                 begun_us: self.schedule.now_us(),
-                replicas: written_to(&self.node.known.state, bits.partition_of(key.token())),
+                map: map.map_or(Epoch(0), |map| map.epoch()),
+                replicas: written_to(&self.node.known.state, partition),
                 ended: None,
             });
         }

@@ -17,7 +17,7 @@ use super::mutants::{Mutant, TakesAnything};
 use super::network::{RequestId, SimNetwork};
 use super::node::SimNode;
 use super::noted::Cases;
-use super::report::{Messages, Options, Report};
+use super::report::{Messages, Options, Repaired, Report};
 use super::strike::FLAP_MS;
 use super::time::{Schedule, SimClock};
 use crate::codec::CodecError;
@@ -85,6 +85,8 @@ pub fn run(options: Options) -> Report {
             moves: (0, 0, 0),
             unnoted_by_death: 0,
             purged: (0, 0),
+            repaired: Repaired::default(),
+            nowhere: 0,
             violations: vec![Violation::Setup(error)],
         },
     }
@@ -165,6 +167,8 @@ impl Run {
             },
             unnoted_by_death: self.unnoted_by_death + self.cases.died,
             purged: (self.purged_early, self.history.purged.count()),
+            repaired: self.nodes.values().fold(Repaired::default(), |all, node| all.and(node.repaired)),
+            nowhere: self.cases.nowhere,
             violations: self.violations,
         }
     }

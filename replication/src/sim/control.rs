@@ -227,6 +227,12 @@ impl Control {
         maps.filter(|(_, map)| !matches!(map.step(), Step::Stable { .. })).count()
     }
 
+    /// Whether replicas are where they are to be: between two moves there may be none under way.
+    pub(super) fn is_at_goal(&self) -> bool {
+        let goal = self.state.topology.placement(PLACEMENT).map(|placement| placement.goal());
+        self.moves_under_way() == 0 && self.state.topology.planned(PLACEMENT) == goal
+    }
+
     /// Makes the next state, and has nodes learn it some time.
     fn commit(&mut self, schedule: &Schedule, change: &TopologyChange) {
         let before = self.moves_under_way();

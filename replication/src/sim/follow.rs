@@ -109,6 +109,7 @@ impl SimNode {
             self.known = Arc::clone(&news);
         }
         if let Some(process) = &self.process {
+            process.hints.prepare_marks(&self.known.state);
             *process.following.newest.lock() = news;
             process.following.bell.ring();
         }
@@ -173,7 +174,10 @@ impl SimNode {
         let after = partitions(&process.store);
         let new = SyncState::Unsynced(UnsyncedCause::New);
         let cleared = before.iter().zip(after).filter(|(before, after)| before.1 != after.1 && after.1.sync == new);
-        self.cleared_us.extend(cleared.map(|(_, (partition, _))| (partition, now_us)));
+        for (_, (partition, state)) in cleared {
+            self.cleared_us.insert(partition, now_us);
+            self.cleared_at.insert(partition, state.epoch);
+        }
     }
 }
 

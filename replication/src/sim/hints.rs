@@ -16,9 +16,11 @@ use super::control::member_name;
 use super::event::Event;
 use super::mutants::Mutant;
 use super::time::Schedule;
+use crate::catalog::ClusterState;
 use crate::handoff::{
     HandoffParts, HandoffSettings, HintKeeper, HintReplay, HintWorker, HintedHandoff, Kept, Missed, OnKept, Wake,
 };
+use crate::topology::Member;
 use crate::worker::{Step, Worker as _};
 
 /// The newest version hinted for each target and row.
@@ -85,20 +87,20 @@ pub(super) fn damage(files: &SimulatedFiles, schedule: &Schedule) -> bool {
 }
 
 impl SimHints {
-    pub(super) fn open(
-        parts: HandoffParts,
-        mutant: Option<Mutant>,
-        members: &[String],
-    ) -> Result<Arc<Self>, FilesError> {
+    pub(super) fn open(parts: HandoffParts, mutant: Option<Mutant>) -> Result<Arc<Self>, FilesError> {
         let handoff = Arc::new(HintedHandoff::open(HandoffParts { settings: usual(), ..parts })?);
-        for name in members {
-            // Set aside before it is needed, as a node does: a full disk keeps nobody from marking.
-            if let Err(error) = handoff.marks().target(name) {
+        let (replay, woken, known) = (Mutex::default(), Arc::default(), Mutex::default());
+        Ok(Arc::new(Self { handoff, mutant, replay, woken, known }))
+    }
+
+    /// Files for dirty marks are set aside before they are needed, as a node does whenever it hears of a member: a full disk
+    /// keeps nobody from marking.
+    pub(super) fn prepare_marks(&self, state: &ClusterState) {
+        for Member { name, .. } in state.topology.members().values() {
+            if let Err(error) = self.handoff.marks().target(name) {
                 tracing::warn!(%error, name, "the file for dirty marks cannot be made");
             }
         }
-        let (replay, woken, known) = (Mutex::default(), Arc::default(), Mutex::default());
-        Ok(Arc::new(Self { handoff, mutant, replay, woken, known }))
     }
 
     pub(super) fn handoff(&self) -> &Arc<HintedHandoff> {

@@ -7,7 +7,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::mem::discriminant;
 
 use bytes::Bytes;
-use cube_storage::model::{Hlc, NodeId, Record, RowKey, TableId, Version};
+use cube_storage::model::{Epoch, Hlc, NodeId, Record, RowKey, TableId, Version};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::event::Event;
@@ -30,6 +30,8 @@ pub(super) struct RowWritten {
     pub(super) coordinator: NodeId,
     pub(super) coordinator_life: u64,
     pub(super) begun_us: u64,
+    /// The map of its partition when it began, by what its coordinator knew.
+    pub(super) map: Epoch,
     /// Who was to be written when it began, by what its coordinator knew.
     pub(super) replicas: BTreeSet<NodeId>,
     pub(super) ended: Option<Ended>,

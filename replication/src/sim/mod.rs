@@ -32,4 +32,4 @@ pub use self::cluster::run;
 pub use self::faults::FaultKind;
 pub use self::mutants::Mutant;
 pub use self::network::{NetworkHandle, SimNetwork};
-pub use self::report::{Messages, Options, Report};
+pub use self::report::{Messages, Options, Repaired, Report};

@@ -7,7 +7,7 @@ use cube_storage::engine::{Direction, Durability, Engine, MemoryEngine, Reader a
 use cube_storage::files::SimulatedFiles;
 use cube_storage::keyspace::{data_key, table_range};
 use cube_storage::merkle::MerkleKey;
-use cube_storage::model::{Body, Limits, NodeId, PartitionBits, PartitionId, Record, RowKey, TableId};
+use cube_storage::model::{Body, Epoch, Limits, NodeId, PartitionBits, PartitionId, Record, RowKey, TableId};
 use cube_storage::{Identity, Store, StoreError, StoreOptions};
 use parking_lot::Mutex;
 
@@ -18,6 +18,7 @@ use super::mutants::Mutant;
 use super::network::SimNetwork;
 use super::purged::{Purged, Watched};
 use super::repair::{RepairParts, SimRepair};
+use super::report::Repaired;
 use super::time::{Schedule, SimClock};
 use crate::catalog::Catalog;
 use crate::clock::NodeClock;
@@ -66,10 +67,16 @@ pub(super) struct SimNode {
     pub(super) lives: u64,
     /// When it last cleared a partition to become its replica.
     pub(super) cleared_us: BTreeMap<PartitionId, u64>,
+    /// By which map it did.
+    pub(super) cleared_at: BTreeMap<PartitionId, Epoch>,
     /// What everybody has purged.
     pub(super) purged: Purged,
     /// Rows that were damaged on its disk.
     pub(super) flipped: BTreeSet<RowKey>,
+    /// Hints were damaged on its disk.
+    pub(super) lost_hints: bool,
+    /// What anti-entropy did in its earlier lives.
+    pub(super) repaired: Repaired,
     /// Until when it stands still.
     pub(super) paused_until_us: u64,
 }
@@ -86,8 +93,11 @@ impl SimNode {
             process: None,
             lives: 0,
             cleared_us: BTreeMap::new(),
+            cleared_at: BTreeMap::new(),
             purged,
             flipped: BTreeSet::new(),
+            lost_hints: false,
+            repaired: Repaired::default(),
             paused_until_us: 0,
         }
     }
@@ -123,10 +133,8 @@ impl SimNode {
             clock: Arc::clone(&clock),
             wake: SimHints::wake(self.id, life, schedule.clone()),
         };
-        let members: Vec<String> =
-            self.known.state.topology.members().values().map(|member| member.name.clone()).collect();
-        let hints = SimHints::open(parts, mutant, &members)
-            .map_err(|error| StoreError::Stopped { cause: error.to_string() })?;
+        let hints = SimHints::open(parts, mutant).map_err(|error| StoreError::Stopped { cause: error.to_string() })?;
+        hints.prepare_marks(&self.known.state);
         let transport: Arc<dyn PeerTransport> = Arc::new(network.handle(self.id, life));
         let receiver = Arc::new(HintReceiver::new(ReceiverParts {
             handoff: Arc::clone(hints.handoff()),
@@ -209,6 +217,7 @@ impl SimNode {
     pub(super) fn crash(&mut self, network: &SimNetwork, reached_disk: bool, tear: u64) {
         network.forget(self.id);
         if let Some(process) = self.process.take() {
+            self.repaired.add(&process.repair.status());
             if reached_disk {
                 process.store.run_pending();
             }

@@ -3,7 +3,8 @@
 //!
 //! A write and a replica of it is a case. It is closed when the replica holds the write, durably; until then its note is
 //! looked for whenever something happened that may have ended it. What was noted once must never be neither. What was
-//! never noted is let pass for as long as its request is under way; and, counted, when its coordinator died before.
+//! never noted is let pass for as long as its request is under way; and, counted, when its coordinator died before. What
+//! was noted below quorum may have gone with those who held it ([`may_be_nowhere`]); that is counted too.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,9 @@ use super::checkers::{Violation, is_present, must_hold};
 use super::cluster::Run;
 use super::control::{member_name, written_to};
 use super::event::Event;
+use super::history::RowWritten;
 use super::node::{BITS, SimNode, TIMEOUT_MS};
+use crate::catalog::ClusterState;
 
 /// Ticks of the coordinator after the end of the request in which it notes what was missed.
 const TICKS_TO_NOTE: u32 = 6;
@@ -41,6 +44,7 @@ enum Fate {
     Open,
     Closed,
     Died,
+    Nowhere,
     Broken(String),
 }
 
@@ -52,6 +56,22 @@ pub(super) struct Cases {
     seen: Vec<bool>,
     /// Cases that nobody noted because the coordinator died first.
     pub(super) died: u64,
+    /// Cases whose mark was cleared when nobody held the write any more.
+    pub(super) nowhere: u64,
+}
+
+/// Whether all that is left of a write below quorum may be dirty marks, which point to nothing then and are cleared. Whoever
+/// acknowledged it may be no replica any more: those who join or stay compare themselves with a quorum, which need not
+/// hold it. Or nobody had acknowledged it, and the hint that was its only copy is damaged.
+pub(super) fn may_be_nowhere(write: &RowWritten, nodes: &BTreeMap<NodeId, SimNode>, state: &ClusterState) -> bool {
+    let success = write.ended.as_ref().and_then(|ended| ended.success.as_ref());
+    let Some((_, acknowledged_by)) = success.filter(|_| !write.reach.is_quorum()) else { return false };
+    let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
+    let written_to = written_to(state, bits.partition_of(write.key.token()));
+    let has_stayed = |node: &NodeId| written_to.contains(node) && must_hold(write, nodes.get(node));
+    let is_damaged = || nodes.get(&write.coordinator).is_some_and(|coordinator| coordinator.lost_hints);
+    !acknowledged_by.iter().any(has_stayed)
+        && (!write.replicas.iter().all(has_stayed) || (acknowledged_by.is_empty() && is_damaged()))
 }
 
 impl Run {
@@ -98,6 +118,10 @@ impl Run {
                 Fate::Closed => false,
                 Fate::Died => {
                     self.cases.died += 1;
+                    false
+                }
+                Fate::Nowhere => {
+                    self.cases.nowhere += 1;
                     false
                 }
                 Fate::Broken(detail) => {
@@ -147,14 +171,16 @@ impl Run {
         let now_us = self.schedule.now_us();
         let broken = |what: &str| {
             Fate::Broken(format!(
-                "at {now_us} us {} holds {:?} of {} ({:?}), and of write {} ({}) through {} the note {what}; its hints: {:?}, it \
-                 writes to {:?}, the newest map to {:?}",
+                "at {now_us} us {} holds {:?} of {} ({:?}), and of write {} ({}, {}, acknowledged by {:?}) through {} the note \
+                 {what}; its hints: {:?}, it writes to {:?}, the newest map to {:?}",
                 case.replica,
                 header.map(|header| header.version),
                 case.key,
                 held.store.range_state(case.table, partition),
                 write.write,
                 case.version,
+                write.reach,
+                write.ended.as_ref().and_then(|ended| ended.success.as_ref()).map(|(_, by)| by),
                 case.coordinator,
                 process.hints.handoff().counters().snapshot(),
                 written_to(&process.catalog.current(), partition),
@@ -167,7 +193,8 @@ impl Run {
             return Fate::Closed;
         }
         if case.was_noted {
-            return broken("is gone");
+            let may_be = may_be_nowhere(write, &self.nodes, &self.control.state);
+            return if may_be { Fate::Nowhere } else { broken("is gone") };
         }
         if coordinator.lives > case.coordinator_life {
             return Fate::Died;
@@ -189,3 +216,6 @@ impl Run {
         self.violations.extend(left.map(|(id, left)| Violation::NotAlive(format!("{id} still has hints: {left:?}"))));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::checkers::Violation;
 use super::faults::FaultKind;
 use super::mutants::Mutant;
+use crate::anti_entropy::Status;
 
 /// What is run.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,10 @@ pub struct Report {
     pub unnoted_by_death: u64,
     /// Rows that replicas purged before the heal, and in all.
     pub purged: (u64, u64),
+    /// What anti-entropy did.
+    pub repaired: Repaired,
+    /// Acknowledged writes below quorum whose holders are gone, and of which a replica was told by a mark alone.
+    pub nowhere: u64,
     /// What is wrong.
     pub violations: Vec<Violation>,
 }
@@ -61,6 +66,38 @@ impl Report {
     /// Faults of all kinds.
     pub fn fault_count(&self) -> u64 {
         self.faults.values().sum()
+    }
+}
+
+/// What anti-entropy of all nodes did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Repaired {
+    /// Comparisons that came to their end.
+    pub comparisons: u64,
+    /// Rows that they exchanged.
+    pub rows: u64,
+    /// Dirty marks that were cleared.
+    pub marks_cleared: u64,
+    /// Rounds of purging that came to their end.
+    pub purge_rounds: u64,
+}
+
+impl Repaired {
+    pub(super) fn add(&mut self, status: &Status) {
+        self.comparisons += status.comparisons;
+        self.rows += status.tally.rows_sent + status.tally.rows_fetched;
+        self.marks_cleared += status.marks_cleared;
+        self.purge_rounds += status.purge_rounds;
+    }
+
+    /// Of several nodes, or runs, together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            comparisons: self.comparisons + other.comparisons,
+            rows: self.rows + other.rows,
+            marks_cleared: self.marks_cleared + other.marks_cleared,
+            purge_rounds: self.purge_rounds + other.purge_rounds,
+        }
     }
 }
 

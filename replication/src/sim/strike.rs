@@ -102,7 +102,10 @@ impl Run {
                 return self.control.reshape(&schedule, replicas, heavier, weight);
             }
             Fault::HintDamage { node } => {
-                return self.nodes.get(&node).is_some_and(|node| hints::damage(&node.files, &schedule));
+                let Some(node) = self.nodes.get_mut(&node) else { return false };
+                let is_damaged = hints::damage(&node.files, &schedule);
+                node.lost_hints |= is_damaged;
+                return is_damaged;
             }
             Fault::HintDiskFull { node: id, for_ms } => {
                 let Some(node) = self.nodes.get(&id).filter(|node| node.is_up()) else { return false };

@@ -65,7 +65,7 @@ impl Run {
     fn has_settled(&self) -> bool {
         let (nodes, state) = (&self.nodes, &self.control.state);
         let newest = self.control.news().number;
-        self.control.moves_under_way() == 0
+        self.control.is_at_goal()
             && nodes.values().all(|node| node.known.number == newest)
             && self.hints_left().is_empty()
             && checkers::all_in_sync(nodes, state).is_empty()
