@@ -86,8 +86,8 @@ checker_catches! {
         AcknowledgedLost | StaleQuorumRead | ReadWentBack of CaughtUpTooEarly;
     a_mark_that_is_forgotten_is_a_stale_read_or_a_lost_write: StaleQuorumRead | AcknowledgedLost | ReadWentBack of MarkForgotten;
     a_range_that_is_not_deleted_is_left_behind: LeftBehind of RangesKept;
-    a_forgotten_fence_loses_what_was_acknowledged:
-        AcknowledgedLost | StaleQuorumRead | ReadWentBack | LaterWriteLost of FenceForgotten;
+    a_forgotten_fence_loses_what_was_acknowledged_or_lets_a_former_replica_take_rows:
+        AcknowledgedLost | StaleQuorumRead | ReadWentBack | LaterWriteLost | TakenByFormer of FenceForgotten;
     a_read_that_repairs_nothing_goes_back: ReadWentBack of ReadRepairSkipped;
     a_superseded_write_that_is_not_stamped_again_loses_to_an_earlier_one: LaterWriteLost of SupersededNotTold;
     a_mixed_up_value_was_never_written: Invented of ValueMixedUp;
@@ -106,7 +106,10 @@ checker_catches! {
     a_replica_on_a_node_that_has_not_arrived_is_placed_too_early: PlacedTooEarly of PlacedTooEarly;
     a_node_that_never_arrives_does_not_become_ready: NotAlive of ArrivalForgotten;
     a_hint_that_anyone_takes_is_taken_by_a_former_replica: TakenByFormer of HintsTakenByAnyone;
+    what_is_purged_without_the_proof_of_a_replica_that_is_down_comes_back: Resurrected of PurgedWithoutProof;
+    what_is_taken_below_the_purge_floor_comes_back: Resurrected of FloorForgotten;
+    deletions_that_are_not_compared_leave_replicas_different: Diverged of DeletionsNotCompared;
     what_is_never_purged_is_left: DeadKept of NeverPurged;
-    a_watermark_that_forgets_what_is_in_flight_purges_too_early: MissedUnnoted of WatermarkForgotten;
+    a_watermark_that_forgets_what_is_in_flight_purges_too_early: MissedUnnoted | Resurrected of WatermarkForgotten;
     a_suspicion_that_stays_keeps_the_cluster_from_recovering: NotAlive of SuspicionKept;
 }

@@ -9,6 +9,7 @@ use cube_storage::merkle::LeafSum;
 use cube_storage::model::{Epoch, Hlc, Origin, Outcome};
 
 use super::control::PLACEMENT;
+use crate::anti_entropy::questions::{Answer, LeafRows, Proof, Question};
 use crate::consistency::Level;
 use crate::messages::{Reply, ReplyBody, Request, RequestBody, ScanTable};
 use crate::replica::{OnAnswer, Replica};
@@ -73,6 +74,12 @@ pub enum Mutant {
     ArrivalForgotten,
     /// Nodes take hints of rows whatever map they are counted by.
     HintsTakenByAnyone,
+    /// A replica that is not reached counts as equal and as one that has fenced whatever floor.
+    PurgedWithoutProof,
+    /// Comparisons leave out deletions, and values that end.
+    DeletionsNotCompared,
+    /// Rows are taken below the purge floor, whoever sends them.
+    FloorForgotten,
     /// Nothing is ever purged.
     NeverPurged,
     /// Watermarks tell nothing of hints and of writes under way.
@@ -86,7 +93,7 @@ impl Mutant {
     }
 
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::OneAcknowledgementTooFew,
         Self::AcknowledgedBeforeSync,
         Self::SupersededNotTold,
@@ -115,6 +122,9 @@ impl Mutant {
         Self::PlacedTooEarly,
         Self::ArrivalForgotten,
         Self::HintsTakenByAnyone,
+        Self::PurgedWithoutProof,
+        Self::DeletionsNotCompared,
+        Self::FloorForgotten,
         Self::NeverPurged,
         Self::WatermarkForgotten,
     ];
@@ -138,9 +148,13 @@ impl Mutant {
         }
         if let RequestBody::Write(write) = &mut request.body {
             let is_repair = matches!(write.origin, Origin::Replica { .. });
+            if mutant == Some(Self::FloorForgotten) {
+                write.origin = Origin::Replica { floor: Hlc(u64::MAX) };
+            }
             for mutation in &mut write.mutations {
                 let dropped = match mutant {
                     Some(Self::TombstoneIgnored) => mutation.record.is_tombstone(),
+                    Some(Self::DeletionsNotCompared) => is_repair && mutation.record.is_tombstone(),
                     Some(Self::ReadRepairSkipped) => is_repair,
                     Some(Self::HintDroppedByTarget) => write.origin == Origin::Hint,
                     _ => false,
@@ -183,6 +197,7 @@ impl Mutant {
             (Some(Self::ScanRevives), Ok(ReplyBody::TablePage(page))) => {
                 page.rows.retain(|row| !row.record.is_tombstone());
             }
+            (Some(Self::DeletionsNotCompared), Ok(ReplyBody::AntiEntropy(answer))) => leave_out_deletions(answer),
             (Some(Self::ClocksOfRepliesIgnored), _) => reply.clock = Hlc::default(),
             // Only copies ask for pages in the background.
             (Some(Self::CopySkipped), Ok(ReplyBody::Page { rows, next, .. })) if lane == Lane::Background => {
@@ -195,6 +210,23 @@ impl Mutant {
             _ => {}
         }
         reply
+    }
+
+    /// What a node that is not reached would answer.
+    pub(super) fn forge(mutant: Option<Self>, body: &RequestBody) -> Option<Answer> {
+        let (Some(Self::PurgedWithoutProof), RequestBody::AntiEntropy(question)) = (mutant, body) else { return None };
+        let all = Hlc(u64::MAX);
+        match question.as_ref() {
+            Question::Roots { .. } => Some(Answer::Roots(Vec::new())),
+            Question::Watermark => Some(Answer::Watermark(all)),
+            Question::Proofs { trees } => {
+                let proof = Proof { floor: Hlc(0), synced_through: all, epoch: Epoch(u64::MAX) };
+                Some(Answer::Proofs(vec![Some(proof); trees.len()]))
+            }
+            Question::Fence { floors } => Some(Answer::Fenced(vec![true; floors.len()])),
+            Question::Purge { floors } => Some(Answer::Purged { rows: 0, trees: floors.len() }),
+            _ => None,
+        }
     }
 
     /// The engine a node runs on.
@@ -225,6 +257,25 @@ impl Serve for TakesAnything<'_> {
             }
         }
         self.replica.handle(request, answer);
+    }
+}
+
+fn leave_out_deletions(answer: &mut Answer) {
+    match answer {
+        Answer::Leaves(leaves) => {
+            for leaf in leaves {
+                if let Ok(LeafRows::All(rows)) = leaf {
+                    rows.retain(|row| !row.header.is_purgeable(Hlc(u64::MAX)));
+                }
+            }
+        }
+        Answer::Span(page) => page.rows.retain(|row| !row.header.is_purgeable(Hlc(u64::MAX))),
+        Answer::Rows(rows) => {
+            for row in rows {
+                row.record.take_if(|record| record.is_tombstone());
+            }
+        }
+        _ => {}
     }
 }
 

@@ -109,6 +109,7 @@ impl SimNetwork {
         }
         let to = if self.mutant == Some(Mutant::ReplicaCountedTwice) { state.once_more(from, to, request) } else { to };
         let is_up = state.lives.contains_key(&to);
+        let is_reached = is_up && !state.weather.cut.contains(&(from, to));
         let waiting = state.waiting.entry((from, to, lane)).or_default();
         if *waiting >= WAITING_MAX {
             let full = PeerError::QueueFull { peer: to, waiting: *waiting, limit: WAITING_MAX };
@@ -118,6 +119,11 @@ impl SimNetwork {
         if request.time_left_ms == 0 {
             drop(state);
             return reply(Err(PeerError::TimedOut { peer: to }));
+        }
+        if let Some(answer) = Mutant::forge(self.mutant, &request.body).filter(|_| !is_reached) {
+            drop(state);
+            let body = Ok(ReplyBody::AntiEntropy(Box::new(answer)));
+            return reply(Ok(Reply { from: to, clock: request.clock, body }));
         }
         *waiting += 1;
         let (id, clock) = (state.next_id, request.clock);

@@ -64,6 +64,15 @@ fn settings(mutant: Option<Mutant>) -> Settings {
     }
 }
 
+/// As a mistake, nobody is ever known to be down.
+struct AllAlive;
+
+impl Membership for AllAlive {
+    fn is_alive(&self, _: NodeId) -> bool {
+        true
+    }
+}
+
 impl SimRepair {
     pub(super) fn new(parts: RepairParts, mutant: Option<Mutant>) -> Self {
         let RepairParts { me, store, clock, catalog, membership, transport, replica, coordinator, hints } = parts;
@@ -81,7 +90,7 @@ impl SimRepair {
                 store,
                 clock,
                 catalog,
-                membership,
+                membership: if mutant == Some(Mutant::PurgedWithoutProof) { Arc::new(AllAlive) } else { membership },
                 transport,
                 marks: Box::new(move || handoff.marks().targets()),
                 watermark: Box::new(watermark),
