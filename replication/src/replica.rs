@@ -242,6 +242,13 @@ impl Replica {
             None if held.sync == NEW => return Err(Refusal::Unsynced(UnsyncedCause::New)),
             _ => {}
         }
+        // Until its copy is complete it lacks the purge floors of the others, and may lack a deletion that they have purged.
+        // No floor is above the clock of a member, so only timestamps that clients choose can be below one.
+        let version = mutation.record.version;
+        let is_delivered = matches!(write.origin, Origin::Client | Origin::Hint);
+        if held.sync == NEW && is_delivered && version.node == NodeId::CLIENT && version.hlc <= self.clock.peek() {
+            return Err(Refusal::Unsynced(UnsyncedCause::New));
+        }
         if write.stamp == Stamp::New && write.origin == Origin::Client {
             self.clock.check(mutation.record.version.hlc).map_err(refuse_clock)?;
         }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use cube_replication::consistency::Level;
-use cube_replication::coordinator::RequestError;
+use cube_replication::coordinator::{RequestError, WriteRequest};
 use cube_replication::topology::{Evidence, TopologyChange};
 use cube_storage::SyncState;
-use cube_storage::model::{NodeId, PartitionId, Record, RowKey};
+use cube_storage::model::{Hlc, NodeId, PartitionId, Record, RowKey};
 
-use super::cluster::{BITS, Cluster, PLACEMENT, TIMEOUT_MS, get, n, one, put};
+use super::cluster::{BITS, Cluster, PLACEMENT, START_MS, TIMEOUT_MS, get, n, one, put, value};
 
 const KEY: &str = "k";
 
@@ -270,4 +270,30 @@ fn a_replica_that_stays_behind_is_asked_again_ever_more_rarely_and_not_for_a_wri
     }
     assert!(matches!(one(told.now().expect("nobody waits for it any more")), Err(RequestError::Unknown(_))));
     assert_eq!(writes(&cluster, 1), 7, "once, and six times more");
+}
+
+#[test]
+fn a_replica_that_still_copies_takes_no_timestamp_that_a_client_chose_in_the_past() {
+    let mut cluster = three_of_four();
+    move_to(&mut cluster, &[0, 1, 3]);
+    everybody_learns(&cluster);
+    cluster.pass_ms(100);
+    let stamped =
+        |ms| WriteRequest { timestamp: Some(Hlc::new(START_MS + ms, 0)), ..put(KEY, "client", Level::Quorum) };
+    let held_by_new = |cluster: &Cluster| cluster.node(3).held(&RowKey::of(KEY)).map(|record| record.version.hlc);
+    one(cluster.write(0, stamped(1))).unwrap();
+    cluster.settle();
+    assert_eq!(held_by_new(&cluster), None, "it does not know yet what the others have purged");
+    let kept = cluster.node(0).hints.kept.lock().clone();
+    assert!(kept.iter().any(|missed| missed.target == n(3)), "what it missed is noted: {kept:?}");
+    one(cluster.write(0, stamped(60_000))).unwrap();
+    cluster.settle();
+    assert_eq!(held_by_new(&cluster), Some(Hlc::new(START_MS + 60_000, 0)), "no floor is ahead of its clock");
+
+    cluster.node(3).store.set_sync(PLACEMENT, partition(), SyncState::Synced).unwrap();
+    let other = RowKey::with_sort(KEY, "2");
+    let old = WriteRequest { rows: vec![(other.clone(), value("client"))], ..stamped(2) };
+    one(cluster.write(0, old)).unwrap();
+    cluster.settle();
+    assert!(cluster.node(3).held(&other).is_some(), "its floors are those of the others");
 }
