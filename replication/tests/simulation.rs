@@ -106,7 +106,7 @@ checker_catches! {
     a_replica_on_a_node_that_has_not_arrived_is_placed_too_early: PlacedTooEarly of PlacedTooEarly;
     a_node_that_never_arrives_does_not_become_ready: NotAlive of ArrivalForgotten;
     a_hint_that_anyone_takes_is_taken_by_a_former_replica: TakenByFormer of HintsTakenByAnyone;
-    what_is_purged_without_the_proof_of_a_replica_that_is_down_comes_back: Resurrected of PurgedWithoutProof;
+    what_is_purged_without_every_replicas_proof_is_missed_or_comes_back: Resurrected | MissedUnnoted of PurgedWithoutProof;
     what_is_taken_below_the_purge_floor_comes_back: Resurrected of FloorForgotten;
     deletions_that_are_not_compared_leave_replicas_different: Diverged of DeletionsNotCompared;
     what_is_never_purged_is_left: DeadKept of NeverPurged;
