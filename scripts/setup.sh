@@ -136,7 +136,7 @@ if [ "$purpose" = test ] && ! has_ip; then
     if may_install; then
         install iproute2
     else
-        echo "setup: iproute2 is missing and cannot be installed here: the tests that cut links will say so and pass" >&2
+        echo "setup: iproute2 is missing and cannot be installed here: the tests that cut links cannot run" >&2
     fi
 fi
 if [ "$purpose" = peers ] && ! command -v etcd >/dev/null 2>&1; then
