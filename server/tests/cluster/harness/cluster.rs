@@ -191,6 +191,25 @@ impl Cluster {
         numbers.iter().map(lose).sum()
     }
 
+    /// From now on these nodes' disks stand still: no fsync begins.
+    pub(crate) fn hold_fsyncs(&self, numbers: &[u8]) {
+        self.each_record(numbers, Power::hold);
+    }
+
+    /// How many of these nodes wait for an fsync that has something to make durable.
+    pub(crate) fn holding(&self, numbers: &[u8]) -> usize {
+        let mut holding = 0;
+        self.each_record(numbers, |power, record| holding += usize::from(power.holds_what_is_not_synced(record)));
+        holding
+    }
+
+    fn each_record(&self, numbers: &[u8], mut with: impl FnMut(&Power, &Path)) {
+        let power = self.power.as_ref().expect("a cluster that records fsyncs");
+        for number in numbers {
+            with(power, &fsync_record(self.nodes[usize::from(*number) - 1].data()));
+        }
+    }
+
     /// SIGSTOP or SIGCONT, for one.
     pub(crate) fn signal(&mut self, number: u8, signal: Signal) {
         self.node(number).signal(signal);

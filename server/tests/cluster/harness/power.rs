@@ -1,6 +1,7 @@
 //! Losses of power: what a killed node had not fsynced is cut off its files, as in the crash tests of the storage crate,
 //! whose recorder and whose cut these are.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,16 +30,33 @@ impl Power {
         Self { library }
     }
 
-    /// What makes a process tell in `record` what it has fsynced.
-    pub(crate) fn variables(&self, record: &Path) -> [(String, String); 2] {
-        let text = |path: &Path| path.to_str().unwrap().to_owned();
-        [("LD_PRELOAD".to_owned(), text(&self.library)), ("FSYNC_RECORD".to_owned(), text(record))]
+    /// What makes a process tell in `record` what it has fsynced, and lets its fsyncs be held.
+    pub(crate) fn variables(&self, record: &Path) -> [(String, String); 4] {
+        let Recorder { library, record, hold, held } = self.recorder(record);
+        let files =
+            [("LD_PRELOAD", library), ("FSYNC_RECORD", record), ("FSYNC_HOLD_WHEN", hold), ("FSYNC_HELD", held)];
+        files.map(|(name, path)| (name.to_owned(), path.to_str().unwrap().to_owned()))
+    }
+
+    fn recorder(&self, record: &Path) -> Recorder {
+        let (hold, held) = (record.with_extension("hold"), record.with_extension("held"));
+        Recorder { library: self.library.clone(), record: record.to_owned(), hold, held }
+    }
+
+    /// From now on no fsync of this process begins, until it is released or has lost its power.
+    pub(crate) fn hold(&self, record: &Path) {
+        fs::File::create(self.recorder(record).hold).unwrap();
+    }
+
+    /// Whether an fsync is held that has something to make durable.
+    pub(crate) fn holds_what_is_not_synced(&self, record: &Path) -> bool {
+        self.recorder(record).holds_what_is_not_synced()
     }
 
     /// Cuts the files of a node that was killed back to what it had fsynced. The same seed cuts in the same way.
     pub(crate) fn lose(&self, data: &Path, record: &Path, seed: u64) -> Cut {
-        let (hold, held) = (record.with_extension("hold"), record.with_extension("held"));
-        let recorder = Recorder { library: self.library.clone(), record: record.to_owned(), hold, held };
+        let recorder = self.recorder(record);
+        recorder.settle();
         assert!(!recorder.synced().is_empty(), "the recorder was not in the process");
         cut_back(data, &recorder, &mut Random(seed))
     }
@@ -54,7 +72,7 @@ mod tests {
     fn what_was_not_synced_is_lost_and_what_was_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let (data, record) = (dir.path().join("data"), dir.path().join("fsyncs"));
-        std::fs::create_dir(&data).unwrap();
+        fs::create_dir(&data).unwrap();
         let power = Power::prepare(dir.path());
         let script = "printf kept > synced.log; sync synced.log; printf lost >> synced.log; printf lost > unsynced.log";
         let words = ["sh", "-c", &format!("cd {} && {script}", data.display())].map(str::to_owned);
@@ -62,7 +80,7 @@ mod tests {
         // Of what was not synced, a disk may keep a part: some seed keeps none of it.
         let cut = power.lose(&data, &record, 1);
         assert_eq!(cut.files, 2, "{cut:?}");
-        let kept = std::fs::read(data.join("synced.log")).unwrap();
+        let kept = fs::read(data.join("synced.log")).unwrap();
         assert!(kept.starts_with(b"kept"), "{kept:?}");
     }
 }
