@@ -120,6 +120,15 @@ impl ClockWatch {
         offsets
     }
 
+    /// Whether enough was heard to judge this node's clock in a cluster with so many other nodes: whatever is still to be
+    /// heard of them, the verdict stays [`Verdict::Fine`], or it is another one already.
+    pub fn is_conclusive(&self, others: usize, max_drift_ms: u64, now_monotonic_ms: u64) -> bool {
+        let offsets = self.offsets(now_monotonic_ms);
+        let near = offsets.values().filter(|offset| offset.proven_ms() <= max_drift_ms).count();
+        let most_agree = (near + 1) * 2 > others + 1;
+        most_agree || offsets.len() >= others || self.verdict(max_drift_ms, now_monotonic_ms) != Verdict::Fine
+    }
+
     /// Whether this node's clock is out of bound.
     ///
     /// It is when the peers that are further away than `max_drift_ms` for sure, on one side, and within `max_drift_ms`
@@ -209,6 +218,19 @@ mod tests {
         assert!((own_offset_ms - day).abs() < 100, "{own_offset_ms}");
         assert!(!is_out(0, &[day, 20]));
         assert!(!is_out(20, &[day, 0]));
+    }
+
+    #[test]
+    fn a_clock_is_judged_when_most_of_all_agree_with_it_or_all_were_heard() {
+        let judged = |theirs_ms: &[i64], others| watch(0, theirs_ms).is_conclusive(others, MAX_DRIFT_MS, 0);
+        let day = DAY_MS as i64;
+        assert!(judged(&[], 0), "alone");
+        assert!(!judged(&[], 1) && !judged(&[], 2));
+        assert!(judged(&[20], 2), "two of three agree");
+        assert!(!judged(&[20], 4) && judged(&[20, -20], 4), "of five, it takes three");
+        assert!(!judged(&[day], 2), "of two that differ, the third tells who is wrong");
+        assert!(judged(&[day], 1) && judged(&[day, 0], 2) && judged(&[day, day], 2));
+        assert!(judged(&[day, day, day], 4), "most of all agree on another time");
     }
 
     #[test]

@@ -19,7 +19,7 @@ impl Member {
         if let Some(cause) = self.store.stopped() {
             health.reasons.push(format!("writing stopped after a disk failure until the node is restarted: {cause}"));
         }
-        if let Some(reason) = self.wrong_clock() {
+        if let Some(reason) = self.unfit_clock() {
             health.reasons.push(reason);
         }
         health.warnings.extend(self.unreachable());

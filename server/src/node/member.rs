@@ -36,6 +36,7 @@ use tokio::runtime::Handle;
 use super::beginning::Beginning;
 use super::bell::Bell;
 use super::calls::{Member as Answering, Switchboard};
+use super::clock_gate::ClockGate;
 use super::ground::Ground;
 use super::load::LoadMeter;
 use super::threads::Threads;
@@ -68,6 +69,7 @@ pub(super) struct Member {
     pub(super) peer_server: PeerServer,
     pub(super) gossip: Arc<Gossip>,
     pub(super) clock_watch: Arc<Mutex<ClockWatch>>,
+    pub(super) clock_gate: ClockGate,
     pub(super) coordinator: Arc<Coordinator>,
     pub(super) workers: Arc<Workers>,
     pub(super) work_bell: Arc<Bell>,
@@ -235,6 +237,7 @@ impl Member {
         let repairs = repair::start(&ground, &anti_entropy, dir.path()).await?;
         threads.work(&workers, &clock, &work_bell)?;
 
+        let clock_gate = ClockGate::closed(clock.monotonic_ms());
         let member = Arc::new(Self {
             identity,
             config: config.clone(),
@@ -250,6 +253,7 @@ impl Member {
             peer_server: peer_server.clone(),
             gossip,
             clock_watch,
+            clock_gate,
             coordinator,
             workers,
             work_bell,

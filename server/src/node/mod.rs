@@ -9,6 +9,7 @@ mod anti_entropy;
 mod beginning;
 mod bell;
 mod calls;
+mod clock_gate;
 mod end;
 mod figures;
 mod front;
@@ -199,14 +200,17 @@ const CLIENTS_WAITING_MAX: u32 = 1024;
 /// How often it is looked whether the clock is out of bound: peers tell theirs every second.
 const CLOCK_LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// A node whose clock is out of bound against most others does not coordinate.
+/// A node whose clock is out of bound against most others does not coordinate, nor does one that does not know yet. That
+/// holds from before the first request.
 fn watch_clock(member: &Arc<Member>, edge: &Arc<Edge>) {
+    member.judge_clock(|unfit| edge.turn_away(unfit));
     let (member, edge) = (Arc::downgrade(member), Arc::downgrade(edge));
     tokio::spawn(async move {
         while let (Some(member), Some(edge)) = (member.upgrade(), edge.upgrade()) {
-            edge.turn_away(member.wrong_clock());
+            let is_fit = member.judge_clock(|unfit| edge.turn_away(unfit));
+            let next_look = if is_fit { CLOCK_LOOK_EVERY } else { clock_gate::LOOK_EVERY };
             drop((member, edge));
-            tokio::time::sleep(CLOCK_LOOK_EVERY).await;
+            tokio::time::sleep(next_look).await;
         }
     });
 }

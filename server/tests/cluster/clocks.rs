@@ -76,6 +76,48 @@ fn a_node_a_day_ahead_coordinates_nothing_says_that_its_clock_is_why_and_poisons
     }
 }
 
+#[test]
+fn a_node_that_comes_back_a_day_ahead_acknowledges_nothing_before_it_has_heard_the_clocks_of_others() {
+    let mut cluster = Cluster::of(3).with_long_deadlines().start();
+    cluster.wait_settled(&[1, 2, 3], 3);
+    cluster.kill(&[3]);
+    set_clock(&mut cluster, 3, "1d");
+    cluster.node(3).start();
+    let mut ahead = cluster.api(3);
+    let mut tried = 0_u32;
+    eventually("the node that is ahead knows that it is", PATIENCE, || {
+        tried += 1;
+        match ahead.put(&format!("early-{tried}"), "never", "ONE") {
+            Ok(answer) => {
+                assert!(!answer.is_success(), "attempt {tried} through a clock that is a day ahead: {answer}");
+                assert_ne!(answer.status, 504, "it may have taken effect: {answer}");
+                if knows_that_it_is_ahead(&answer) { Ok(()) } else { Err(answer.to_string()) }
+            }
+            // It does not listen yet, and was asked nothing.
+            Err(failure) => Err(failure.to_string()),
+        }
+    });
+    for row in 1..=tried {
+        let got = cluster.api(1).get(&format!("early-{row}"), "QUORUM").unwrap();
+        assert_eq!(got.json()["found"], false, "what was refused took effect: {got}");
+    }
+}
+
+#[test]
+fn a_node_that_comes_back_alone_serves_though_it_hears_no_clock() {
+    let mut cluster = Cluster::of(3).with_long_deadlines().start();
+    cluster.wait_settled(&[1, 2, 3], 3);
+    cluster.kill(&[1, 2, 3]);
+    // It is ready when it says so, and not a moment later.
+    cluster.restart(&[1]);
+    let alone = cluster.api(1).put("alone", "written", "ONE").unwrap();
+    assert!(alone.is_success(), "{alone}");
+}
+
+fn knows_that_it_is_ahead(answer: &Answer) -> bool {
+    refused_for_its_clock(answer) && answer.text.contains("ms ahead of that of")
+}
+
 /// And not with 504, which would say that it may have taken effect.
 fn refused_for_its_clock(answer: &Answer) -> bool {
     !answer.is_success() && answer.status != 504 && answer.text.to_lowercase().contains("clock")
