@@ -348,8 +348,11 @@ pub enum Refusal {
     /// The replica does not hold everything it acknowledged, so it must not be counted in reads.
     #[error("its replica of the partition is not in sync ({0:?})")]
     Unsynced(UnsyncedCause),
-    /// The stamp or the sender's clock is too far ahead of the replica's.
-    #[error("a clock is {ahead_ms} ms ahead of it, more than clock.max_drift ({max_drift_ms} ms) allows")]
+    /// The stamp, which is by the sender's clock or the client's choice, is too far ahead of the replica's clock.
+    #[error(
+        "the write's timestamp, by the clock of the node that was asked unless the client chose it, is {ahead_ms} ms ahead \
+         of its own clock, more than clock.max_drift ({max_drift_ms} ms) allows"
+    )]
     Drift {
         /// How far ahead.
         ahead_ms: u64,

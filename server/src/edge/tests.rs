@@ -133,7 +133,8 @@ fn an_unknown_write_names_who_holds_it_and_why_the_others_do_not() {
     assert_eq!(
         told.message,
         "the write is unknown: it may still take effect; QUORUM is 1 short after its time was over, acknowledged by \
-         berlin-0; berlin-1: it did not answer in time; berlin-2: a clock is 86400000 ms ahead of it, more than \
+         berlin-0; berlin-1: it did not answer in time; berlin-2: the write's timestamp, by the clock \
+         of the node that was asked unless the client chose it, is 86400000 ms ahead of its own clock, more than \
          clock.max_drift (900000 ms) allows; n9: it is down"
     );
     assert_eq!(told.details.acknowledged_by.as_deref(), Some(["berlin-0".to_owned()].as_slice()));

@@ -114,6 +114,32 @@ fn a_node_that_comes_back_alone_serves_though_it_hears_no_clock() {
     assert!(alone.is_success(), "{alone}");
 }
 
+/// Of two clocks that differ neither node can judge its own, so here it is the other one alone that refuses.
+#[test]
+fn what_a_node_a_day_ahead_stamps_is_refused_by_its_peer_which_says_whose_clock_that_was() {
+    let mut cluster = Cluster::of(2).with_long_deadlines();
+    set_clock(&mut cluster, 2, "1d");
+    cluster.all().into_iter().for_each(|node| cluster.node(node).start());
+    [1, 2].into_iter().for_each(|node| cluster.node(node).wait_ready());
+    cluster.wait_settled(&[1, 2], 2);
+    let mut ahead = cluster.api(2);
+    let refused = eventually("the peer refuses the stamp", PATIENCE, || {
+        let answer = ahead.put("ahead", "by a day", "ALL").map_err(|failure| failure.to_string())?;
+        assert!(!answer.is_success(), "{answer}");
+        let failure = answer.json()["error"]["details"]["failures"][0].clone();
+        let by_the_peer = failure["node"] == "node-1" && failure["code"] == "clock_drift";
+        if by_the_peer { Ok(failure["message"].to_string()) } else { Err(answer.to_string()) }
+    });
+    assert!(refused.contains("by the clock of the node that was asked"), "{refused}");
+    assert!(refused.contains("clock.max_drift"), "{refused}");
+    // The refused stamp has moved nobody's clock.
+    let mut sound = cluster.api(1);
+    let written = sound.put("sound", "now", "ALL").unwrap();
+    assert!(written.is_success(), "{written}");
+    let got = sound.get("sound", "ALL").unwrap();
+    assert!(got.json()["version"]["timestamp"].as_u64().unwrap() < wall_ms() + HOUR_MS, "{got}");
+}
+
 fn knows_that_it_is_ahead(answer: &Answer) -> bool {
     refused_for_its_clock(answer) && answer.text.contains("ms ahead of that of")
 }
