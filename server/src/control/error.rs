@@ -12,7 +12,7 @@ pub enum OpenError {
     /// What is on disk cannot be read.
     #[error(
         "{0}. The hard state cannot be read, and this node must not guess it: if the disk is sound and a restart does \
-         not help, remove this member, empty its data directory and let it join as a new one"
+         not help, let this machine join as a new member: under another name, with an empty data directory"
     )]
     Disk(#[from] DiskError),
     /// The directory is another member's.
@@ -55,7 +55,7 @@ pub enum ProposeError {
     },
     /// It may be in the log of a leader.
     #[error(
-        "the change was accepted by {leader}, but not confirmed by a majority of the voters in time: it takes effect \
+        "the change was accepted by the leader, but not confirmed by a majority of the voters in time: it takes effect \
          by itself when a majority is back, unless a leader is elected that never heard of it"
     )]
     Undecided {

@@ -58,7 +58,7 @@ impl fmt::Display for ControlCall {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LinkError {
     /// It did not reach the node: nothing happened there.
-    #[error("{node} at {address:?} cannot be reached: {detail}")]
+    #[error("the node at {address:?} cannot be reached: {detail}")]
     Unreachable {
         /// Who was called.
         node: NodeId,
@@ -68,7 +68,7 @@ pub enum LinkError {
         detail: String,
     },
     /// Nobody knows whether it took effect there.
-    #[error("{node} at {address:?} did not answer: {detail}")]
+    #[error("the node at {address:?} did not answer: {detail}")]
     NoAnswer {
         /// Who was called.
         node: NodeId,

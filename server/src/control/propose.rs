@@ -121,7 +121,7 @@ impl Proposer {
             return match self.write(request.clone(), left).await {
                 ProposeReply::Decided(decided) => Try::Decided(decided),
                 ProposeReply::NotLeader { .. } => Try::NotTaken("the leader changes".to_owned()),
-                ProposeReply::Busy => Try::NotTaken(format!("{leader} has {PENDING_MAX} changes pending")),
+                ProposeReply::Busy => Try::NotTaken(format!("the leader has {PENDING_MAX} changes pending")),
                 ProposeReply::Pending | ProposeReply::Stopped(_) => Try::InDoubt(leader),
             };
         }
@@ -137,8 +137,8 @@ impl Proposer {
         };
         match answered {
             Ok(Ok(ProposeReply::Decided(decided))) => Try::Decided(decided),
-            Ok(Ok(ProposeReply::NotLeader { .. })) => Try::NotTaken(format!("{leader} does not lead any more")),
-            Ok(Ok(ProposeReply::Busy)) => Try::NotTaken(format!("{leader} has {PENDING_MAX} changes pending")),
+            Ok(Ok(ProposeReply::NotLeader { .. })) => Try::NotTaken("the leader changes".to_owned()),
+            Ok(Ok(ProposeReply::Busy)) => Try::NotTaken(format!("the leader has {PENDING_MAX} changes pending")),
             Ok(Err(error @ (LinkError::Unreachable { .. } | LinkError::Refused { .. }))) => {
                 Try::NotTaken(format!("the leader does not take it: {error}"))
             }

@@ -24,8 +24,9 @@ pub enum Refusal {
     },
     /// Two members would answer to one name.
     #[error(
-        "the name {name:?} belongs to member {node}, which has another data directory: start this node under another \
-         name, or remove the old member {node} first"
+        "the name {name:?} belongs to a member with another data directory: start this node with that directory, or \
+         under another name. A member whose directory is lost stays listed as down: this release takes none out of the \
+         cluster"
     )]
     NameTaken {
         /// The name.
@@ -34,7 +35,7 @@ pub enum Refusal {
         node: NodeId,
     },
     /// A member came back under another name.
-    #[error("this data directory belongs to member {node}, named {name:?}: start it under that name")]
+    #[error("this data directory belongs to the member {name:?}: start it under that name")]
     NamedOtherwise {
         /// Who it is.
         node: NodeId,
@@ -43,8 +44,8 @@ pub enum Refusal {
     },
     /// A member came back from another place.
     #[error(
-        "member {node} stands in data center {data_center}, rack {rack}, and its replicas were placed by that: start \
-         it there, or remove it and join with a new data directory"
+        "the member of this data directory stands in data center {data_center}, rack {rack}, and its replicas were \
+         placed by that: start it there, or start another one under another name, with an empty data directory"
     )]
     StandsElsewhere {
         /// Who it is.
@@ -55,13 +56,13 @@ pub enum Refusal {
         rack: String,
     },
     /// A member that left came back.
-    #[error("member {node} left the cluster for good: empty its data directory and let it join as a new member")]
+    #[error("the member of this data directory left the cluster for good: empty it and let it join as a new member")]
     HasLeft {
         /// Who it was.
         node: NodeId,
     },
     /// Too many members.
-    #[error("the cluster has {MEMBERS_MAX} members, the most there may be: remove one first")]
+    #[error("the cluster has {MEMBERS_MAX} members, the most there may be")]
     TooManyMembers,
     /// Not a member, or one that left.
     #[error("{node} is not a member")]

@@ -72,7 +72,7 @@ pub enum DataDirError {
     /// A file is not what was written.
     #[error(
         "{} is damaged ({what}): restore it from a copy; or, if the cluster has the node's data elsewhere, move the \
-         directory away, remove the node from the cluster and let it join anew with an empty one",
+         directory away and let this machine join as a new member: under another name, with an empty one",
         path.display()
     )]
     Damaged {

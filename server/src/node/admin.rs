@@ -104,7 +104,12 @@ impl Admin for Member {
 
     async fn create_keyspace(&self, keyspace: &str, options: KeyspaceOptions) -> Result<Changed, AdminError> {
         let KeyspaceOptions { strategy, sync } = options.clone();
-        match self.control.create_keyspace(keyspace, strategy, sync, false, DECIDE_WITHIN).await.map_err(Failed::from) {
+        match self
+            .control
+            .create_keyspace(keyspace, strategy, sync, false, DECIDE_WITHIN)
+            .await
+            .map_err(|error| self.failed(error))
+        {
             Ok(_) => {
                 self.adopted(|state| state.schema.keyspaces.contains_key(keyspace)).await;
                 Ok(Changed::Yes)
@@ -179,7 +184,7 @@ impl Member {
 
     /// Has the cluster agree on a command; when this returns, requests to this node work by it.
     async fn decide(&self, command: Command) -> Result<Answer, Failed> {
-        let answer = self.control.propose(command.clone(), DECIDE_WITHIN).await?;
+        let answer = self.control.propose(command.clone(), DECIDE_WITHIN).await.map_err(|error| self.failed(error))?;
         self.adopted(|state| shows(state, &command)).await;
         Ok(answer)
     }
@@ -266,14 +271,25 @@ fn role(raft: &ControlStatus, node: NodeId) -> RaftRole {
 /// A proposal that failed.
 enum Failed {
     Refused(Refusal),
-    Other(ProposeError),
+    /// People are told the names of nodes.
+    Other {
+        reason: String,
+        may_take_effect: bool,
+    },
 }
 
-impl From<ProposeError> for Failed {
-    fn from(error: ProposeError) -> Self {
+impl Member {
+    fn failed(&self, error: ProposeError) -> Failed {
+        let reason = error.to_string();
         match error {
-            ProposeError::Refused(refusal) => Self::Refused(refusal),
-            other => Self::Other(other),
+            ProposeError::Refused(refusal) => Failed::Refused(refusal),
+            ProposeError::Undecided { leader } => {
+                let reason = format!("{reason}; that leader is {}", self.name_of(leader));
+                Failed::Other { reason, may_take_effect: true }
+            }
+            ProposeError::NotAccepted { .. } | ProposeError::Stopped { .. } => {
+                Failed::Other { reason, may_take_effect: false }
+            }
         }
     }
 }
@@ -281,10 +297,7 @@ impl From<ProposeError> for Failed {
 impl From<Failed> for AdminError {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::Other(error) => {
-                let may_take_effect = matches!(error, ProposeError::Undecided { .. });
-                Self::NoMajority { reason: error.to_string(), may_take_effect }
-            }
+            Failed::Other { reason, may_take_effect } => Self::NoMajority { reason, may_take_effect },
             Failed::Refused(Refusal::UnknownKeyspace { keyspace }) => Self::UnknownKeyspace { keyspace },
             Failed::Refused(Refusal::UnknownTable { keyspace, table }) => Self::UnknownTable { keyspace, table },
             Failed::Refused(

@@ -30,7 +30,7 @@ fn a_wiped_directory_under_an_old_name_is_refused() {
     fs::rename(&settings.data, cluster.path("kept")).unwrap();
     fs::create_dir(&settings.data).unwrap();
     let said = refused(&cluster, settings.clone(), REFUSED);
-    assert_says(&said, &["node-2", "remove"]);
+    assert_says(&said, &["node-2", "with that directory, or under another name"]);
     // With its own directory it is welcome.
     fs::remove_dir_all(&settings.data).unwrap();
     fs::rename(cluster.path("kept"), &settings.data).unwrap();

@@ -64,9 +64,9 @@ fn joins_that_cannot_be_are_refused_with_the_way_out() {
     let unreachable =
         NewMember { addresses: Addresses { peer: "no port".into(), ..Addresses::default() }, ..newcomer(2) };
     for (member, way_out) in [
-        (wiped, "under another name, or remove the old member n1 first"),
+        (wiped, "start this node with that directory, or under another name"),
         (renamed, "start it under that name"),
-        (elsewhere, "start it there, or remove it"),
+        (elsewhere, "start it there, or start another one"),
         (nameless, "names no node"),
         (nowhere, "names no data center"),
         (unreachable, "HOST:PORT"),

@@ -71,7 +71,7 @@ async fn a_join_asked_twice_is_one_join_and_a_taken_name_is_refused_with_the_way
     let wiped = NewMember { instance: InstanceId(1), ..newcomer(2) };
     let refused = cluster.propose(1, Command::Join(wiped)).await.unwrap_err();
     assert_eq!(refused, ProposeError::Refused(Refusal::NameTaken { name: "node-2".to_owned(), node: node(2) }));
-    assert!(refused.to_string().contains("remove the old member"), "{refused}");
+    assert!(refused.to_string().contains("under another name"), "{refused}");
     cluster.end().await;
 }
 
