@@ -39,5 +39,6 @@ mod refusals;
 mod repair;
 mod restarts;
 mod schema;
+mod slow_disk;
 mod stopping;
 mod traces;

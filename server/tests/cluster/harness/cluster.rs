@@ -196,6 +196,10 @@ impl Cluster {
         self.each_record(numbers, Power::hold);
     }
 
+    pub(crate) fn release_fsyncs(&self, numbers: &[u8]) {
+        self.each_record(numbers, Power::release);
+    }
+
     /// How many of these nodes wait for an fsync that has something to make durable.
     pub(crate) fn holding(&self, numbers: &[u8]) -> usize {
         let mut holding = 0;

@@ -48,6 +48,10 @@ impl Power {
         fs::File::create(self.recorder(record).hold).unwrap();
     }
 
+    pub(crate) fn release(&self, record: &Path) {
+        fs::remove_file(self.recorder(record).hold).unwrap();
+    }
+
     /// Whether an fsync is held that has something to make durable.
     pub(crate) fn holds_what_is_not_synced(&self, record: &Path) -> bool {
         self.recorder(record).holds_what_is_not_synced()
