@@ -207,11 +207,12 @@ pub struct Unavailable {
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} needs {} live replicas", self.level, self.required)?;
+        let replicas = if self.required == 1 { "replica" } else { "replicas" };
+        write!(f, "{} needs {} live {replicas}", self.level, self.required)?;
         if let Some(data_center) = &self.data_center {
             write!(f, " in {data_center}")?;
         }
-        write!(f, ", and {} are alive", self.alive)
+        write!(f, ", and {} {} alive", self.alive, if self.alive == 1 { "is" } else { "are" })
     }
 }
 

@@ -102,7 +102,7 @@ fn a_refusal_says_how_many_are_needed_and_how_many_are_alive() {
     cluster.kill(1);
     cluster.kill(2);
     let error = cluster.put(0, "k", "v", Level::Quorum).unwrap_err();
-    assert_eq!(error.to_string(), "QUORUM needs 2 live replicas, and 1 are alive; nothing was written");
+    assert_eq!(error.to_string(), "QUORUM needs 2 live replicas, and 1 is alive; nothing was written");
     let Err(RequestError::Unavailable(short)) = cluster.get(0, "k", Level::All).map(|_| ()) else {
         panic!("it was read")
     };

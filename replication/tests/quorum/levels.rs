@@ -102,9 +102,9 @@ fn the_check_and_the_tracker_agree_with_plain_counting_everywhere() {
 fn a_refusal_says_what_is_missing_and_where() {
     let sets = one("a0 a1 a2 b3 b4");
     let refused = Level::EachQuorum.check_alive(&sets, &a(), |node| node.0 < 4).unwrap_err();
-    assert_eq!(refused.to_string(), "EACH_QUORUM needs 2 live replicas in b, and 1 are alive");
+    assert_eq!(refused.to_string(), "EACH_QUORUM needs 2 live replicas in b, and 1 is alive");
     let refused = Level::Quorum.check_alive(&sets, &a(), |node| node.0 == 1).unwrap_err();
-    assert_eq!(refused.to_string(), "QUORUM needs 3 live replicas, and 1 are alive");
+    assert_eq!(refused.to_string(), "QUORUM needs 3 live replicas, and 1 is alive");
     assert_eq!((refused.required, refused.alive, refused.data_center), (3, 1, None));
 }
 
