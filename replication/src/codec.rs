@@ -6,7 +6,8 @@
 //!
 //! Envelope and body are as postcard writes them: of a request all its fields but the body, of a reply who answers and its
 //! clock. **Extensions** are what a later release adds to an envelope: a number of them, and of each its tag, its length
-//! and its bytes. Tag 1 of a request is the trace that it is part of. Who does not know a tag passes it over, so nothing may stand there that the receiver must understand;
+//! and its bytes. Tag 1 of a request is the trace that it is part of. Who does not know a tag passes it over, so nothing may
+//! stand there that the receiver must understand;
 //! that takes a new kind of request, which who does not know it refuses ([`RequestBody::Unknown`]), or a newer protocol.
 //!
 //! Whatever comes in, reading ends with a message or a [`CodecError`]: bytes from the network are nobody's promise. The

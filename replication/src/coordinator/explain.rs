@@ -1,7 +1,8 @@
 //! The account of one request: whom it asked for what and why, when they answered and what, and what followed from it.
 //!
 //! It is kept only for requests that ask for it or are traced, and for all while slow ones are recorded; otherwise there is
-//! none, and nothing is paid. The spans of a traced request hang on it. Every message passes [`Coordinator::send`], which notes it here: no operation has to.
+//! none, and nothing is paid. The spans of a traced request hang on it (`spans.rs`). Every message passes
+//! [`Coordinator::send`], which notes it here: no operation has to.
 //!
 //! An account is what was known when the client was told. What goes on after that (late answers, background repair) is not
 //! in it, and [`Account::by_chance`] says that there is some.
@@ -23,7 +24,7 @@ use crate::consistency::Level;
 use crate::handoff::{Kept, NotKept};
 use crate::messages::{Reply, ReplyBody, RequestBody, Want};
 use crate::topology::DataCenter;
-use crate::trace::{OpenSpan, SpanKind};
+use crate::trace::OpenSpan;
 use crate::transport::PeerError;
 
 /// Messages of one account. A request of many rows and windows has more; those behind are counted.
@@ -214,9 +215,9 @@ pub(super) struct Ledger {
     is_wanted: bool,
     begun_ms: u64,
     clock: Arc<NodeClock>,
-    state: Arc<ClusterState>,
+    pub(super) state: Arc<ClusterState>,
     /// What the coordinator does for the request, if it is traced.
-    span: Option<OpenSpan>,
+    pub(super) span: Option<OpenSpan>,
     account: Mutex<Account>,
 }
 
@@ -228,11 +229,7 @@ impl Coordinator {
         terms: &Terms,
         state: &Arc<ClusterState>,
     ) -> Option<Arc<Ledger>> {
-        let span = terms.trace.and_then(|asked| {
-            let span = OpenSpan::below(Arc::clone(self.tracer.get()?), asked, (coordinated(kind), SpanKind::Internal));
-            span.tell("cube.level", terms.level.name());
-            Some(span)
-        });
+        let span = self.coordinating(kind, terms);
         if !terms.explain && span.is_none() && self.slow_ms().is_none() {
             return None;
         }
@@ -326,26 +323,7 @@ fn first_error<T>(results: &[Result<T, RequestError>]) -> Option<String> {
     results.iter().find_map(|result| result.as_ref().err()).map(ToString::to_string)
 }
 
-/// What a coordinator does, as a span is named.
-const fn coordinated(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Read => "cube.coordinate.read",
-        Kind::Range => "cube.coordinate.range",
-        Kind::Scan => "cube.coordinate.scan",
-        Kind::Write => "cube.coordinate.write",
-    }
-}
-
 impl Ledger {
-    /// A replica is about to be asked: the span of it, if the request is traced.
-    pub(super) fn ask_span(&self, to: NodeId) -> Option<Box<OpenSpan>> {
-        let span = self.span.as_ref()?.child(("cube.ask", SpanKind::Client));
-        let name = self.state.topology.member(to).map_or_else(|| to.to_string(), |member| member.name.clone());
-        span.tell("cube.replica", name);
-        // Hardly any request has one, and all are moved with what waits for their answers.
-        Some(Box::new(span))
-    }
-
     /// How long the request is under way.
     pub(super) fn passed_ms(&self) -> u64 {
         self.clock.monotonic_ms().saturating_sub(self.begun_ms)

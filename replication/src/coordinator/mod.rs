@@ -23,6 +23,7 @@ mod read;
 mod request;
 mod scan;
 mod slow_log;
+mod spans;
 #[cfg(test)]
 mod testing;
 mod write;
@@ -51,6 +52,7 @@ pub use self::read::{OnRead, ReadRow};
 pub use self::request::{Change, PrefixRequest, RangeRequest, ReadRequest, TableName, Terms, WriteRequest};
 pub use self::scan::{OnPrefix, PrefixPage, Scanning};
 use self::slow_log::SlowLog;
+use self::spans::wrong_with;
 pub use self::write::{OnWritten, Written};
 use crate::catalog::{Catalog, ClusterState, Target};
 use crate::clock::NodeClock;
@@ -146,15 +148,6 @@ const RESENDS_MAX: u32 = 6;
 
 /// No request takes so long.
 const NEVER_SLOW: u32 = u32::MAX;
-
-/// What went wrong with a message.
-fn wrong_with(result: &Result<Reply, PeerError>) -> Option<String> {
-    match result {
-        Ok(Reply { body: Ok(_), .. }) => None,
-        Ok(Reply { body: Err(refusal), .. }) => Some(refusal.to_string()),
-        Err(error) => Some(error.to_string()),
-    }
-}
 
 /// Nodes with one seed make different choices.
 fn seed_of(node: NodeId) -> u64 {
