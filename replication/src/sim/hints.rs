@@ -18,7 +18,8 @@ use super::mutants::Mutant;
 use super::time::Schedule;
 use crate::catalog::ClusterState;
 use crate::handoff::{
-    HandoffParts, HandoffSettings, HintKeeper, HintReplay, HintWorker, HintedHandoff, Kept, Missed, OnKept, Wake,
+    HandoffParts, HandoffSettings, HintKeeper, HintReplay, HintWorker, HintedHandoff, Kept, Missed, OnKept,
+    TargetStatus, Wake,
 };
 use crate::topology::Member;
 use crate::worker::{Step, Worker as _};
@@ -164,6 +165,17 @@ impl SimHints {
     pub(super) fn left(&self) -> BTreeMap<String, u64> {
         let totals = self.handoff.hints().totals().into_iter();
         totals.filter(|(_, totals)| totals.records > 0).map(|(name, totals)| (name, totals.records)).collect()
+    }
+
+    /// How the delivery of what is left stands.
+    pub(super) fn stands(&self) -> String {
+        let replaying = self.replay.lock();
+        let Some(Replaying { replay, .. }) = replaying.as_ref() else { return "nothing delivers them".into() };
+        let left = replay.status().targets.into_iter().filter(|(_, target)| target.hints.records > 0);
+        let told = |(name, target): (String, TargetStatus)| {
+            format!("{} for {name}, {:?}, {:?}", target.hints.records, target.replay, target.last_error)
+        };
+        left.map(told).collect::<Vec<_>>().join("; ")
     }
 
     /// What is hinted.

@@ -212,8 +212,11 @@ impl Run {
 
     /// After the heal, everything that could be delivered has been.
     pub(super) fn check_delivered(&mut self) {
-        let left = self.hints_left().into_iter();
-        self.violations.extend(left.map(|(id, left)| Violation::NotAlive(format!("{id} still has hints: {left:?}"))));
+        for id in self.hints_left().into_keys() {
+            let process = self.nodes.get(&id).and_then(|node| node.process.as_ref());
+            let stands = process.map_or_else(String::new, |process| process.hints.stands());
+            self.violations.push(Violation::NotAlive(format!("{id} still has hints: {stands}")));
+        }
     }
 }
 

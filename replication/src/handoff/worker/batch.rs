@@ -9,6 +9,7 @@ use cube_storage::model::{Mutation, NodeId, Origin, Outcome};
 
 use super::super::HandoffCounters;
 use super::super::keeper::{Leaf, bytes_of};
+use super::super::pace::Grant;
 use super::super::replay::Sent;
 use super::super::route::{Destination, destination};
 use super::{Asked, BATCH_TIMEOUT_MS, HintReplay, State};
@@ -107,6 +108,29 @@ impl Batch {
     }
 }
 
+/// From one look to the next at whether the replicas that an only copy is for have changed.
+const MOVING_WAIT_MS: u32 = 1_000;
+
+/// Why nothing is sent.
+enum NotLoaded {
+    /// The replicas are about to change. It is nobody's failure, and soon over.
+    Moving,
+    /// Something failed.
+    Failed(String),
+}
+
+impl From<String> for NotLoaded {
+    fn from(detail: String) -> Self {
+        Self::Failed(detail)
+    }
+}
+
+impl From<&str> for NotLoaded {
+    fn from(detail: &str) -> Self {
+        Self::Failed(detail.to_owned())
+    }
+}
+
 /// What is read of a log for one batch.
 struct Load {
     mutations: Vec<Mutation>,
@@ -134,7 +158,11 @@ impl HintReplay {
         };
         let load = match self.load(state, target, &log, ReadLimits { records, bytes }) {
             Ok(load) => load,
-            Err(detail) => return self.failed(state, target, attempt, detail, now_ms),
+            Err(NotLoaded::Failed(detail)) => return self.failed(state, target, attempt, detail, now_ms),
+            Err(NotLoaded::Moving) => {
+                state.errors.insert(target, "a write's only copy waits until its replicas have changed".into());
+                return state.replay.on_grant(target, attempt, Grant::Wait { for_ms: MOVING_WAIT_MS }, now_ms);
+            }
         };
         if load.rows.is_empty() {
             let was_last = load.through <= log.start();
@@ -173,7 +201,7 @@ impl HintReplay {
     }
 
     /// Reads the next hints, and leaves out what nobody misses. An only copy that goes elsewhere is a batch of its own.
-    fn load(&self, state: &State, target: NodeId, log: &HintLog, limits: ReadLimits) -> Result<Load, String> {
+    fn load(&self, state: &State, target: NodeId, log: &HintLog, limits: ReadLimits) -> Result<Load, NotLoaded> {
         let detail = |error: HintError| error.to_string();
         let start = log.start();
         let batch = log.read(start, limits).map_err(detail)?;
@@ -205,9 +233,7 @@ impl HintReplay {
                 }
                 // What was passed over is acknowledged first: it would be counted again if this one is refused.
                 Destination::Undecided if load.through > start => return Ok(load),
-                Destination::Undecided => {
-                    return Err("a write's only copy waits until its replicas have changed".into());
-                }
+                Destination::Undecided => return Err(NotLoaded::Moving),
                 Destination::Target(_) | Destination::Elsewhere(..) if !hint.only_copy => {
                     let counter = if has_left { &counters.dropped_target_left } else { &counters.dropped_not_replica };
                     HandoffCounters::add(counter, 1);
