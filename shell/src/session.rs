@@ -59,9 +59,11 @@ pub(crate) fn address(host: &str, port: u16) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// What a first user most probably did when something answers that is no gRPC: took a node's HTTP port.
+/// What a first user most probably did when something answers that is no gRPC: took a node's HTTP port. Which of these is
+/// told depends on who hangs up first.
 fn plainly(reason: &str) -> String {
-    if ["protocol error", "404 Not Found", "transport error"].iter().any(|sign| reason.contains(sign)) {
+    const SIGNS: [&str; 4] = ["protocol error", "404 Not Found", "transport error", "operation was canceled"];
+    if SIGNS.iter().any(|sign| reason.contains(sign)) {
         return format!("what answers there speaks no gRPC, as a node's HTTP port would ({reason})");
     }
     reason.to_owned()
