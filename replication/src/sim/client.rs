@@ -59,6 +59,13 @@ pub(super) enum Told {
     Refused(&'static str),
 }
 
+impl Told {
+    /// The writes that ended, if it was one.
+    pub(super) fn writes(&self) -> Vec<u64> {
+        if let Self::Wrote { writes, .. } = self { writes.clone() } else { Vec::new() }
+    }
+}
+
 /// What was purged of each row when an operation began.
 type Gone = BTreeMap<RowKey, Version>;
 
@@ -266,6 +273,8 @@ impl Operation<'_> {
         timestamp: Option<Hlc>,
     ) {
         let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
+        // What the coordinator works by: what the node has heard of may be newer, until its follower has stepped.
+        let Some(state) = self.node.process.as_ref().map(|process| process.catalog.current()) else { return };
         let mut writes = Vec::new();
         let mut rows = Vec::new();
         for key in &keys {
@@ -278,7 +287,7 @@ impl Operation<'_> {
             ));
             writes.push(write);
             let partition = bits.partition_of(key.token());
-            let map = self.node.known.state.topology.placement(PLACEMENT).and_then(|p| p.partition(partition));
+            let map = state.topology.placement(PLACEMENT).and_then(|placement| placement.partition(partition));
             history.writes.push(RowWritten {
                 write,
                 table: self.table.1,
@@ -290,7 +299,7 @@ impl Operation<'_> {
                 coordinator_life: self.life,
                 begun_us: self.schedule.now_us(),
                 map: map.map_or(Epoch(0), |map| map.epoch()),
-                replicas: written_to(&self.node.known.state, partition),
+                replicas: written_to(&state, partition),
                 ended: None,
             });
         }

@@ -144,7 +144,11 @@ impl Run {
             }
             self.note_event(&event);
             self.history.note_order(&event);
+            let epoch = self.control.state.topology.epoch();
             self.happen(event.clone());
+            if self.control.state.topology.epoch() != epoch {
+                self.tell_maps();
+            }
             self.after_event();
             self.check_cases(&event);
         }
@@ -178,6 +182,7 @@ impl Run {
         event.describe(&mut text);
         if self.options.trace {
             eprintln!("{text}");
+            self.tell_event(event);
         }
         self.events += 1;
         self.trace = xxh3_64(&[&self.trace.to_be_bytes(), text.as_bytes()].concat());
@@ -255,7 +260,9 @@ impl Run {
         let told = std::mem::take(&mut *self.mailbox.lock());
         let is_told = !told.is_empty();
         for (client, told) in told {
+            let ended = told.writes();
             client::note(&mut self.history, self.schedule.now_us(), client, told);
+            ended.iter().for_each(|write| self.tell_ended(*write));
             self.go_on(client);
         }
         if is_told {
@@ -382,8 +389,9 @@ impl Run {
             *waiting = Some(Waiting { operation: self.begun, node: node.id });
         }
         self.schedule.after_ms(OVERDUE_MS, Event::Overdue { client, operation: self.begun });
-        let (schedule, mutant) = (&self.schedule, self.options.mutant);
+        let (schedule, mutant, first) = (&self.schedule, self.options.mutant, self.history.writes.len());
         client::begin(client, (node, &self.control.state), schedule, &mut self.history, &self.mailbox, mutant);
+        self.tell_begun(first);
     }
 
     /// Every operation ends, one way or another, unless its coordinator dies.

@@ -24,6 +24,7 @@ mod purged;
 mod repair;
 mod report;
 mod strike;
+mod tell;
 mod time;
 mod verdict;
 

@@ -36,6 +36,8 @@ struct Case {
     begun_us: u64,
     replica: NodeId,
     was_noted: bool,
+    /// What the replica held of the row was found damaged. It begins anew with what a quorum holds.
+    was_damaged: bool,
     ticks: u32,
 }
 
@@ -93,6 +95,7 @@ impl Run {
                 begun_us: row.begun_us,
                 replica: *replica,
                 was_noted: false,
+                was_damaged: false,
                 ticks: 0,
             }));
         }
@@ -155,13 +158,17 @@ impl Run {
         }
         let Some(replica) = self.nodes.get(&case.replica) else { return Fate::Closed };
         let Some(held) = &replica.process else { return Fate::Open };
-        let header = held.store.header(case.table, &case.key).ok().flatten();
+        let Ok(header) = held.store.header(case.table, &case.key) else {
+            // It may have held the write, or something newer: it remembers what it wrote, and answers by that.
+            case.was_damaged = true;
+            return Fate::Open;
+        };
         if replica.covers(case.table, &case.key, case.version, &self.nodes) {
             return Fate::Closed;
         }
         let Some(write) = self.history.writes.get(case.place) else { return Fate::Closed };
         let is_replica = written_to(&self.control.state, partition).contains(&case.replica);
-        if !is_replica || !must_hold(write, Some(replica)) {
+        if !is_replica || !must_hold(write, Some(replica)) || (case.was_damaged && !write.reach.is_quorum()) {
             return Fate::Closed;
         }
         if held.catalog.epoch() < self.control.state.topology.epoch() {

@@ -49,9 +49,7 @@ impl Run {
 
     /// Whether it changed anything: a node that is down cannot die, and where nothing moves no move is taken back.
     pub(super) fn strike(&mut self, fault: Fault) -> bool {
-        if self.options.trace {
-            eprintln!("  {fault:?}");
-        }
+        self.tell(&format!("{fault:?}"));
         let schedule = self.schedule.clone();
         match fault {
             Fault::Crash { node, down_ms } => return self.crash(node, down_ms),
