@@ -219,6 +219,8 @@ pub(crate) fn folder(parent: Option<&Path>) -> Result<TempDir> {
         Some(parent) => parent.to_owned(),
         None => own_folder()?,
     };
+    std::fs::create_dir_all(&parent)
+        .map_err(|error| format!("the folder {} cannot be made: {error}", parent.display()))?;
     Ok(tempfile::Builder::new().prefix("cube-bench-").tempdir_in(parent)?)
 }
 
