@@ -8,7 +8,7 @@ use cube_storage::clock::ClockError;
 use cube_storage::model::{Epoch, Hlc, Invalid, NodeId};
 use thiserror::Error;
 
-use super::explain::Account;
+use super::explain::{Account, Explained};
 use crate::catalog::UnknownName;
 use crate::consistency::{Level, ReadAtAny, Unavailable};
 use crate::messages::Refusal;
@@ -91,17 +91,16 @@ pub enum RequestError {
     },
 }
 
-impl RequestError {
-    /// What was done for the request, where that was asked for. Of one that was refused before anything was done there is
-    /// nothing to tell.
-    pub fn account(&self) -> Option<&Arc<Account>> {
+/// Of a request that was refused before anything was done there is nothing to tell.
+impl Explained for RequestError {
+    fn account(&self) -> Option<&Arc<Account>> {
         match self {
             Self::Unknown(incomplete) | Self::ReadIncomplete(incomplete) => incomplete.account.as_ref(),
             _ => None,
         }
     }
 
-    pub(super) fn set_account(&mut self, account: &Option<Arc<Account>>) {
+    fn set_account(&mut self, account: &Option<Arc<Account>>) {
         if let Self::Unknown(incomplete) | Self::ReadIncomplete(incomplete) = self {
             incomplete.account.clone_from(account);
         }

@@ -42,7 +42,7 @@ use self::admission::Load;
 use self::deadlines::{Deadline, Deadlines, Due, Place};
 pub use self::error::{Failure, Incomplete, RequestError};
 use self::explain::Ledger;
-pub use self::explain::{Account, Asked, Kind, Message, Reason, Role, RowTold, Stale, Told, Verdict, Why};
+pub use self::explain::{Account, Asked, Explained, Kind, Message, Reason, Role, RowTold, Stale, Told, Verdict, Why};
 use self::figures::Figures;
 pub use self::figures::{ReadFigures, RepairCause, RepairOutcome, Repairs};
 use self::hedge::Peers;

@@ -3,7 +3,8 @@
 use cube_replication::catalog::Hedge;
 use cube_replication::consistency::Level;
 use cube_replication::coordinator::{
-    Account, Asked, Kind, RangeRequest, ReadRequest, Reason, Role, Settings, Stale, Terms, Told, Why, WriteRequest,
+    Account, Asked, Explained as _, Kind, RangeRequest, ReadRequest, Reason, Role, Settings, Stale, Terms, Told, Why,
+    WriteRequest,
 };
 use cube_replication::handoff::Kept;
 use cube_storage::model::{Outcome, Record, RowKey};

@@ -30,8 +30,8 @@ use arc_swap::ArcSwapOption;
 use cube_replication::catalog::{Catalog, ClusterState};
 use cube_replication::consistency::Level;
 use cube_replication::coordinator::{
-    Account, Coordinator, PrefixPage, PrefixRequest, RangePage, RangeRequest, ReadFigures, ReadRequest, ReadRow,
-    RequestError, Settings, TableName, Terms, WriteRequest, Written,
+    Account, Coordinator, Explained, PrefixPage, PrefixRequest, RangePage, RangeRequest, ReadFigures, ReadRequest,
+    ReadRow, RequestError, Settings, TableName, Terms, WriteRequest, Written,
 };
 use cube_replication::trace::OpenSpan;
 use cube_storage::SyncPolicy;

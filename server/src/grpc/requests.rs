@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use cube_proto::v1::{self, partition_result, row_result};
 use cube_replication::consistency::Level;
-use cube_replication::coordinator::{Change, ReadRequest, ReadRow, RequestError, WriteRequest, Written};
+use cube_replication::coordinator::{Change, Explained, ReadRequest, ReadRow, RequestError, WriteRequest, Written};
 use cube_storage::model::RowKey;
 use tonic::metadata::MetadataMap;
 
@@ -92,10 +92,7 @@ pub(super) fn batch_written(
     level: Level,
     names: &Names<'_>,
 ) -> v1::BatchWriteReply {
-    let account = results.iter().find_map(|result| match result {
-        Ok(written) => written.account.clone(),
-        Err(error) => error.account().cloned(),
-    });
+    let account = results.iter().find_map(Explained::account).cloned();
     let outcome = |result| match result {
         Ok(written) => {
             partition_result::Outcome::Written(convert::written(Written { account: None, ..written }, level, names))
@@ -111,10 +108,7 @@ pub(super) fn batch_written(
 
 /// What was found of many rows, in their order.
 pub(super) fn batch_read(found: Vec<Result<ReadRow, RequestError>>, names: &Names<'_>) -> v1::BatchGetReply {
-    let account = found.iter().find_map(|result| match result {
-        Ok(row) => row.account.clone(),
-        Err(error) => error.account().cloned(),
-    });
+    let account = found.iter().find_map(Explained::account).cloned();
     let outcome = |row| match row {
         Ok(row) => row_result::Outcome::Row(convert::read_row(ReadRow { account: None, ..row }, names)),
         Err(error) => row_result::Outcome::Error(detail(&explain(error, names))),

@@ -6,6 +6,7 @@ mod page;
 mod slow;
 
 use std::ops::Bound;
+use std::slice;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -136,13 +137,7 @@ impl RangeOperation {
                 Action::Repair(node, claim, mutations, floor) => self.repair(node, claim, mutations, floor, 0),
                 Action::AwaitState { seen } => self.coordinator.wait_for_state(self.clone(), seen),
                 Action::Tell(done, mut result) => {
-                    if let Some(ledger) = &self.ledger {
-                        let account = self.coordinator.close(ledger, result.as_ref().err().map(ToString::to_string));
-                        match &mut result {
-                            Ok(page) => page.account.clone_from(&account),
-                            Err(error) => error.set_account(&account),
-                        }
-                    }
+                    self.coordinator.explain(self.ledger.as_ref(), slice::from_mut(&mut result));
                     done(result);
                 }
             }

@@ -14,6 +14,7 @@ mod slow;
 mod token;
 
 use std::collections::BTreeSet;
+use std::slice;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use super::admission::Admitted;
 use super::answers::failure_of;
 use super::deadlines::Deadline;
 use super::error::{Failure, Incomplete, RequestError};
-use super::explain::{Account, Kind, Ledger};
+use super::explain::{Account, Explained, Kind, Ledger};
 use super::figures::Counters;
 use super::read::{ReadRow, has_not_heard_of_table};
 use super::request::{PrefixRequest, ReadRequest, TableName, Terms};
@@ -332,13 +333,7 @@ impl Operation {
         state.admitted = None;
         state.stage = None;
         let Some(done) = state.done.take() else { return };
-        if let Some(ledger) = &self.ledger {
-            let account = self.coordinator.close(ledger, result.as_ref().err().map(ToString::to_string));
-            match &mut result {
-                Ok(page) => page.account.clone_from(&account),
-                Err(error) => error.set_account(&account),
-            }
-        }
+        self.coordinator.explain(self.ledger.as_ref(), slice::from_mut(&mut result));
         actions.tell = Some((done, result));
     }
 
@@ -415,13 +410,9 @@ impl Operation {
 
     /// What was done to read those rows was done for this page.
     fn account_for(&self, results: &Result<Vec<Result<ReadRow, RequestError>>, RequestError>, begun_ms: u64) {
-        let account_of = |row: &Result<ReadRow, RequestError>| match row {
-            Ok(row) => row.account.clone(),
-            Err(error) => error.account().cloned(),
-        };
-        let account = results.iter().flatten().find_map(account_of);
+        let account = results.iter().flatten().find_map(Explained::account);
         if let (Some(ledger), Some(account)) = (&self.ledger, account) {
-            ledger.take_over(&account, begun_ms);
+            ledger.take_over(account, begun_ms);
         }
     }
 

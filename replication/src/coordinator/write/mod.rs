@@ -256,8 +256,9 @@ impl WriteOperation {
                 Action::Send(node, parcel) => self.send(node, parcel),
                 Action::Note { group, round, missed } => self.note(group, round, missed),
                 Action::AwaitState { seen } => self.coordinator.wait_for_state(self.clone(), seen),
-                Action::Tell(done, results) => {
-                    done(Ok(self.coordinator.explain_write(self.ledger.as_ref(), results)));
+                Action::Tell(done, mut results) => {
+                    self.coordinator.explain(self.ledger.as_ref(), &mut results);
+                    done(Ok(results));
                 }
             }
         }

@@ -7,23 +7,23 @@
 //! An account is what was known when the client was told. What goes on after that (late answers, background repair) is not
 //! in it, and [`Account::by_chance`] says that there is some.
 
+mod account;
+
 use std::sync::Arc;
 
-use cube_storage::model::{Epoch, NodeId, Origin, Outcome, RecordHeader, RowKey, TableId, Version};
+use cube_storage::model::{NodeId, Origin, RecordHeader, RowKey, TableId, Version};
 use parking_lot::Mutex;
 
+pub use self::account::{Account, Asked, Explained, Kind, Message, Reason, Role, RowTold, Stale, Told, Verdict, Why};
 use super::Coordinator;
 use super::answers::{failure_of, outcomes_of};
 use super::error::{Failure, RequestError};
 use super::read::ReadRow;
 use super::request::Terms;
-use super::write::Written;
 use crate::catalog::ClusterState;
 use crate::clock::NodeClock;
-use crate::consistency::Level;
 use crate::handoff::{Kept, NotKept};
 use crate::messages::{Reply, ReplyBody, RequestBody, Want};
-use crate::topology::DataCenter;
 use crate::trace::OpenSpan;
 use crate::transport::PeerError;
 
@@ -31,184 +31,6 @@ use crate::transport::PeerError;
 const MESSAGES_MAX: usize = 256;
 /// Rows that one message and the account tell of, and hints.
 const ROWS_MAX: usize = 64;
-/// What kind of request an account is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Rows were read.
-    Read,
-    /// A page of one partition key's rows was read.
-    Range,
-    /// A page of a table's rows was read.
-    Scan,
-    /// Rows were written.
-    Write,
-}
-
-/// Where a replica is, seen from the coordinator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It is the coordinator itself, asked without the network.
-    Itself,
-    /// It is in the coordinator's data center.
-    Near,
-    /// It is in another one.
-    Far,
-}
-
-/// What a replica was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// Records.
-    Record,
-    /// Versions and checksums alone.
-    Digest,
-    /// A page.
-    Page,
-    /// To keep rows.
-    Write,
-    /// To keep rows that it was seen to lack.
-    Repair,
-}
-
-/// Why it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The level needs it.
-    Level,
-    /// Another replica was slow.
-    Hedge,
-    /// This read asks all replicas, by chance.
-    Chance,
-    /// It was asked before, and what it told won or was not all.
-    Again,
-}
-
-/// What a replica told of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowTold {
-    /// The row.
-    pub key: RowKey,
-    /// What identifies the record it holds, nothing when it holds none; or why it did not tell.
-    pub held: Result<Option<RecordHeader>, Failure>,
-}
-
-/// What a replica answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// What it holds of each row.
-    Rows(Vec<RowTold>),
-    /// A page of so many rows, and whether there are more.
-    Page {
-        /// Rows on it.
-        rows: usize,
-        /// Whether more follow.
-        more: bool,
-    },
-    /// What came of each row that it was to keep.
-    Outcomes(Vec<Result<Outcome, Failure>>),
-    /// Why there is no answer.
-    Failed(Failure),
-}
-
-/// One message to a replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Who.
-    pub replica: NodeId,
-    /// Where that is.
-    pub role: Role,
-    /// What it was asked for.
-    pub asked: Asked,
-    /// And why.
-    pub why: Why,
-    /// Rows that it was asked for.
-    pub rows: usize,
-    /// Milliseconds after the beginning when it was sent.
-    pub sent_ms: u64,
-    /// And when the answer came, if it did by then.
-    pub answered_ms: Option<u64>,
-    /// The answer, if it came by then.
-    pub told: Option<Told>,
-}
-
-/// Why a row's record won.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Nobody who told holds the row.
-    NobodyHoldsIt,
-    /// All who told hold this record.
-    AllAgree,
-    /// Its version is the greatest.
-    Newest,
-    /// Another record has the same version: a deletion wins over a value, then the greater bytes.
-    Tie,
-}
-
-/// A replica that told of something else than what won.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stale {
-    /// Who.
-    pub replica: NodeId,
-    /// What it held, if anything.
-    pub version: Option<Version>,
-    /// How much older that is.
-    pub behind_ms: Option<u64>,
-}
-
-impl Stale {
-    /// Behind a winner.
-    pub(super) fn new(replica: NodeId, version: Option<Version>, winner: Option<Version>) -> Self {
-        let newer_and_older = winner.zip(version);
-        let behind_ms = newer_and_older.map(|(newer, older)| newer.hlc.millis().saturating_sub(older.hlc.millis()));
-        Self { replica, version, behind_ms }
-    }
-}
-
-/// What was decided of one row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// The row.
-    pub key: RowKey,
-    /// The version that is returned.
-    pub winner: Option<Version>,
-    /// Why that one.
-    pub reason: Reason,
-    /// Those that told of something else.
-    pub stale: Vec<Stale>,
-}
-
-/// What was done for one request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
-    /// What kind of request it was.
-    pub kind: Kind,
-    /// Its table.
-    pub table: TableId,
-    /// Its level.
-    pub level: Level,
-    /// Who coordinated it.
-    pub coordinator: NodeId,
-    /// And where.
-    pub data_center: DataCenter,
-    /// The epoch of the topology it began with.
-    pub epoch: Epoch,
-    /// Milliseconds until the client was told.
-    pub took_ms: u64,
-    /// What was sent, in that order.
-    pub messages: Vec<Message>,
-    /// Messages that are left out.
-    pub messages_left_out: usize,
-    /// What was decided of each row that was read. The first ones.
-    pub verdicts: Vec<Verdict>,
-    /// Replicas that were asked because another one was slow.
-    pub hedged: Vec<NodeId>,
-    /// Replicas that were asked by chance: those that are behind are brought up to date after the answer.
-    pub by_chance: Vec<NodeId>,
-    /// Replicas whose missed rows were noted, and how.
-    pub hints: Vec<(NodeId, Kept)>,
-    /// Why the request, or a row of it, was not done.
-    pub error: Option<String>,
-}
 
 /// An account that is being written.
 pub(super) struct Ledger {
@@ -260,7 +82,7 @@ impl Coordinator {
     }
 
     /// The account, as far as the client wants it. A slow request's is recorded.
-    pub(super) fn close(&self, ledger: &Ledger, error: Option<String>) -> Option<Arc<Account>> {
+    fn close(&self, ledger: &Ledger, error: Option<String>) -> Option<Arc<Account>> {
         if let Some(span) = &ledger.span {
             span.end(error.clone());
         }
@@ -279,43 +101,28 @@ impl Coordinator {
         self.slow.accounts()
     }
 
-    /// Puts the account of a write into what the client is told.
-    pub(super) fn explain_write(
-        &self,
-        ledger: Option<&Arc<Ledger>>,
-        mut results: Vec<Result<Written, RequestError>>,
-    ) -> Vec<Result<Written, RequestError>> {
-        let Some(ledger) = ledger else { return results };
-        let account = self.close(ledger, first_error(&results));
-        for result in &mut results {
-            match result {
-                Ok(written) => written.account.clone_from(&account),
-                Err(error) => error.set_account(&account),
-            }
-        }
-        results
+    /// Closes the account and puts it into all that the client is told.
+    pub(super) fn explain<T: Explained>(&self, ledger: Option<&Arc<Ledger>>, told: &mut [Result<T, RequestError>]) {
+        let Some(ledger) = ledger else { return };
+        let account = self.close(ledger, first_error(told));
+        told.iter_mut().for_each(|told| told.set_account(&account));
     }
 
-    /// Puts the account of a read, with its verdicts, into what the client is told.
+    /// The same of a read, whose verdicts are made here.
     pub(super) fn explain_read(
         &self,
         ledger: Option<&Arc<Ledger>>,
         keys: impl Iterator<Item = RowKey>,
-        results: &mut [Result<ReadRow, RequestError>],
+        rows: &mut [Result<ReadRow, RequestError>],
     ) {
-        let Some(ledger) = ledger else { return };
-        for (key, row) in keys.zip(results.iter()).take(ROWS_MAX) {
-            if let Ok(row) = row {
-                ledger.decided(key, row.record.as_ref().map(|record| record.version));
+        if let Some(ledger) = ledger {
+            for (key, row) in keys.zip(rows.iter()).take(ROWS_MAX) {
+                if let Ok(row) = row {
+                    ledger.decided(key, row.record.as_ref().map(|record| record.version));
+                }
             }
         }
-        let account = self.close(ledger, first_error(results));
-        for result in results {
-            match result {
-                Ok(row) => row.account.clone_from(&account),
-                Err(error) => error.set_account(&account),
-            }
-        }
+        self.explain(ledger, rows);
     }
 }
 
@@ -481,23 +288,5 @@ impl Ledger {
 fn note(nodes: &mut Vec<NodeId>, node: NodeId) {
     if !nodes.contains(&node) {
         nodes.push(node);
-    }
-}
-
-impl std::fmt::Display for Account {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "table {} at {} by {} in {} ms", self.table, self.level, self.coordinator, self.took_ms)?;
-        for message in &self.messages {
-            let Message { replica, asked, why, sent_ms, answered_ms, .. } = message;
-            write!(f, "; {replica} {asked:?} ({why:?}) sent at {sent_ms} ms, ")?;
-            match answered_ms {
-                Some(answered_ms) => write!(f, "answered at {answered_ms} ms")?,
-                None => f.write_str("not answered")?,
-            }
-            if let Some(Told::Failed(failure)) = &message.told {
-                write!(f, ": {failure}")?;
-            }
-        }
-        self.error.iter().try_for_each(|error| write!(f, "; {error}"))
     }
 }
