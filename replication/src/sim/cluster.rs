@@ -378,7 +378,7 @@ impl Run {
         }
         if self.begun >= self.options.operations && self.faults_left == 0 {
             self.healed = true;
-            return self.schedule.after_us(0, Event::Heal);
+            return self.schedule.after_us(self.standing_still_us(), Event::Heal);
         }
         let up: Vec<NodeId> = self.nodes.values().filter(|node| node.is_up()).map(|node| node.id).collect();
         let Some(node) = self.schedule.one_of(&up).and_then(|id| self.nodes.get(&id)) else {
@@ -392,6 +392,12 @@ impl Run {
         let (schedule, mutant, first) = (&self.schedule, self.options.mutant, self.history.writes.len());
         client::begin(client, (node, &self.control.state), schedule, &mut self.history, &self.mailbox, mutant);
         self.tell_begun(first);
+    }
+
+    /// Until the last node that stands still goes on. What came for it meanwhile waits as long.
+    fn standing_still_us(&self) -> u64 {
+        let until_us = self.nodes.values().map(|node| node.paused_until_us).max().unwrap_or(0);
+        until_us.saturating_sub(self.schedule.now_us())
     }
 
     /// Every operation ends, one way or another, unless its coordinator dies.

@@ -34,7 +34,6 @@ impl Run {
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in &ids {
             if let Some(node) = self.nodes.get_mut(id) {
-                node.paused_until_us = 0;
                 node.files.set_capacity(None);
             }
             self.start(*id);
