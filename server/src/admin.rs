@@ -73,7 +73,7 @@ pub trait Admin: Send + Sync {
     fn hints(&self) -> HintsView;
 
     /// Steers the replay of hints, for one node by its name or for all.
-    fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError>;
+    async fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError>;
 
     /// How the replicas stand that this node holds, with every partition of a table where one is named.
     fn replication(&self, table: Option<(&str, &str)>) -> Result<ReplicationView, AdminError>;

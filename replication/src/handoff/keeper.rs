@@ -47,7 +47,9 @@ pub struct HintedHandoff {
     waiting: Mutex<Waiting>,
     wake: Wake,
     files: Arc<dyn Files>,
-    pauses: Mutex<Pauses>,
+    pauses: ArcSwap<Pauses>,
+    /// One change of who is paused at a time: it is made durable meanwhile, and nobody else waits for that.
+    pausing: Mutex<()>,
 }
 
 /// Bytes of rows that may wait to be written. A disk that is slower than that is not helped by more.
@@ -135,7 +137,8 @@ impl HintedHandoff {
             waiting: Mutex::default(),
             wake,
             files,
-            pauses: Mutex::new(pauses),
+            pauses: ArcSwap::from_pointee(pauses),
+            pausing: Mutex::default(),
         };
         for (target, error) in &opened.failed {
             tracing::error!(%target, %error, "a hint log cannot be opened: all of its target is marked dirty");
@@ -184,17 +187,17 @@ impl HintedHandoff {
 
     /// Whether an operator wants no hints delivered to a node.
     pub fn is_paused(&self, target: NodeId) -> bool {
-        self.pauses.lock().holds(target)
+        self.pauses.load().holds(target)
     }
 
     /// Pauses the delivery to a node, or to all, or lets it go on. It lasts until the opposite is said, and is durable when
     /// this returns.
     pub(super) fn pause(&self, target: Option<NodeId>, paused: bool) -> Result<(), PauseError> {
-        let mut pauses = self.pauses.lock();
-        let mut next = pauses.clone();
+        let _only = self.pausing.lock();
+        let mut next = Pauses::clone(&self.pauses.load());
         next.set(target, paused);
         next.keep(&*self.files)?;
-        *pauses = next;
+        self.pauses.store(Arc::new(next));
         Ok(())
     }
 

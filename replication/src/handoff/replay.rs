@@ -94,8 +94,12 @@ pub enum ReplayState {
 }
 
 impl ReplayState {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Idle, Self::TargetDown, Self::Paused, Self::Running, Self::Throttled, Self::BackingOff];
+
     /// Its name, as it is shown.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "IDLE",
             Self::TargetDown => "TARGET_DOWN",
@@ -122,7 +126,7 @@ pub struct Progress {
     pub failures: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Track {
     seen: Option<Seen>,
     paused: bool,
@@ -164,7 +168,7 @@ impl Track {
 }
 
 /// The replays of one node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Replay {
     targets: BTreeMap<NodeId, Track>,
     attempts: u64,
@@ -182,11 +186,6 @@ impl Replay {
             track.lease = None;
         }
         track.seen = Some(seen);
-    }
-
-    /// The target is no member any more, or has no log.
-    pub fn forget(&mut self, target: NodeId) {
-        self.targets.remove(&target);
     }
 
     /// Gossip reports the target alive, or an operator wants it now: no wait holds any more.

@@ -11,6 +11,7 @@ mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cube_storage::hints::PauseError;
 use cube_storage::model::NodeId;
@@ -20,8 +21,9 @@ use thiserror::Error;
 use self::batch::{Batch, Verdict};
 use self::marks::MarksHandover;
 use super::pace::{Coming, Grant};
-use super::replay::{Command, Replay, ReplayState, Sent};
+use super::replay::{Command, Progress, Replay, ReplayState, Sent};
 use super::{HandoffCounters, HandoffStatus, HintReceiver, HintedHandoff, TargetStatus};
+use crate::bursts::Bursts;
 use crate::catalog::Catalog;
 use crate::clock::NodeClock;
 use crate::membership::Membership;
@@ -42,6 +44,8 @@ const BATCH_TIMEOUT_MS: u32 = 10_000;
 const COMMANDS_PER_STEP: usize = 16;
 /// What a target leases itself where nobody grants: hints that go to other nodes than it, or to an older release.
 const LOCAL_LEASE: Grant = Grant::Lease { bytes: 1 << 20, for_ms: 1_000 };
+/// What is wrong with a target that this node's map does not name.
+const NO_MEMBER: &str = "it is no member";
 /// How often the log tells how far a replay has come.
 const TELL_EVERY_MS: u64 = 10_000;
 
@@ -76,15 +80,25 @@ pub enum SteerError {
         /// The name given.
         name: String,
     },
+    /// Hints for it are paused.
+    #[error("hints for {name} are paused: resume them, and they are delivered")]
+    Paused {
+        /// The name given.
+        name: String,
+    },
     /// It would not outlive this process.
     #[error("the decision cannot be kept: {0}")]
     NotKept(#[from] PauseError),
 }
 
-/// The replay of one node, as others see it: gossip, operators, the status.
+/// The replay of one node, as others see it: gossip, operators, the status. Nobody but the worker waits for its disk.
 pub struct HintReplay {
     parts: ReplayParts,
+    /// Locked for the whole of a step, which works on the disk.
     state: Mutex<State>,
+    /// What is shown of it: as the last step left it.
+    shown: Mutex<Shown>,
+    handing_over: AtomicBool,
     /// What callbacks brought. Bounded by what is under way: one answer for each.
     events: Arc<Mutex<Vec<Event>>>,
     wishes: Mutex<Wishes>,
@@ -111,10 +125,18 @@ struct State {
     /// Targets whose whole log only goes to others: they have left, or this node leaves and they are down.
     elsewhere: BTreeMap<NodeId, MemberState>,
     check_due_ms: u64,
-    handing_over: bool,
     marks: MarksHandover,
+    /// Targets to which something could not be delivered lately.
+    failing: Bursts<NodeId>,
     /// When it was last told that hints for a node that is alive are paused.
     told_paused_ms: BTreeMap<NodeId, u64>,
+}
+
+/// What a step leaves to be shown.
+#[derive(Default)]
+struct Shown {
+    replay: Replay,
+    errors: BTreeMap<NodeId, String>,
 }
 
 /// What a callback brought.
@@ -157,7 +179,14 @@ impl Worker for HintWorker {
 impl HintReplay {
     /// A replay that looks at all logs in its first step.
     pub fn new(parts: ReplayParts) -> Arc<Self> {
-        Arc::new(Self { parts, state: Mutex::default(), events: Arc::default(), wishes: Mutex::default() })
+        Arc::new(Self {
+            parts,
+            state: Mutex::default(),
+            shown: Mutex::default(),
+            handing_over: AtomicBool::new(false),
+            events: Arc::default(),
+            wishes: Mutex::default(),
+        })
     }
 
     /// Gossip says that a node lives or not. One that came back is served at once.
@@ -169,20 +198,21 @@ impl HintReplay {
         self.wish(alive.then_some(node));
     }
 
-    /// An operator wants hints delivered now, to one node or to all.
+    /// An operator wants hints delivered now, to one node or to all of those that are not paused.
     pub fn replay_now(&self, name: Option<&str>) -> Result<(), SteerError> {
-        self.wish(self.named(name)?);
+        let targets = self.named(name)?;
+        if let Some(name) = name.filter(|_| targets.iter().any(|target| self.parts.handoff.is_paused(*target))) {
+            return Err(SteerError::Paused { name: name.to_owned() });
+        }
+        self.wish(targets);
         Ok(())
     }
 
     /// An operator wants no hints delivered until he says otherwise, or delivered again. Hints are kept all the same. It is
-    /// durable when this returns.
+    /// durable when this returns, and followed from the next step on.
     pub fn pause(&self, name: Option<&str>, paused: bool) -> Result<(), SteerError> {
         let targets = self.named(name)?;
         self.parts.handoff.pause(name.and(targets.first().copied()), paused)?;
-        let mut state = self.state.lock();
-        targets.into_iter().for_each(|target| state.replay.pause(target, paused));
-        drop(state);
         tracing::warn!(node = name.unwrap_or("all"), paused, "an operator steers the delivery of hints");
         self.wish(None);
         Ok(())
@@ -191,8 +221,12 @@ impl HintReplay {
     /// This node leaves: from now on hints for targets that are down, and all dirty marks, go to other nodes, which keep them
     /// in its place.
     pub fn begin_handover(&self) {
-        self.state.lock().handing_over = true;
+        self.handing_over.store(true, Ordering::Release);
         self.wish(None);
+    }
+
+    fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::Acquire)
     }
 
     /// Has the next step look at all logs, at once, and try these targets whatever failed before.
@@ -226,7 +260,7 @@ impl HintReplay {
         }
     }
 
-    /// How all of it stands.
+    /// How all of it stands. It waits for no disk.
     pub fn status(&self) -> HandoffStatus {
         let now_ms = self.parts.clock.monotonic_ms();
         let cluster = self.parts.catalog.current();
@@ -234,17 +268,20 @@ impl HintReplay {
         let (hints, marks) = (handoff.hints().totals(), handoff.marks().totals());
         let names: BTreeSet<&String> = hints.keys().chain(marks.keys()).collect();
         let wall_ms = handoff.now_ms();
-        let state = self.state.lock();
+        let shown = self.shown.lock();
         let target = |name: &String| {
             let id = cluster.topology.member_named(name).map_or(NodeId(u16::MAX), |member| member.id);
             let hints = hints.get(name).copied().unwrap_or_default();
-            let mut replay = state.replay.progress(id, now_ms);
-            if replay.state == ReplayState::Idle && hints.records > 0 {
-                // They are newer than the last look.
-                replay.state = match self.parts.membership.is_alive(id) {
+            let mut replay = shown.replay.progress(id, now_ms);
+            if hints.records > 0 {
+                // They, or the pause, may be newer than the last step.
+                replay.state = match replay.state {
                     _ if handoff.is_paused(id) => ReplayState::Paused,
-                    true => ReplayState::Running,
-                    false => ReplayState::TargetDown,
+                    ReplayState::Idle | ReplayState::Paused if self.parts.membership.is_alive(id) => {
+                        ReplayState::Running
+                    }
+                    ReplayState::Idle | ReplayState::Paused => ReplayState::TargetDown,
+                    known => known,
                 };
             }
             TargetStatus {
@@ -253,19 +290,23 @@ impl HintReplay {
                 marks: marks.get(name).cloned().unwrap_or_default(),
                 replay,
                 last_progress_age_ms: replay.last_progress_ms.map(|ms| now_ms.saturating_sub(ms)),
-                eta_ms: (hints.records > 0 && replay.per_second > 0)
-                    .then(|| hints.records.saturating_mul(1_000) / replay.per_second),
-                last_error: state.errors.get(&id).cloned(),
+                eta_ms: eta_ms(hints.records, replay.per_second),
+                last_error: shown.errors.get(&id).cloned(),
             }
         };
         let targets = names.into_iter().map(|name| (name.clone(), target(name))).collect();
-        let handing_over = state.handing_over;
-        drop(state);
+        drop(shown);
         let counts = handoff.counters().snapshot();
         let members = cluster.topology.members().values().filter(|member| member.id != self.parts.me);
         let present = members.filter(|member| member.state != MemberState::Left);
         let paused = present.filter(|member| handoff.is_paused(member.id)).map(|member| member.name.clone()).collect();
-        HandoffStatus { targets, paused, incoming: self.parts.receiver.incoming(), counts, handing_over }
+        HandoffStatus {
+            targets,
+            paused,
+            incoming: self.parts.receiver.incoming(),
+            counts,
+            handing_over: self.is_handing_over(),
+        }
     }
 
     /// Does what is due, without waiting for anyone.
@@ -293,6 +334,7 @@ impl HintReplay {
         }
         let marks_due_ms = self.hand_marks_over(&mut state, now_ms);
         let due_ms = state.replay.due_ms().unwrap_or(u64::MAX).min(state.check_due_ms).min(marks_due_ms);
+        *self.shown.lock() = Shown { replay: state.replay.clone(), errors: state.errors.clone() };
         if due_ms <= now_ms { Step::Busy } else { Step::Idle { until_ms: due_ms } }
     }
 
@@ -300,21 +342,25 @@ impl HintReplay {
         if state.elsewhere.contains_key(&target) {
             return state.replay.on_grant(target, attempt, LOCAL_LEASE, now_ms);
         }
-        let totals = self.name_of(target).map(|name| self.parts.handoff.hints().log(&name).map(|log| log.totals()));
-        let Some(Ok(totals)) = totals else {
-            return state.replay.on_sent(target, attempt, Sent::Failed, now_ms);
+        let Some(name) = self.name_of(target) else {
+            return self.failed(state, target, attempt, NO_MEMBER.into(), now_ms);
+        };
+        let totals = match self.parts.handoff.hints().log(&name) {
+            Ok(log) => log.totals(),
+            Err(error) => return self.failed(state, target, attempt, error.to_string(), now_ms),
         };
         let (sent_records, sent_bytes) = state.replay.take_sent(target);
         let coming = Coming { records: totals.records.max(1), bytes: totals.bytes, sent_records, sent_bytes };
         let left = totals.records;
-        let taken = state.replay.progress(target, now_ms).taken;
-        let (_, told_ms) = state.begun.entry(target).or_insert_with(|| {
-            tracing::info!(%target, hints = left, "hints are replayed");
+        let Progress { taken, per_second, .. } = state.replay.progress(target, now_ms);
+        let (before, told_ms) = state.begun.entry(target).or_insert_with(|| {
+            tracing::info!(target = name, hints = left, "hints are replayed");
             (taken, now_ms)
         });
         if now_ms.saturating_sub(*told_ms) >= TELL_EVERY_MS {
             *told_ms = now_ms;
-            tracing::info!(%target, left, taken, "hints are being replayed");
+            let (taken, eta_ms) = (taken.saturating_sub(*before), eta_ms(left, per_second));
+            tracing::info!(target = name, left, taken, per_second, eta_ms, "hints are being replayed");
         }
         self.send(target, Asked::Replay { target, attempt }, ASK_TIMEOUT_MS, RequestBody::HintCredits(coming));
     }
@@ -372,7 +418,10 @@ impl HintReplay {
 
     fn failed(&self, state: &mut State, target: NodeId, attempt: u64, detail: String, now_ms: u64) {
         HandoffCounters::add(&self.parts.handoff.counters().failures, 1);
-        tracing::debug!(%target, detail, "a replay of hints is tried again later");
+        let name = self.name_of(target).unwrap_or_default();
+        if state.failing.begins(target, now_ms) {
+            tracing::info!(target = name, detail, "hints cannot be delivered, and are tried again later");
+        }
         state.errors.insert(target, detail);
         state.replay.on_sent(target, attempt, Sent::Failed, now_ms);
     }
@@ -384,7 +433,8 @@ impl HintReplay {
             let coming = Coming { records: 0, bytes: 0, sent_records, sent_bytes };
             self.send(target, Asked::Nothing, ASK_TIMEOUT_MS, RequestBody::HintCredits(coming));
             let taken = state.replay.progress(target, now_ms).taken.saturating_sub(before);
-            tracing::info!(%target, taken, "all hints are replayed");
+            let name = self.name_of(target).unwrap_or_default();
+            tracing::info!(target = name, taken, "all hints are replayed");
         }
         state.errors.remove(&target);
     }
@@ -393,4 +443,9 @@ impl HintReplay {
     fn name_of(&self, target: NodeId) -> Option<String> {
         self.parts.catalog.current().topology.member(target).map(|member| member.name.clone())
     }
+}
+
+/// When all that is left will be taken, at this speed.
+fn eta_ms(left: u64, per_second: u64) -> Option<u64> {
+    (left > 0 && per_second > 0).then(|| left.saturating_mul(1_000) / per_second)
 }

@@ -4,8 +4,9 @@ use cube_replication::handoff::Kept;
 use cube_replication::messages::{HandedHint, Refusal, ReplyBody, RequestBody, TakeHints, TakeMarks};
 use cube_storage::dirty::DirtyRange;
 use cube_storage::hints::HintLimits;
+use cube_storage::model::{Mutation, TableId};
 
-use crate::cluster::{Cluster, at, n, state, value};
+use crate::cluster::{Cluster, TABLE, at, n, state, value};
 
 #[test]
 fn hints_of_a_node_that_left_are_dropped_and_counted_and_its_only_copies_go_to_a_replica() {
@@ -41,6 +42,28 @@ fn hints_for_rows_that_their_target_holds_no_more_are_dropped_but_for_only_copie
     assert!(["a", "b", "only"].iter().all(|key| cluster.held(2, key).is_none()));
     let counts = cluster.counts(0);
     assert_eq!((counts.dropped_not_replica, counts.rerouted, cluster.hints(0, 2)), (2, 1, 0));
+}
+
+#[test]
+fn hints_of_a_dropped_table_are_counted_once_however_often_what_comes_with_them_has_to_be_sent() {
+    let cluster = Cluster::new();
+    cluster.kill(2);
+    let dropped = Mutation { table: TableId(TABLE.0 + 1), ..value("gone", 1) };
+    for row in [value("a", 1), dropped, value("b", 1)] {
+        cluster.keep(0, 2, vec![row], false).unwrap();
+    }
+    // It grants leases, and takes no rows by a map that it has not adopted.
+    let newer = state(&[0, 1, 2], &[3]);
+    cluster.node(0).catalog.advance(newer.clone());
+    cluster.revive(2);
+    (0..20).for_each(|_| cluster.pass_ms(10_000));
+    let counts = cluster.counts(0);
+    assert!(counts.failures > 3, "{counts:?}");
+    assert_eq!((counts.dropped_table, cluster.hints(0, 2)), (0, 3), "they have not left the log");
+    cluster.adopt(2, &newer);
+    cluster.pass_ms(60_000);
+    let counts = cluster.counts(0);
+    assert_eq!((counts.dropped_table, counts.replayed, cluster.hints(0, 2)), (1, 2, 0));
 }
 
 #[test]

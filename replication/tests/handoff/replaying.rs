@@ -114,6 +114,11 @@ fn an_operator_stops_the_delivery_and_lets_it_go_on() {
     cluster.revive(2);
     cluster.pass_ms(60_000);
     assert_eq!((cluster.hints(0, 2), cluster.status(0, 2).replay.state), (1, ReplayState::Paused));
+    let refused = cluster.node(0).replay.replay_now(Some("node-2")).unwrap_err();
+    assert!(refused.to_string().contains("paused"), "{refused}");
+    cluster.node(0).replay.replay_now(None).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.hints(0, 2), 1, "those of all others are meant");
     cluster.node(0).replay.pause(None, false).unwrap();
     cluster.settle();
     assert_eq!(cluster.hints(0, 2), 0);

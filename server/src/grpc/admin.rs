@@ -38,13 +38,13 @@ impl AdminService {
         Ok(self.edge.permit(Caller::Anonymous, Access::ChangeSchema)?)
     }
 
-    fn steer_hints(
+    async fn steer_hints(
         &self,
         request: Request<v1::HintOrder>,
         order: HintOrder,
     ) -> Result<Response<v1::HintsReply>, Status> {
         self.steer()?;
-        self.edge.admin().steer_hints(order, request.get_ref().node.as_deref()).map_err(EdgeError::from)?;
+        self.edge.admin().steer_hints(order, request.get_ref().node.as_deref()).await.map_err(EdgeError::from)?;
         Ok(Response::new(hints::reply(self.edge.admin().hints())))
     }
 }
@@ -80,15 +80,15 @@ impl Admin for AdminService {
     }
 
     async fn replay_hints(&self, request: Request<v1::HintOrder>) -> Result<Response<v1::HintsReply>, Status> {
-        self.steer_hints(request, HintOrder::Replay)
+        self.steer_hints(request, HintOrder::Replay).await
     }
 
     async fn pause_hints(&self, request: Request<v1::HintOrder>) -> Result<Response<v1::HintsReply>, Status> {
-        self.steer_hints(request, HintOrder::Pause)
+        self.steer_hints(request, HintOrder::Pause).await
     }
 
     async fn resume_hints(&self, request: Request<v1::HintOrder>) -> Result<Response<v1::HintsReply>, Status> {
-        self.steer_hints(request, HintOrder::Resume)
+        self.steer_hints(request, HintOrder::Resume).await
     }
 
     async fn replication(

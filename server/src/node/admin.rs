@@ -69,8 +69,8 @@ impl Admin for Member {
         self.hints_view()
     }
 
-    fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
-        Member::steer_hints(self, order, node)
+    async fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
+        Member::steer_hints(self, order, node).await
     }
 
     fn replication(&self, table: Option<(&str, &str)>) -> Result<ReplicationView, AdminError> {

@@ -9,6 +9,7 @@ use cube_replication::transport::PeerTransport;
 use super::NodeError;
 use super::ground::Ground;
 use super::member::Member;
+use super::opening::blocking;
 use crate::admin::{AdminError, HintOrder, HintsView};
 
 /// Lets hints in, and begins to deliver those that are kept here.
@@ -45,15 +46,18 @@ impl Member {
         HintsView::of(&self.hint_replay.status())
     }
 
-    pub(super) fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
-        let steered = match order {
-            HintOrder::Replay => self.hint_replay.replay_now(node),
-            HintOrder::Pause => self.hint_replay.pause(node, true),
-            HintOrder::Resume => self.hint_replay.pause(node, false),
-        };
+    pub(super) async fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
+        let (replay, node) = (Arc::clone(&self.hint_replay), node.map(str::to_owned));
+        // A pause is made durable.
+        let steered = blocking(move || match order {
+            HintOrder::Replay => replay.replay_now(node.as_deref()),
+            HintOrder::Pause => replay.pause(node.as_deref(), true),
+            HintOrder::Resume => replay.pause(node.as_deref(), false),
+        });
+        let steered = steered.await.map_err(|error| AdminError::Conflict { reason: error.to_string() })?;
         steered.map_err(|error| match error {
             SteerError::UnknownTarget { .. } => AdminError::Invalid { reason: error.to_string() },
-            SteerError::NotKept(_) => AdminError::Conflict { reason: error.to_string() },
+            SteerError::Paused { .. } | SteerError::NotKept(_) => AdminError::Conflict { reason: error.to_string() },
         })
     }
 }

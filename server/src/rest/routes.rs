@@ -295,7 +295,7 @@ fn keyspaces() -> Vec<Route> {
 fn of_hints() -> Vec<Route> {
     const TAG: &str = "Replication";
     const ORDERED: &[(u16, Answer)] = &[(200, Json("Ordered"))];
-    const STEERING: &[Code] = &[Code::ShuttingDown];
+    const STEERING: &[Code] = &[Code::Conflict, Code::ShuttingDown];
     let order = |path, handler, name, summary| {
         call("post", path, handler, name, TAG, summary).may_take("HintOrder").answers(ORDERED).fails(STEERING)
     };

@@ -329,7 +329,7 @@ impl Admin for RestOfNode {
         ScrubView { state: "ON_DEMAND", ..Default::default() }
     }
 
-    fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
+    async fn steer_hints(&self, order: HintOrder, node: Option<&str>) -> Result<(), AdminError> {
         let state = self.catalog.current();
         match node {
             Some(name) if state.topology.member_named(name).is_none() => {

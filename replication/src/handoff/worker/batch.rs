@@ -12,7 +12,7 @@ use super::super::keeper::{Leaf, bytes_of};
 use super::super::pace::Grant;
 use super::super::replay::Sent;
 use super::super::route::{Destination, destination};
-use super::{Asked, BATCH_TIMEOUT_MS, HintReplay, State};
+use super::{Asked, BATCH_TIMEOUT_MS, HintReplay, NO_MEMBER, State};
 use crate::messages::{HandedHint, Refusal, ReplyBody, RequestBody, Stamp, TakeHints, WriteRows};
 use crate::topology::MemberState;
 
@@ -22,6 +22,8 @@ pub(super) struct Batch {
     log: Arc<HintLog>,
     /// The rows that were sent, in their order.
     rows: Vec<Row>,
+    /// Those between them that were not, in their order.
+    unsent: Vec<Unsent>,
     /// Acknowledging this acknowledges all that was read, what nobody misses included.
     through: Position,
     kind: Kind,
@@ -35,6 +37,22 @@ struct Row {
     leaf: Leaf,
     bytes: usize,
     only_copy: bool,
+}
+
+/// A hint that nobody misses any more. It counts when it has left the log: until then it may be read again.
+#[derive(Clone, Copy)]
+struct Unsent {
+    /// Acknowledging this acknowledges it.
+    after: Position,
+    why: NotMissed,
+}
+
+/// Why nobody misses a hint.
+#[derive(Clone, Copy)]
+enum NotMissed {
+    Table,
+    TargetLeft,
+    NotReplica,
 }
 
 /// Whom a batch went to.
@@ -136,9 +154,18 @@ struct Load {
     mutations: Vec<Mutation>,
     created_ms: Vec<u64>,
     rows: Vec<Row>,
+    unsent: Vec<Unsent>,
     through: Position,
     to: NodeId,
     kind: Kind,
+}
+
+impl Load {
+    /// Leaves out a hint that nobody misses.
+    fn pass(&mut self, after: Position, why: NotMissed) {
+        self.unsent.push(Unsent { after, why });
+        self.through = after;
+    }
 }
 
 impl HintReplay {
@@ -150,7 +177,7 @@ impl HintReplay {
         now_ms: u64,
     ) {
         let Some(name) = self.name_of(target) else {
-            return self.failed(state, target, attempt, "it is no member".into(), now_ms);
+            return self.failed(state, target, attempt, NO_MEMBER.into(), now_ms);
         };
         let log = match self.parts.handoff.hints().log(&name) {
             Ok(log) => log,
@@ -168,15 +195,19 @@ impl HintReplay {
             let was_last = load.through <= log.start();
             return match log.acknowledge(load.through) {
                 Err(error) => self.failed(state, target, attempt, error.to_string(), now_ms),
-                // Nothing was read: all that is durable is acknowledged.
-                Ok(()) if was_last || log.start() >= log.durable_through() => {
-                    state.replay.on_sent(target, attempt, Sent::Nothing, now_ms);
-                    self.done(state, target, now_ms);
+                Ok(()) => {
+                    self.count_unsent(&load.unsent, load.through);
+                    // Nothing was read: all that is durable is acknowledged.
+                    if was_last || log.start() >= log.durable_through() {
+                        state.replay.on_sent(target, attempt, Sent::Nothing, now_ms);
+                        self.done(state, target, now_ms);
+                    } else {
+                        state.replay.on_sent(target, attempt, Sent::Taken { records: 0, bytes: 0 }, now_ms);
+                    }
                 }
-                Ok(()) => state.replay.on_sent(target, attempt, Sent::Taken { records: 0, bytes: 0 }, now_ms),
             };
         }
-        let Load { mutations, created_ms, rows, through, to, kind } = load;
+        let Load { mutations, created_ms, rows, unsent, through, to, kind } = load;
         HandoffCounters::add(&self.parts.handoff.counters().batches, 1);
         let body = match kind {
             Kind::HandedOver => {
@@ -196,7 +227,7 @@ impl HintReplay {
                 condition: None,
             }),
         };
-        state.batches.insert(target, Batch { attempt, log, rows, through, kind });
+        state.batches.insert(target, Batch { attempt, log, rows, unsent, through, kind });
         self.send(to, Asked::Replay { target, attempt }, BATCH_TIMEOUT_MS, body);
     }
 
@@ -207,13 +238,13 @@ impl HintReplay {
         let batch = log.read(start, limits).map_err(detail)?;
         self.mark_damage(log)?;
         let cluster = self.parts.catalog.current();
-        let counters = self.parts.handoff.counters();
         let has_left = state.elsewhere.get(&target) == Some(&MemberState::Left);
         let hands_over = state.elsewhere.contains_key(&target) && !has_left;
         let mut load = Load {
             mutations: Vec::new(),
             created_ms: Vec::new(),
             rows: Vec::new(),
+            unsent: Vec::new(),
             through: start,
             to: target,
             kind: Kind::Target,
@@ -227,17 +258,14 @@ impl HintReplay {
             let claim = match route {
                 Destination::Target(map) if !has_left => map,
                 Destination::NoTable => {
-                    HandoffCounters::add(&counters.dropped_table, 1);
-                    load.through = after;
+                    load.pass(after, NotMissed::Table);
                     continue;
                 }
-                // What was passed over is acknowledged first: it would be counted again if this one is refused.
+                // What was passed over is acknowledged first: it need not wait for this one.
                 Destination::Undecided if load.through > start => return Ok(load),
                 Destination::Undecided => return Err(NotLoaded::Moving),
                 Destination::Target(_) | Destination::Elsewhere(..) if !hint.only_copy => {
-                    let counter = if has_left { &counters.dropped_target_left } else { &counters.dropped_not_replica };
-                    HandoffCounters::add(counter, 1);
-                    load.through = after;
+                    load.pass(after, if has_left { NotMissed::TargetLeft } else { NotMissed::NotReplica });
                     continue;
                 }
                 Destination::Target(_) | Destination::Elsewhere(..) if load.through > start => return Ok(load),
@@ -297,8 +325,11 @@ impl HintReplay {
         {
             self.parts.handoff.note_handed_over(oldest);
         }
-        if let Some(Err(error)) = through.map(|through| batch.log.acknowledge(through)) {
-            return self.failed(state, target, attempt, error.to_string(), now_ms);
+        if let Some(through) = through {
+            if let Err(error) = batch.log.acknowledge(through) {
+                return self.failed(state, target, attempt, error.to_string(), now_ms);
+            }
+            self.count_unsent(&batch.unsent, through);
         }
         let counters = self.parts.handoff.counters();
         let counter = match batch.kind {
@@ -319,6 +350,19 @@ impl HintReplay {
         }
     }
 
+    /// Hints that nobody missed have left the log, as far as it is acknowledged.
+    fn count_unsent(&self, unsent: &[Unsent], through: Position) {
+        let counters = self.parts.handoff.counters();
+        for Unsent { why, .. } in unsent.iter().filter(|unsent| unsent.after <= through) {
+            let counter = match why {
+                NotMissed::Table => &counters.dropped_table,
+                NotMissed::TargetLeft => &counters.dropped_target_left,
+                NotMissed::NotReplica => &counters.dropped_not_replica,
+            };
+            HandoffCounters::add(counter, 1);
+        }
+    }
+
     /// A hint that its target never takes is marked dirty, so that it does not stand in the way of the others.
     fn give_up(&self, state: &mut State, target: NodeId, batch: &Batch, detail: &str, now_ms: u64) {
         let Some(row) = batch.rows.first().filter(|row| !row.only_copy) else {
@@ -329,6 +373,7 @@ impl HintReplay {
         let passed = passed.and_then(|()| batch.log.acknowledge(row.after).map_err(|error| error.to_string()));
         match passed {
             Ok(()) => {
+                self.count_unsent(&batch.unsent, row.after);
                 let sent = Sent::Taken { records: 0, bytes: row.bytes as u64 };
                 state.replay.on_sent(target, batch.attempt, sent, now_ms);
             }

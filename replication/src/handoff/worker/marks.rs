@@ -29,7 +29,7 @@ pub(super) struct MarksHandover {
 impl HintReplay {
     /// Sends the next marks, if this node leaves and has some. When there is something to do again without an answer.
     pub(super) fn hand_marks_over(&self, state: &mut State, now_ms: u64) -> u64 {
-        if !state.handing_over || state.marks.under_way.is_some() {
+        if !self.is_handing_over() || state.marks.under_way.is_some() {
             return u64::MAX;
         }
         if state.marks.wait_until_ms > now_ms {

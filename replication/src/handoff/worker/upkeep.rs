@@ -67,7 +67,7 @@ impl HintReplay {
         if has_left && oldest_ms.is_none() {
             self.remove(log.target());
         }
-        let goes_elsewhere = has_left || (state.handing_over && !is_alive);
+        let goes_elsewhere = has_left || (self.is_handing_over() && !is_alive);
         if goes_elsewhere {
             state.elsewhere.insert(member.id, member.state);
         } else {
@@ -161,7 +161,11 @@ impl HintReplay {
         for damage in log.damage() {
             match damage.lost {
                 Lost::Nothing => {}
-                Lost::Hint { table, token, version, .. } => {
+                Lost::Hint { table, token, version, only_copy } => {
+                    if only_copy {
+                        let target = log.target();
+                        tracing::error!(target, %damage, "what may have been a write's only copy is damaged: the write may be lost");
+                    }
                     let leaf = (table, LeafId::of(token, handoff.bits()), version);
                     let marked = handoff.mark(log.target(), [leaf], Cause::Corrupt, &damage.to_string());
                     marked.map_err(|error| error.to_string())?;
