@@ -58,6 +58,9 @@ fn a_node_tells_what_happened_in_a_form_that_a_strict_reader_takes() {
     assert_eq!(sum(&families, "cube_request_errors", &[("operation", "write"), ("code", "unavailable")]), 1.0);
     assert_eq!(sum(&families, "cube_hints_pending", &[("target", "node-3")]), 1.0);
     assert_eq!(sum(&families, "cube_hints_stored", &[]), 1.0);
+    let replay = |state| sum(&families, "cube_hints_replay_state", &[("target", "node-3"), ("state", state)]);
+    assert_eq!((replay("TARGET_DOWN"), replay("IDLE")), (1.0, 0.0));
+    assert_eq!(sum(&families, "cube_hints_pending_records", &[("target", "node-3")]), 1.0);
     assert_eq!(sum(&families, "cube_member_alive", &[("member", "node-2")]), 1.0);
     assert_eq!(sum(&families, "cube_member_alive", &[("member", "node-3")]), 0.0);
     assert_eq!(sum(&families, "cube_node_serving", &[]), 1.0);
