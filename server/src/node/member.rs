@@ -52,6 +52,9 @@ use crate::traces::{TraceParts, Traces};
 
 /// The first and the longest wait of a background worker that failed.
 const WORKER_BACKOFF_MS: (u64, u64) = (200, 30_000);
+/// How long noting what late replicas missed may take when the node stops, and how often it is looked whether it is done.
+const NOTED_WITHIN: Duration = Duration::from_secs(2);
+const NOTED_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A running member.
 pub(super) struct Member {
@@ -344,6 +347,16 @@ impl Member {
     pub(super) async fn stop(self: &Arc<Self>) {
         self.workers.drain(self.clock.monotonic_ms());
         self.transport.close();
+        // What waited for a late replica fails with that, and is noted below: not to have waited for it is no death.
+        let ended = async {
+            while self.coordinator.under_way() > 0 {
+                tokio::time::sleep(NOTED_LOOK_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(NOTED_WITHIN, ended).await.is_err() {
+            let left = self.coordinator.under_way();
+            tracing::warn!(left, "what late replicas missed of these requests is not noted: comparison finds it");
+        }
         self.control.shutdown().await;
         let member = Arc::clone(self);
         let stopped = opening::blocking(move || {
