@@ -24,6 +24,7 @@ mod hints;
 mod hints_catching_up;
 mod hints_damage;
 mod hints_limits;
+mod hints_missed;
 mod kill_all;
 mod kill_one;
 mod load;
