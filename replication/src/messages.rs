@@ -39,15 +39,19 @@ impl Features {
     pub const ANTI_ENTROPY: Self = Self(1 << 2);
     /// Repairs on demand.
     pub const REPAIRS: Self = Self(1 << 3);
+    /// Who was compared with is told up to when the two are equal.
+    pub const SYNC_TIMES: Self = Self(1 << 4);
     /// What this build can: a bit is given once and never another meaning.
-    pub const OF_THIS_BUILD: Self = Self(Self::HINTS.0 | Self::TABLE_SCANS.0 | Self::ANTI_ENTROPY.0 | Self::REPAIRS.0);
+    pub const OF_THIS_BUILD: Self =
+        Self(Self::HINTS.0 | Self::TABLE_SCANS.0 | Self::ANTI_ENTROPY.0 | Self::REPAIRS.0 | Self::SYNC_TIMES.0);
 
     /// In words, for those that have one.
-    const NAMES: [(Self, &str); 4] = [
+    const NAMES: [(Self, &str); 5] = [
         (Self::HINTS, "hints"),
         (Self::TABLE_SCANS, "table scans"),
         (Self::ANTI_ENTROPY, "anti-entropy"),
         (Self::REPAIRS, "repairs"),
+        (Self::SYNC_TIMES, "in-sync times"),
     ];
 
     /// Those that both have.
@@ -131,7 +135,10 @@ impl RequestBody {
             Self::Write(_) | Self::Read(_) | Self::Scan(_) | Self::Unknown { .. } => Features::default(),
             Self::HintCredits(_) | Self::TakeHints(_) | Self::TakeMarks(_) => Features::HINTS,
             Self::ScanTable(_) => Features::TABLE_SCANS,
-            Self::AntiEntropy(_) => Features::ANTI_ENTROPY,
+            Self::AntiEntropy(question) => match **question {
+                Question::Equal { .. } => Features::SYNC_TIMES,
+                _ => Features::ANTI_ENTROPY,
+            },
             Self::Repair(_) => Features::REPAIRS,
         }
     }

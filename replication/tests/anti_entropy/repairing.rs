@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cube_replication::anti_entropy::Settings;
+use cube_replication::messages::Features;
 use cube_replication::repair::{
     Asked, BeginError, Errand, Job, JobState, NotCompared, RepairAnswer, RepairId, RepairQuestion, Why,
 };
@@ -369,6 +370,22 @@ fn a_repair_that_finds_replicas_equal_moves_their_in_sync_times_and_a_dry_run_do
     for node in 0..3 {
         assert!(cluster.age_ms(node) <= HORIZON_MS + 2_500, "node {node}: {} ms", cluster.age_ms(node));
     }
+}
+
+#[test]
+fn a_node_that_cannot_be_told_of_in_sync_times_is_repaired_and_keeps_its_own() {
+    let mut cluster = differing(2, 40);
+    let older = Features(Features::OF_THIS_BUILD.0 & !Features::SYNC_TIMES.0);
+    cluster.exchanged.announce(NodeId(1), older);
+    run(&mut cluster, 0, false);
+    assert!(cluster.all_hold_the_same());
+    let before = cluster.nodes[1].shared.in_sync();
+    assert_eq!(run(&mut cluster, 0, false).state, JobState::Completed);
+    assert!(cluster.age_ms(0) <= HORIZON_MS + 2_500, "{} ms", cluster.age_ms(0));
+    assert_eq!(cluster.nodes[1].shared.in_sync(), before, "it finds out by itself");
+    cluster.exchanged.announce(NodeId(1), Features::OF_THIS_BUILD);
+    run(&mut cluster, 0, false);
+    assert!(cluster.age_ms(1) <= HORIZON_MS + 2_500, "{} ms", cluster.age_ms(1));
 }
 
 #[test]

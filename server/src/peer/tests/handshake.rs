@@ -2,6 +2,7 @@
 
 use cube_proto::peer::v1 as wire;
 use cube_proto::peer::v1::peer_client::PeerClient;
+use cube_replication::anti_entropy::questions::Question;
 
 use super::*;
 
@@ -177,6 +178,25 @@ fn a_peer_is_never_sent_what_it_has_not_announced_and_is_once_it_was_upgraded() 
         asker.send(TWO, Lane::Foreground, scan()).wait().is_ok_and(|reply| reply.body.is_ok())
     });
     assert!(heard.heard.load(Ordering::Relaxed) > before);
+}
+
+#[test]
+fn a_peer_that_compares_replicas_and_knows_no_in_sync_times_is_asked_the_one_and_not_told_the_other() {
+    let heard = Arc::new(Echo::default());
+    let fewer = Features(Features::OF_THIS_BUILD.0 & !Features::SYNC_TIMES.0);
+    let process = Process::member(PeerIdentity { features: fewer, ..identity(TWO) }, heard.clone());
+    let asker = Asker::new(settings());
+    asker.book.put(TWO, &process.address);
+    asker.connect(TWO);
+    let send = |question| {
+        let body = RequestBody::AntiEntropy(Box::new(question));
+        asker.send(TWO, Lane::Background, request_of(body, 1, AMPLE_MS)).wait().unwrap()
+    };
+    let told = send(Question::Equal { horizon: Hlc(1), trees: Vec::new() });
+    assert_eq!(told.body, Err(Refusal::Unsupported("in-sync times".into())));
+    assert_eq!(heard.heard.load(Ordering::Relaxed), 0, "it was sent");
+    assert!(send(Question::Roots { horizon: Hlc(1), tables: Vec::new() }).body.is_ok());
+    assert_eq!(heard.heard.load(Ordering::Relaxed), 1);
 }
 
 #[test]
