@@ -151,6 +151,7 @@ fn below_the_floor_a_client_is_refused_and_an_equal_replica_is_heard(disk: &dyn 
     let behind = Origin::Replica { floor: Hlc::new(9, 0) };
     assert_eq!(store.apply(batch(behind, vec![old.clone()])).unwrap(), refused);
     assert_eq!(store.get(TABLE, &key_in(P0)), Ok(None));
+    assert_eq!(store.counters().below_floor_rows(), 3, "each refusal is counted");
     let equal = Origin::Replica { floor };
     let deletion = delete(TABLE, key_in(P0), at(8));
     assert_eq!(store.apply(batch(equal, vec![deletion])).unwrap(), [Outcome::Present], "the same as absent");

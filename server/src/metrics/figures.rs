@@ -110,6 +110,8 @@ pub struct StoreFigures {
     pub rows: u64,
     /// Rows that were purged.
     pub purged_rows: u64,
+    /// Rows that were refused below the purge floor.
+    pub below_floor_rows: u64,
     /// Damaged places found since the start.
     pub damaged: u64,
     /// Whether writing has stopped after a failure of the disk.

@@ -19,6 +19,13 @@ pub(super) fn write(page: &mut Page<'_>, store: &StoreFigures) -> Written {
         family("cube_store_rows_purged", "Deleted and ended rows that were removed for good"),
         store.purged_rows,
     )?;
+    page.count(
+        family(
+            "cube_store_rows_below_floor",
+            "Rows that were refused because deletions may have been purged up to their versions",
+        ),
+        store.below_floor_rows,
+    )?;
     page.count(family("cube_store_damaged_ranges", "Damaged places found in this node's files"), store.damaged)?;
     page.value(
         family("cube_store_stopped", "Whether writing has stopped until a restart, after a failure of the disk"),

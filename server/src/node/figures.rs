@@ -84,6 +84,7 @@ impl Member {
             groups: counters.groups(),
             rows: counters.rows(),
             purged_rows: counters.purged_rows(),
+            below_floor_rows: counters.below_floor_rows(),
             damaged: self.store.damage().found(),
             is_stopped: self.store.stopped().is_some(),
             partitions: self.partitions_by_state().into_iter().collect(),

@@ -199,9 +199,10 @@ impl<'a> Group<'a> {
                 None => continue,
             };
             let outcome = judge(&entry.mutation.record, origin, &now, floor);
-            if outcome == Outcome::Applied {
-                now = Held::taken(&entry.mutation.record);
-                winner = Some(entry);
+            match outcome {
+                Outcome::Applied => (now, winner) = (Held::taken(&entry.mutation.record), Some(entry)),
+                Outcome::BelowFloor(_) => self.store.counters.count_below_floor(),
+                _ => {}
             }
             self.set_outcome(entry, outcome);
         }

@@ -57,6 +57,7 @@ pub struct Counters {
     groups: AtomicU64,
     rows: AtomicU64,
     purged_rows: AtomicU64,
+    below_floor_rows: AtomicU64,
 }
 
 impl Counters {
@@ -73,6 +74,15 @@ impl Counters {
     /// Rows that purge removed.
     pub fn purged_rows(&self) -> u64 {
         self.purged_rows.load(Ordering::Relaxed)
+    }
+
+    /// Rows that were refused because deletions may have been purged up to their versions.
+    pub fn below_floor_rows(&self) -> u64 {
+        self.below_floor_rows.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_below_floor(&self) {
+        self.below_floor_rows.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_group(&self, rows: usize) {
