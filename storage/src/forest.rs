@@ -35,8 +35,8 @@ impl Forest {
         }
     }
 
-    /// What changes above a horizon added to each leaf.
-    pub(crate) fn young_above(&mut self, horizon: Hlc) -> BTreeMap<(TableId, LeafId), LeafSum> {
+    /// The changes above a horizon.
+    pub(crate) fn young_above(&mut self, horizon: Hlc) -> Vec<YoungChange> {
         self.young.above(horizon)
     }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 pub use self::tree::Tree;
-pub(crate) use self::young::{Young, YoungChange};
+pub(crate) use self::young::{Young, YoungChange, sums};
 use crate::keyspace::KeyRange;
 use crate::model::{PartitionBits, PartitionId, TableId, Token, Version};
 

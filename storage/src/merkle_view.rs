@@ -6,7 +6,7 @@
 //! and every record that is listed was verified against its key: damage is an error that marks the partition, and is
 //! never told to a peer as a version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::engine::{Direction, EngineError, Space};
 use crate::error::{DamagedRange, StoreError};
 use crate::forest::{leaf_rows, read_leaves};
 use crate::keyspace::{KeyRange, after, data_key, decode_data_key};
-use crate::merkle::{DEPTH, FAN_OUT, LeafId, LeafSum, NodeIndex, Tree};
+use crate::merkle::{DEPTH, FAN_OUT, LeafId, LeafSum, NodeIndex, Tree, YoungChange, sums};
 use crate::model::{Hlc, PartitionId, RecordHeader, RowKey, TableId};
 use crate::store::Store;
 
@@ -81,22 +81,24 @@ impl Store {
         // Each tree is made before the lock that all of them are then read under.
         let made: Vec<_> = trees.iter().map(|&(table, partition)| self.root(table, partition)).collect();
         let mut forest = self.forest.lock();
-        let mut young: BTreeMap<(TableId, PartitionId), LeafSum> = BTreeMap::new();
-        for ((table, leaf), delta) in forest.young_above(horizon) {
-            let sum = young.entry((table, leaf.partition())).or_default();
-            *sum = sum.plus(delta);
-        }
-        let as_of = |(tree, made): (&(TableId, PartitionId), Result<LeafSum, StoreError>)| {
-            let root = made?;
-            let root = forest.tree(tree.0, tree.1).map_or(root, Tree::root);
-            Ok(root.minus(young.get(tree).copied().unwrap_or_default()))
-        };
-        trees.iter().zip(made).map(as_of).collect()
+        let young = forest.young_above(horizon);
+        let present = |tree: &(TableId, PartitionId)| forest.tree(tree.0, tree.1).map(Tree::root);
+        let roots: Vec<Option<LeafSum>> = trees.iter().map(present).collect();
+        drop(forest);
+        let young = sums(&young, |change| Some((change.table, change.leaf.partition())));
+        let young = trees.iter().map(|tree| young.get(tree).copied().unwrap_or_default());
+        let sums = made.into_iter().zip(roots).zip(young);
+        sums.map(|((made, present), young)| made.map(|root| present.unwrap_or(root).minus(young))).collect()
     }
 
     /// The children of inner nodes, in the order of the nodes, without what was written above the horizon.
     pub fn children_as_of(&self, horizon: Hlc, asked: &[TreeNodes]) -> Vec<Result<Vec<Children>, StoreError>> {
         let young = self.forest.lock().young_above(horizon);
+        let of: BTreeSet<(TableId, PartitionId)> = asked.iter().map(|asked| (asked.table, asked.partition)).collect();
+        let place = |change: &YoungChange| {
+            of.contains(&(change.table, change.leaf.partition())).then_some((change.table, change.leaf))
+        };
+        let young = sums(&young, place);
         asked.iter().map(|asked| self.children_of(asked, &young)).collect()
     }
 
