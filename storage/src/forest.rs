@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use crate::dead::Dead;
 use crate::engine::{Direction, EngineError, Reader, Space};
 use crate::error::{DamagedRange, StoreError};
 use crate::keyspace::{KeyRange, token_range};
@@ -18,6 +19,8 @@ pub(crate) struct Forest {
     trees: BTreeMap<(TableId, PartitionId), Tree>,
     /// Changes that the trees hold already and comparisons leave out.
     young: Young,
+    /// From which purge floors on there is something to purge.
+    pub(crate) dead: Dead,
 }
 
 impl Forest {
@@ -48,6 +51,7 @@ impl Forest {
     pub(crate) fn forget(&mut self, table: TableId, partition: PartitionId) {
         self.trees.remove(&(table, partition));
         self.young.forget(|of, leaf| of == table && leaf.partition() == partition);
+        self.dead.forget(|of, at| (of, at) == (table, partition));
     }
 
     pub(crate) fn clear(&mut self) {
@@ -57,6 +61,7 @@ impl Forest {
     pub(crate) fn forget_table(&mut self, table: TableId) {
         self.trees.retain(|&(of, _), _| of != table);
         self.young.forget(|of, _| of == table);
+        self.dead.forget(|of, _| of == table);
     }
 }
 

@@ -16,6 +16,7 @@ pub mod apply;
 #[path = "../tests/common/cases.rs"]
 mod cases;
 pub mod clock;
+mod dead;
 pub mod dirty;
 pub mod engine;
 mod error;
@@ -42,6 +43,7 @@ pub mod store;
 mod table;
 
 pub use apply::{ApplyWorker, Done, TimeLimit, Waiting, WarmPlace};
+pub use dead::DeadLook;
 pub use error::{DamagedRange, StoreError};
 pub use merkle_view::{Children, HeaderPage, LeafSpan, Piece, RowDigest, TreeNodes};
 pub use panics::caught;

@@ -30,7 +30,7 @@ pub struct Removed {
 
 /// Where a step ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemovalCursor(Vec<u8>);
+pub struct RemovalCursor(pub(crate) Vec<u8>);
 
 struct Victim {
     data_key: Vec<u8>,
@@ -168,7 +168,7 @@ impl Store {
         failed.map_or(Ok(strays), Err)
     }
 
-    fn rows_of(&self, table: TableId, partition: PartitionId) -> KeyRange {
+    pub(crate) fn rows_of(&self, table: TableId, partition: PartitionId) -> KeyRange {
         let (first, last) = self.bits.tokens_of(partition);
         token_range(table, first, last)
     }
@@ -298,8 +298,8 @@ impl Store {
         }
     }
 
-    /// How many rows purge at `floor` would still have to remove from a partition: none once a pass is done. For tests
-    /// and for whoever reports how far purging has come.
+    /// How many rows purge at `floor` would still have to remove from a partition: none once a pass is done. It reads all
+    /// of them, so it is for tests; [`Store::look_for_dead`] tells whether there are any.
     pub fn count_purgeable(&self, table: TableId, partition: PartitionId, floor: Hlc) -> Result<usize, StoreError> {
         self.tables.read().get(table)?;
         let mut count = 0;

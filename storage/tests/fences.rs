@@ -16,7 +16,8 @@ use cube_storage::model::{
     Batch, Epoch, Hlc, Invalid, Mutation, Origin, Outcome, PartitionBits, PartitionId, PlacementId, RowKey, TableId,
 };
 use cube_storage::{
-    Identity, PartitionState, RangeState, Store, StoreError, StoreOptions, SyncState, TableOptions, UnsyncedCause,
+    DeadLook, Identity, PartitionState, RangeState, Store, StoreError, StoreOptions, SyncState, TableOptions,
+    UnsyncedCause,
 };
 
 use crate::common::disks::{Disk, MemoryDisk};
@@ -451,4 +452,37 @@ fn an_unreadable_disk_is_not_taken_for_an_empty_row() {
     assert!(matches!(store.apply(old.clone()), Err(StoreError::Engine(EngineError::Io { .. }))));
     disk.0.heal();
     assert_eq!(store.apply(old).unwrap(), [Outcome::Superseded(at(5))], "and writes did not stop");
+}
+
+#[test]
+fn a_partition_in_which_nothing_dies_is_looked_through_once_and_what_comes_to_die_is_found() {
+    const ROWS_MAX: usize = 8;
+    let disk = MemoryDisk::default();
+    let store = open(&disk);
+    let rows = (0..50).map(|n| put(TABLE, RowKey::with_sort("k", format!("{n}")), at(1), "v"));
+    store.apply(client(rows.collect())).unwrap();
+    let key = || RowKey::with_sort("k", "49");
+    let tree = (TABLE, bits().partition_of(key().token()));
+    let look = |floor: u64| {
+        let (mut from, mut looks) = (None, 0);
+        loop {
+            looks += 1;
+            match store.look_for_dead(tree, from.as_ref(), Hlc::new(floor, 0), ROWS_MAX).unwrap() {
+                DeadLook::NotYet(next) => from = Some(next),
+                DeadLook::Nothing => return (false, looks),
+                DeadLook::Some => return (true, looks),
+            }
+        }
+    };
+    assert_eq!(look(90), (false, 50 / ROWS_MAX + 1), "a bounded part at a time");
+    disk.0.fail_reads_with(EngineError::Io { detail: "nothing is to be read".into() });
+    assert_eq!(look(95), (false, 1));
+    disk.0.heal();
+    store.apply(client(vec![put(TABLE, key(), at(93), "other")])).unwrap();
+    disk.0.fail_reads_with(EngineError::Io { detail: "nothing is to be read".into() });
+    assert_eq!(look(95), (false, 1), "a value without an end changes nothing");
+    disk.0.heal();
+    store.apply(client(vec![delete(TABLE, key(), at(97))])).unwrap();
+    assert_eq!(look(96), (false, 1), "it is not dead below its version");
+    assert!(look(97).0);
 }

@@ -13,15 +13,17 @@ use cube_storage::purge::purge_floor;
 
 use super::questions::{Answer, Proof, Question, Tree};
 
-/// Trees that one request to purge names.
+/// Trees that one request to purge names: each has all its rows looked at.
 const TREES_PER_PURGE_MAX: usize = 64;
+/// Trees that one question about proofs or fences names: a message of some 100 KiB.
+const TREES_PER_QUESTION_MAX: usize = 4_096;
 
 /// A tree that a round is about.
 #[derive(Clone, Debug)]
 pub struct RoundTree {
     /// The map by which it is judged.
     pub epoch: Epoch,
-    /// All its replicas, this node and pending ones included.
+    /// All its replicas, this node among them.
     pub replicas: Vec<NodeId>,
     /// The age below which its deletions stay.
     pub grace_ms: u64,
@@ -32,8 +34,8 @@ pub struct RoundTree {
 pub enum RoundNext {
     /// Ask a node, which may be this one, and tell [`Round::on_answer`].
     Ask(NodeId, Question),
-    /// Say by [`Round::choose`] in which trees there is something to purge.
-    Choose,
+    /// Say by [`Round::on_looked`] whether there is something to purge in a tree, up to this floor.
+    Look(Tree, Hlc),
     /// It is over.
     Done,
 }
@@ -42,7 +44,7 @@ pub enum RoundNext {
 enum Phase {
     Watermarks,
     Proofs,
-    Choose,
+    Looks,
     Fences,
     Purges,
     Done,
@@ -67,6 +69,8 @@ pub struct Round {
     trees: BTreeMap<Tree, State>,
     left: VecDeque<(NodeId, Question)>,
     asked: Option<(NodeId, Question)>,
+    /// Trees with a floor, of which it is not known yet whether there is something to purge.
+    to_look: VecDeque<(Tree, Hlc)>,
     /// Who keeps a tree from being purged.
     blocked: BTreeMap<Tree, BTreeSet<NodeId>>,
     rows: u64,
@@ -91,8 +95,8 @@ impl Round {
         let trees: BTreeMap<Tree, State> = trees.into_iter().map(|(at, tree)| (at, state(tree))).collect();
         let left = if trees.is_empty() { Vec::new() } else { members.clone() };
         let left = left.into_iter().map(|member| (member, Question::Watermark)).collect();
-        let (asked, blocked) = (None, BTreeMap::new());
-        Self { now, phase: Phase::Watermarks, members, watermarks, trees, left, asked, blocked, rows: 0 }
+        let (asked, to_look, blocked) = (None, VecDeque::new(), BTreeMap::new());
+        Self { now, phase: Phase::Watermarks, members, watermarks, trees, left, asked, to_look, blocked, rows: 0 }
     }
 
     /// The answers of the members, for the next round.
@@ -119,8 +123,8 @@ impl Round {
     /// What is to be done next.
     pub fn next_step(&mut self) -> RoundNext {
         loop {
-            if self.phase == Phase::Choose {
-                return RoundNext::Choose;
+            if let Some(&(tree, floor)) = self.to_look.front() {
+                return RoundNext::Look(tree, floor);
             }
             if let Some((node, question)) = self.left.pop_front() {
                 self.asked = Some((node, question.clone()));
@@ -129,8 +133,9 @@ impl Round {
             match self.phase {
                 Phase::Watermarks => self.ask_proofs(),
                 Phase::Proofs => self.find_floors(),
+                Phase::Looks => self.ask_fences(),
                 Phase::Fences => self.ask_purges(),
-                Phase::Choose | Phase::Purges | Phase::Done => {
+                Phase::Purges | Phase::Done => {
                     self.phase = Phase::Done;
                     return RoundNext::Done;
                 }
@@ -139,16 +144,16 @@ impl Round {
     }
 
     /// The floor of every tree that has one.
-    pub fn floors(&self) -> impl Iterator<Item = (Tree, Hlc)> + '_ {
+    fn floors(&self) -> impl Iterator<Item = (Tree, Hlc)> + '_ {
         self.trees.iter().filter_map(|(tree, state)| Some((*tree, state.floor?)))
     }
 
-    /// Goes on with those trees in which there is something to purge up to the floor.
-    pub fn choose(&mut self, has_dead: impl Fn(Tree, Hlc) -> bool) {
-        self.trees.retain(|tree, state| state.floor.is_some_and(|floor| has_dead(*tree, floor)));
-        self.phase = Phase::Fences;
-        let fence = |floors: Vec<(TableId, PartitionId, Hlc)>| Question::Fence { floors };
-        self.left = self.by_replica(|_| true).into_iter().map(|(node, floors)| (node, fence(floors))).collect();
+    /// The tree that was asked about has something to purge, or has not.
+    pub fn on_looked(&mut self, has_dead: bool) {
+        let Some((tree, _)) = self.to_look.pop_front() else { return };
+        if !has_dead {
+            self.trees.remove(&tree);
+        }
     }
 
     /// The node that was asked answered, or did not.
@@ -196,11 +201,14 @@ impl Round {
         for (tree, state) in &self.trees {
             state.tree.replicas.iter().for_each(|node| by_node.entry(*node).or_default().push(*tree));
         }
-        self.left = by_node.into_iter().map(|(node, trees)| (node, Question::Proofs { trees })).collect();
+        for (node, trees) in by_node {
+            let some = trees.chunks(TREES_PER_QUESTION_MAX);
+            self.left.extend(some.map(|trees| (node, Question::Proofs { trees: trees.to_vec() })));
+        }
     }
 
     fn find_floors(&mut self) {
-        self.phase = Phase::Choose;
+        self.phase = Phase::Looks;
         let watermarks: Vec<Option<Hlc>> = self.members.iter().map(|node| self.watermarks.get(node).copied()).collect();
         let silent: BTreeSet<NodeId> =
             self.members.iter().filter(|node| !self.watermarks.contains_key(node)).copied().collect();
@@ -216,6 +224,17 @@ impl Round {
             if !blocking.is_empty() {
                 self.blocked.insert(*tree, blocking);
             }
+        }
+        self.trees.retain(|_, state| state.floor.is_some());
+        self.to_look = self.floors().collect();
+    }
+
+    /// Goes on with those trees in which there is something to purge.
+    fn ask_fences(&mut self) {
+        self.phase = Phase::Fences;
+        for (node, floors) in self.by_replica(|_| true) {
+            let some = floors.chunks(TREES_PER_QUESTION_MAX);
+            self.left.extend(some.map(|floors| (node, Question::Fence { floors: floors.to_vec() })));
         }
     }
 
@@ -285,8 +304,8 @@ mod tests {
         loop {
             let (node, question) = match round.next_step() {
                 RoundNext::Done => return (round, fenced, purged),
-                RoundNext::Choose => {
-                    round.choose(|_, _| true);
+                RoundNext::Look(..) => {
+                    round.on_looked(true);
                     continue;
                 }
                 RoundNext::Ask(node, question) => (node, question),

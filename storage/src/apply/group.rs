@@ -12,7 +12,7 @@ use crate::engine::{Durability, Engine, EngineError, Space, Writes};
 use crate::error::{DamagedRange, StoreError};
 use crate::keyspace::encode_data_key;
 use crate::merkle::{Fingerprint, LeafId, LeafSum, MerkleKey, YoungChange, leaf_key};
-use crate::model::{Batch, Mutation, Outcome, PartitionId, Record, RecordHeader, TableId};
+use crate::model::{Batch, Hlc, Mutation, Outcome, PartitionId, Record, RecordHeader, TableId};
 use crate::partition::{PartitionState, Partitions, SyncState, UnsyncedCause};
 use crate::scrub::RowChange;
 use crate::store::Store;
@@ -327,6 +327,12 @@ impl<'a> Group<'a> {
 
     pub(super) fn young(&self) -> &[YoungChange] {
         &self.young
+    }
+
+    /// The rows that were written and that purge removes one day: from which floor on.
+    pub(super) fn mortal(&self) -> impl Iterator<Item = (TableId, LeafId, Hlc)> + '_ {
+        let written = self.changes.iter().zip(&self.written);
+        written.filter_map(|(change, (_, header))| Some((change.mutation.table, change.leaf, header.purgeable_from()?)))
     }
 
     pub(super) fn damage(&self) -> &[DamagedRange] {

@@ -163,6 +163,7 @@ impl Store {
             forest.add(table, leaf, delta);
         }
         group.young().iter().for_each(|change| forest.note_young(*change));
+        group.mortal().for_each(|(table, leaf, from)| forest.dead.note(table, leaf.partition(), from));
         drop(forest);
         for damaged in group.damage() {
             self.damage.report(damaged.clone());

@@ -291,6 +291,12 @@ impl RecordHeader {
     pub fn is_purgeable(&self, floor: Hlc) -> bool {
         purgeable(self.version, self.tombstone, self.expiry, floor)
     }
+
+    /// The lowest floor at which purge removes the record; nothing of a value without an end.
+    pub fn purgeable_from(&self) -> Option<Hlc> {
+        let ends = if self.tombstone { Hlc(0) } else { Hlc::new(self.expiry?.0, 0) };
+        Some(self.version.hlc.max(ends))
+    }
 }
 
 /// What purge removes follows from the floor alone, so that all replicas purge the same.

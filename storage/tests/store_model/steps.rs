@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cube_storage::engine::{Engine, EngineError};
 use cube_storage::model::{Batch, Epoch, Hlc, Mutation, Origin, PartitionId, PlacementId, TableId};
-use cube_storage::{Store, StoreError, SyncPolicy, SyncState, UnsyncedCause, WarmPlace};
+use cube_storage::{DeadLook, Store, StoreError, SyncPolicy, SyncState, UnsyncedCause, WarmPlace};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -293,6 +293,7 @@ impl<'a> Run<'a> {
         let floor = self.model.range(table, partition).floor;
         let expected = self.model.purge(table, partition);
         assert_eq!(self.store.count_purgeable(table, partition, floor).unwrap(), expected);
+        assert_eq!(self.has_dead(table, partition, rows_max), expected > 0);
         let (mut removed, mut from) = (0, None);
         loop {
             let step = self.store.purge_step(table, partition, from.as_ref(), rows_max).unwrap();
@@ -304,7 +305,20 @@ impl<'a> Run<'a> {
             }
         }
         assert_eq!(removed, expected);
+        assert!(!self.has_dead(table, partition, rows_max));
         removed > 0
+    }
+
+    /// Looks through a partition for what is to be purged, as far as that is not known since an earlier look.
+    fn has_dead(&self, table: TableId, partition: PartitionId, rows_max: usize) -> bool {
+        let (floor, mut from) = (self.model.range(table, partition).floor, None);
+        loop {
+            match self.store.look_for_dead((table, partition), from.as_ref(), floor, rows_max).unwrap() {
+                DeadLook::Some => return true,
+                DeadLook::Nothing => return false,
+                DeadLook::NotYet(next) => from = Some(next),
+            }
+        }
     }
 
     fn mark_unsynced(&self, table: TableId, partition: PartitionId) {

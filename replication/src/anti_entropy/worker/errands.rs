@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use cube_storage::DeadLook;
 use cube_storage::dirty::DirtyRange;
 use cube_storage::model::{Epoch, NodeId};
 
@@ -14,6 +15,8 @@ use crate::catalog::ClusterState;
 use crate::messages::ReplyBody;
 use crate::worker::StepError;
 
+/// Rows that are looked at for the dead without looking up from it.
+const LOOK_ROWS: usize = 1_000;
 /// After a round that could not purge everything another one follows sooner.
 const PURGE_AGAIN_DIVISOR: u64 = 4;
 
@@ -96,6 +99,7 @@ impl AntiEntropyWorker {
         self.watermarks.retain(|member, _| members.contains(member));
         let now = self.shared.parts.clock.peek();
         let round = Round::new(now, members, self.watermarks.clone(), trees);
+        self.look = None;
         self.activity = Activity::Purging(Box::new(round));
     }
 
@@ -103,11 +107,16 @@ impl AntiEntropyWorker {
         let Activity::Purging(round) = &mut self.activity else { return Ok(Act::GoOn) };
         match round.next_step() {
             RoundNext::Ask(node, question) => self.ask(node, question, now_ms),
-            RoundNext::Choose => {
-                let (store, unpurged) = (&self.shared.parts.store, &self.unpurged);
-                round.choose(|tree, floor| {
-                    unpurged.contains(&tree) || store.count_purgeable(tree.0, tree.1, floor).is_ok_and(|dead| dead > 0)
-                });
+            // Somebody else may hold what this node has purged.
+            RoundNext::Look(tree, _) if self.unpurged.contains(&tree) => round.on_looked(true),
+            RoundNext::Look(tree, floor) => {
+                let from = self.look.take();
+                match self.shared.parts.store.look_for_dead(tree, from.as_ref(), floor, LOOK_ROWS) {
+                    Ok(DeadLook::Some) => round.on_looked(true),
+                    Ok(DeadLook::NotYet(next)) => self.look = Some(next),
+                    // What cannot be read is not purged: whoever reads it next marks it as damaged.
+                    Ok(DeadLook::Nothing) | Err(_) => round.on_looked(false),
+                }
             }
             RoundNext::Done => self.end_purge(now_ms),
         }

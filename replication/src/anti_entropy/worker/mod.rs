@@ -11,9 +11,9 @@ mod errands;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cube_storage::StoreError;
 use cube_storage::dirty::DirtyMarks;
 use cube_storage::model::{Hlc, NodeId, Outcome};
+use cube_storage::{RemovalCursor, StoreError};
 use parking_lot::Mutex;
 
 use super::answer::{answer, is_busy};
@@ -81,6 +81,8 @@ pub struct AntiEntropyWorker {
     /// Trees in which somebody holds what others have purged.
     unpurged: BTreeSet<Tree>,
     next_purge_ms: u64,
+    /// How far the tree that a round is at was looked through for the dead.
+    look: Option<RemovalCursor>,
     /// Whether a pass goes before a round of purging if both are due.
     is_turn_of_pass: bool,
     next_keep_ms: u64,
@@ -102,6 +104,7 @@ impl AntiEntropyWorker {
             watermarks: BTreeMap::new(),
             unpurged: BTreeSet::new(),
             next_purge_ms: 0,
+            look: None,
             is_turn_of_pass: true,
             next_keep_ms: 0,
             settings,
