@@ -13,6 +13,7 @@ use crate::anti_entropy::purge::{Round, RoundNext};
 use crate::anti_entropy::questions::{Answer, Question, Tree};
 use crate::catalog::ClusterState;
 use crate::messages::ReplyBody;
+use crate::topology::PartitionMap;
 use crate::worker::StepError;
 
 /// Rows that are looked at for the dead without looking up from it.
@@ -158,19 +159,27 @@ fn told(came: Option<Came>) -> Option<Answer> {
 
 /// The trees that a node holds in a range, as this node knows it.
 fn trees_of(state: &ClusterState, node: NodeId, range: DirtyRange) -> Vec<Tree> {
-    let mut trees = BTreeSet::new();
+    // There may be thousands of marks, nearly all of a leaf: of those only the one partition is looked at.
+    let (table, partition) = match range {
+        DirtyRange::Everything => (None, None),
+        DirtyRange::Table(table) => (Some(table), None),
+        DirtyRange::Partition(table, partition) => (Some(table), Some(partition)),
+        DirtyRange::Leaf(table, leaf) => (Some(table), Some(leaf.partition())),
+    };
+    let mut trees = Vec::new();
     for keyspace in state.schema.keyspaces.values() {
         let Some(placement) = state.topology.placement(keyspace.placement) else { continue };
-        for table in keyspace.tables.values() {
-            let held = placement.partitions().filter(|(_, map)| map.write_sets().contains(node));
-            let inside = held.filter(|(partition, _)| match range {
-                DirtyRange::Everything => true,
-                DirtyRange::Table(of) => of == table.id,
-                DirtyRange::Partition(of, at) => (of, at) == (table.id, *partition),
-                DirtyRange::Leaf(of, leaf) => (of, leaf.partition()) == (table.id, *partition),
-            });
-            trees.extend(inside.map(|(partition, _)| (table.id, partition)));
+        let ids = keyspace.tables.values().map(|of| of.id);
+        for of in ids.filter(|of| table.is_none_or(|table| table == *of)) {
+            let is_held = |map: &PartitionMap| map.write_sets().contains(node);
+            match partition {
+                Some(at) => trees.extend(placement.partition(at).filter(|map| is_held(map)).map(|_| (of, at))),
+                None => {
+                    let held = placement.partitions().filter(|(_, map)| is_held(map));
+                    trees.extend(held.map(|(at, _)| (of, at)));
+                }
+            }
         }
     }
-    trees.into_iter().collect()
+    trees
 }
