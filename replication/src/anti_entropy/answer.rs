@@ -18,8 +18,8 @@ pub const LIST_BYTES_MAX: usize = 1 << 20;
 pub const HOT_ROWS: i64 = 512;
 /// Rows of a piece.
 pub const PIECE_ROWS: i64 = 256;
-/// Pieces of one answer.
-pub const PIECES_MAX: usize = 1_024;
+/// Pieces of one answer: all their rows are read for it, on both sides, and the longest keys make a megabyte of it.
+pub const PIECES_MAX: usize = 128;
 /// Bytes of records in one answer; a first row that is larger comes alone.
 pub const ROWS_BYTES_MAX: usize = 1 << 20;
 /// Rows looked at by one request to purge, after which no further tree is begun.

@@ -225,7 +225,11 @@ impl Session {
         mut after: Option<RowKey>,
         pieces: Vec<Piece>,
         more: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), Unexpected> {
+        if more && pieces.is_empty() {
+            // It would be asked for ever.
+            return Err(Unexpected::Answer);
+        }
         for piece in pieces {
             let between = Between { table, leaf, after: after.take(), upto: Some(piece.last.clone()) };
             after = Some(piece.last);
@@ -233,7 +237,7 @@ impl Session {
             let mine = match store.leaf_pieces(between.span(), PIECE_ROWS, 1) {
                 Ok((mine, false)) => mine.first().map(|mine| mine.sum),
                 Ok((_, true)) => None,
-                Err(error) => return self.exclude(between.tree(), error),
+                Err(error) => return Ok(self.exclude(between.tree(), error)?),
             };
             if mine != Some(piece.sum) {
                 self.rows.work.push_back(Work::Span(between));
