@@ -217,14 +217,20 @@ impl Replica {
             }
         };
         let batch = Batch { origin: write.origin, mutations };
-        let paced = self.hints.get().filter(|_| write.origin == Origin::Client).cloned();
+        let is_clients = write.origin == Origin::Client;
+        let paced = self.hints.get().filter(|_| is_clients).cloned();
+        let yielding = self.attendant.get().filter(|_| is_clients).cloned();
         let begun_ms = self.clock.monotonic_ms();
         self.store.submit_within(
             batch,
             Some(limit),
             Box::new(move |result| {
+                let took_ms = clock.monotonic_ms().saturating_sub(begun_ms);
                 if let Some(hints) = paced {
-                    hints.wrote(clock.monotonic_ms().saturating_sub(begun_ms));
+                    hints.wrote(took_ms);
+                }
+                if let Some(attendant) = yielding {
+                    attendant.wrote(took_ms);
                 }
                 let body = result.map_err(Refusal::from).map(|outcomes| wrote(outcomes, refused, rows));
                 answer(Reply { from: me, clock: clock.peek(), body });

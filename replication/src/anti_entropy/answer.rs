@@ -75,6 +75,9 @@ pub trait Attendant: Send + Sync {
     /// time would send every row twice.
     fn compares_with(&self, peer: NodeId) -> bool;
 
+    /// A client's write was made durable here, after so long.
+    fn wrote(&self, took_ms: u64);
+
     /// A peer found these trees to be equal there and here, as of then.
     fn on_equal(&self, peer: NodeId, horizon: Hlc, trees: &[Tree]);
 }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::answer::Attendant;
 use super::board::Board;
 use super::compare::Tally;
+use super::courtesy::Courtesy;
 use super::questions::Tree;
 use super::schedule::{Pace, Shared};
 use crate::catalog::{Catalog, ClusterState};
@@ -144,6 +145,8 @@ pub struct AntiEntropy {
     /// With whom comparisons are under way, and whether the peer has answered: those of the worker and those of repairs on
     /// demand, with each peer one at a time.
     comparing: Mutex<BTreeMap<NodeId, bool>>,
+    /// What clients feel of comparisons.
+    courtesy: Mutex<Courtesy>,
     /// What the hybrid clock read at some of the last moments, oldest first.
     readings: Mutex<VecDeque<(u64, Hlc)>>,
 }
@@ -168,6 +171,7 @@ impl AntiEntropy {
             status: Mutex::default(),
             board: Mutex::default(),
             comparing: Mutex::default(),
+            courtesy: Mutex::default(),
             readings: Mutex::default(),
         })
     }
@@ -287,7 +291,26 @@ impl AntiEntropy {
 
     /// The comparison with a peer is over.
     pub(crate) fn end_comparing(&self, peer: NodeId) {
-        self.comparing.lock().remove(&peer);
+        let mut comparing = self.comparing.lock();
+        comparing.remove(&peer);
+        if comparing.is_empty() {
+            self.courtesy.lock().is_quiet(self.parts.clock.monotonic_ms());
+        }
+    }
+
+    /// When a comparison may go on after what clients felt of it, if not now.
+    pub(crate) fn rest_until_ms(&self, now_ms: u64) -> Option<u64> {
+        self.courtesy.lock().rest_until_ms(now_ms)
+    }
+
+    /// A message of a comparison leaves, or rows of one are applied.
+    pub(crate) fn burdens(&self, now_ms: u64) {
+        self.courtesy.lock().begins(now_ms);
+    }
+
+    /// That is over, after so long.
+    pub(crate) fn burdened(&self, took_ms: u64, now_ms: u64) {
+        self.courtesy.lock().ended(took_ms, now_ms);
     }
 
     /// Every member that has not left.
@@ -330,6 +353,10 @@ impl Attendant for AntiEntropy {
     fn compares_with(&self, peer: NodeId) -> bool {
         // Of two that begin at the same time the lower one goes on.
         self.comparing.lock().get(&peer).is_some_and(|is_answered| *is_answered || self.parts.me < peer)
+    }
+
+    fn wrote(&self, took_ms: u64) {
+        self.courtesy.lock().wrote(took_ms, self.parts.clock.monotonic_ms());
     }
 
     fn on_equal(&self, peer: NodeId, horizon: Hlc, trees: &[Tree]) {

@@ -50,7 +50,7 @@ enum Waiting {
     /// Its peer, with whom anti-entropy compares at the moment.
     Peer,
     /// Something that comes with this ticket, or else until then.
-    Ticket { ticket: u64, until_ms: u64 },
+    Ticket { ticket: u64, since_ms: u64, until_ms: u64 },
     /// To ask the same thing again.
     Repeat { at_ms: u64 },
 }
@@ -134,13 +134,14 @@ impl RepairSessions {
                 }
                 Act::GoOn
             }
-            Waiting::Ticket { ticket, until_ms } => {
+            Waiting::Ticket { ticket, since_ms, until_ms } => {
                 let mut came = std::mem::take(&mut *self.inbox.lock());
                 let found = came.iter().position(|(of, _)| *of == ticket).map(|place| came.swap_remove(place).1);
                 if found.is_none() && now_ms < until_ms {
                     return Act::Wait(Step::Idle { until_ms });
                 }
                 running.waiting = Waiting::Nothing;
+                self.shared.anti_entropy.burdened(now_ms.saturating_sub(since_ms), now_ms);
                 self.on_came(found, now_ms);
                 Act::GoOn
             }
@@ -149,7 +150,8 @@ impl RepairSessions {
 
     /// Does what the comparison wants next.
     fn advance(&mut self, now_ms: u64) -> Act {
-        if let Some(until_ms) = self.budget.wait_until_ms(now_ms) {
+        let resting = self.shared.anti_entropy.rest_until_ms(now_ms);
+        if let Some(until_ms) = self.budget.wait_until_ms(now_ms).max(resting) {
             return Act::Wait(Step::Throttled { until_ms });
         }
         if is_busy(&self.shared.parts().store) {
@@ -165,6 +167,7 @@ impl RepairSessions {
             }
         };
         let (after, peer) = (running.session.tally(), running.errand.with);
+        self.shared.anti_entropy.burdens(now_ms);
         // A plan moves nothing.
         if !running.errand.dry_run {
             let rows = (after.rows_sent - before.rows_sent) + (after.rows_fetched - before.rows_fetched);
@@ -308,7 +311,8 @@ impl RepairSessions {
         self.last_ticket += 1;
         let (ticket, timeout_ms) = (self.last_ticket, self.shared.anti_entropy.settings().question_timeout_ms);
         if let Some(running) = self.running.as_mut() {
-            running.waiting = Waiting::Ticket { ticket, until_ms: now_ms.saturating_add(u64::from(timeout_ms)) };
+            let until_ms = now_ms.saturating_add(u64::from(timeout_ms));
+            running.waiting = Waiting::Ticket { ticket, since_ms: now_ms, until_ms };
         }
         ticket
     }

@@ -67,7 +67,8 @@ impl AntiEntropyWorker {
     }
 
     pub(super) fn compare(&mut self, now_ms: u64) -> Result<Act, StepError> {
-        if let Some(until_ms) = self.budget.wait_until_ms(now_ms) {
+        let resting = self.shared.rest_until_ms(now_ms);
+        if let Some(until_ms) = self.budget.wait_until_ms(now_ms).max(resting) {
             return Ok(Act::End(Step::Throttled { until_ms }));
         }
         let Activity::Comparing(session) = &mut self.activity else { return Ok(Act::GoOn) };
@@ -82,6 +83,7 @@ impl AntiEntropyWorker {
         let after = session.tally();
         let rows = (after.rows_sent - before.rows_sent) + (after.rows_fetched - before.rows_fetched);
         self.budget.spend(after.row_bytes - before.row_bytes, rows, now_ms);
+        self.shared.burdens(now_ms);
         match next {
             Next::Done => self.conclude(now_ms),
             Next::Ask(question) => self.ask(peer, question, now_ms),

@@ -46,6 +46,14 @@ enum Came {
 
 type Inbox = Arc<Mutex<Option<(u64, Came)>>>;
 
+/// Something that is waited for.
+#[derive(Clone, Copy)]
+struct Waiting {
+    ticket: u64,
+    since_ms: u64,
+    until_ms: u64,
+}
+
 /// What is under way.
 enum Activity {
     Resting,
@@ -73,8 +81,8 @@ pub struct AntiEntropyWorker {
     activity: Activity,
     pass: Option<Pass>,
     inbox: Inbox,
-    /// What is waited for, and until when.
-    waiting: Option<(u64, u64)>,
+    /// What is waited for.
+    waiting: Option<Waiting>,
     last_ticket: u64,
     clearings: BTreeMap<NodeId, Clearing>,
     watermarks: BTreeMap<NodeId, Hlc>,
@@ -137,12 +145,15 @@ impl AntiEntropyWorker {
     }
 
     fn act(&mut self, now_ms: u64) -> Result<Act, StepError> {
-        if let Some((ticket, until_ms)) = self.waiting {
+        if let Some(Waiting { ticket, since_ms, until_ms }) = self.waiting {
             let came = self.inbox.lock().take().filter(|(of, _)| *of == ticket).map(|(_, came)| came);
             if came.is_none() && now_ms < until_ms {
                 return Ok(Act::End(Step::Idle { until_ms }));
             }
             self.waiting = None;
+            if matches!(self.activity, Activity::Comparing(_)) {
+                self.shared.burdened(now_ms.saturating_sub(since_ms), now_ms);
+            }
             return self.on_came(came, now_ms).map(|()| Act::GoOn);
         }
         match &mut self.activity {
@@ -198,7 +209,7 @@ impl AntiEntropyWorker {
     fn wait(&mut self, now_ms: u64) -> u64 {
         self.last_ticket += 1;
         let until_ms = now_ms.saturating_add(u64::from(self.settings.question_timeout_ms));
-        self.waiting = Some((self.last_ticket, until_ms));
+        self.waiting = Some(Waiting { ticket: self.last_ticket, since_ms: now_ms, until_ms });
         self.last_ticket
     }
 
