@@ -1,5 +1,7 @@
 //! A cluster of replicas in one thread, each with its worker, and nothing that moves unless the test says so.
 
+mod replacing;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,8 +91,7 @@ impl Cluster {
     /// A node of an earlier release, which knows nothing of repairs.
     pub(crate) fn make_old(&mut self, node: u16) {
         let at = usize::from(node);
-        let Node { store, shared, .. } = &self.nodes[at];
-        let clock = Arc::new(NodeClock::new(NodeId(node), self.time.clone(), store.clone(), 900_000).unwrap());
+        let (Node { store, shared, .. }, clock) = (&self.nodes[at], self.clock_of(node));
         let replica = Arc::new(Replica::new(NodeId(node), store.clone(), clock));
         replica.attend(shared.clone());
         self.network.connect(NodeId(node), replica.clone());
@@ -101,18 +102,25 @@ impl Cluster {
         let time = Arc::new(Time::default());
         let network = InProcess::new(time.clone(), Delivery::Pumped, 1_000);
         let (state, exchanged) = (state(count), Arc::new(Exchanged::default()));
-        let node = |id: u16| {
-            let identity =
-                Identity { bits: state.topology.partition_bits(), merkle_key: MerkleKey(*b"one for all test") };
-            let engine = Arc::new(MemoryEngine::new());
-            let store = Arc::new(Store::open(engine, identity, StoreOptions::default()).unwrap());
-            adopt(&store, NodeId(id), &state).unwrap();
-            let catalog = Arc::new(Catalog::new(state.clone()));
-            let (files, exchanged) = (Arc::new(SimulatedFiles::new()), exchanged.clone());
-            node(Base { id: NodeId(id), store, catalog, files, exchanged }, &time, &network, settings)
-        };
-        let nodes = (0..count).map(node).collect();
-        Self { nodes, exchanged, time, network, settings }
+        let mut cluster = Self { nodes: Vec::new(), exchanged, time, network, settings };
+        for id in (0..count).map(NodeId) {
+            let store = fresh_store(&state);
+            adopt(&store, id, &state).unwrap();
+            let node = cluster.node_of(id, store, state.clone());
+            cluster.nodes.push(node);
+        }
+        cluster
+    }
+
+    fn node_of(&self, id: NodeId, store: Arc<Store>, state: ClusterState) -> Node {
+        let (files, exchanged) = (Arc::new(SimulatedFiles::new()), self.exchanged.clone());
+        let base = Base { id, store, catalog: Arc::new(Catalog::new(state)), files, exchanged };
+        node(base, &self.time, &self.network, self.settings)
+    }
+
+    fn clock_of(&self, node: u16) -> Arc<NodeClock> {
+        let store = self.nodes[usize::from(node)].store.clone();
+        Arc::new(NodeClock::new(NodeId(node), self.time.clone(), store, 900_000).unwrap())
     }
 
     /// Lets time pass in small steps, in which everybody does what is due.
@@ -260,6 +268,24 @@ fn node(base: Base, time: &Arc<Time>, network: &InProcess, settings: Settings) -
     Node { store, marks, shared, catalog, files, repairs, worker, runner, sessions, replica, view, is_up: true }
 }
 
+/// A store of the cluster without any rows.
+fn fresh_store(state: &ClusterState) -> Arc<Store> {
+    let identity = Identity { bits: state.topology.partition_bits(), merkle_key: MerkleKey(*b"one for all test") };
+    Arc::new(Store::open(Arc::new(MemoryEngine::new()), identity, StoreOptions::default()).unwrap())
+}
+
+fn member(id: NodeId) -> Member {
+    Member {
+        id,
+        name: format!("node-{}", id.0),
+        data_center: "a".into(),
+        rack: "r1".into(),
+        weight: 1,
+        state: MemberState::Ready,
+        addresses: Addresses::default(),
+    }
+}
+
 fn state(count: u16) -> ClusterState {
     state_without(count, None)
 }
@@ -269,16 +295,7 @@ fn state_without(count: u16, left: Option<NodeId>) -> ClusterState {
     let bits = PartitionBits::new(2).unwrap();
     let mut topology = Topology::new(bits);
     for id in (0..count).map(NodeId) {
-        let member = Member {
-            id,
-            name: format!("node-{}", id.0),
-            data_center: "a".into(),
-            rack: "r1".into(),
-            weight: 1,
-            state: MemberState::Ready,
-            addresses: Addresses::default(),
-        };
-        topology = topology.after(&TopologyChange::Join(member)).unwrap();
+        topology = topology.after(&TopologyChange::Join(member(id))).unwrap();
     }
     for (node, state) in left.into_iter().flat_map(|node| [(node, MemberState::Leaving), (node, MemberState::Left)]) {
         topology = topology.after(&TopologyChange::SetState { node, state }).unwrap();

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use cube_replication::anti_entropy::Settings;
 use cube_storage::dirty::Cause;
 use cube_storage::merkle::LeafId;
-use cube_storage::model::{Expiry, PartitionBits, PartitionId, Record, RowKey};
+use cube_storage::model::{Expiry, NodeId, PartitionBits, PartitionId, Record, RowKey};
 
 use super::cluster::{Cluster, GRACE_MS, HORIZON_MS, ROUND_MS, settings};
 use super::pair::TABLE;
@@ -133,7 +133,7 @@ fn a_replica_that_is_away_blocks_the_purge_visibly_and_brings_nothing_back() {
     cluster.pass_ms(2 * GRACE_MS);
     assert_eq!(cluster.held(0, "key"), Some(Record::tombstone(deleted)), "node 2 has not seen the deletion");
     let blocked = cluster.nodes[0].shared.status().purge_blocked;
-    assert!(blocked.values().all(|by| by.contains(&cube_storage::model::NodeId(2))) && !blocked.is_empty());
+    assert!(blocked.values().all(|by| by.contains(&NodeId(2))) && !blocked.is_empty());
     cluster.revive(2);
     cluster.pass_ms(3_000);
     assert!((0..3).all(|node| cluster.held(node, "key").is_none_or(|record| record.is_tombstone())));
@@ -155,6 +155,41 @@ fn a_replica_that_is_removed_is_in_the_way_of_purging_no_more() {
     cluster.pass_ms(20_000);
     assert!((0..2).all(|node| cluster.held(node, "key").is_none()));
     assert!(cluster.nodes[0].shared.status().purge_blocked.is_empty());
+}
+
+#[test]
+fn a_replica_that_is_replaced_is_in_the_way_of_purging_no_more_and_brings_nothing_back_when_it_returns() {
+    let mut cluster = Cluster::of(3, settings());
+    let written = cluster.now();
+    for n in 0..40u16 {
+        cluster.plant(&[0, 1, 2], &format!("deleted {n}"), Record::value(written, "v"));
+        cluster.plant(&[0, 1, 2], &format!("kept {n}"), Record::value(written, "v"));
+    }
+    cluster.pass_ms(5_000);
+    cluster.kill(2);
+    let deleted = cluster.now();
+    (0..40u16).for_each(|n| cluster.plant(&[0, 1], &format!("deleted {n}"), Record::tombstone(deleted)));
+    cluster.pass_ms(2 * GRACE_MS);
+    assert_eq!(cluster.held(0, "deleted 7"), Some(Record::tombstone(deleted)), "node 2 may come back");
+    let blocked = cluster.nodes[0].shared.status().purge_blocked;
+    assert!(!blocked.is_empty() && blocked.values().all(|by| by.contains(&NodeId(2))), "{blocked:?}");
+
+    let fresh = cluster.replace(2);
+    cluster.pass_ms(30_000);
+    let replicas = [0, 1, fresh];
+    let left = |cluster: &Cluster, node: u16| super::pair::rows(&cluster.nodes[usize::from(node)].store).len();
+    assert_eq!(replicas.map(|node| left(&cluster, node)), [40; 3], "what was deleted is purged everywhere");
+    for node in replicas {
+        let status = cluster.nodes[usize::from(node)].shared.status();
+        assert!(status.purge_blocked.is_empty(), "{:?}", status.purge_blocked);
+        assert!(cluster.age_ms(node) <= HORIZON_MS + 2_500, "node {node}: {} ms", cluster.age_ms(node));
+    }
+
+    // It still holds what was deleted, believes that it is a replica, and compares with the others.
+    cluster.revive(2);
+    cluster.pass_ms(20_000);
+    assert_eq!(left(&cluster, 2), 80);
+    assert_eq!(replicas.map(|node| left(&cluster, node)), [40; 3], "nothing comes back by way of it");
 }
 
 #[test]
