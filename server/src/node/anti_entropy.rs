@@ -52,7 +52,7 @@ pub(super) fn start(
     );
     ground.replica.attend(Arc::clone(&anti_entropy) as Arc<_>);
     let wake = ground.waker(NAME);
-    // Who returned is compared with at once.
+    // Who returned is compared with as soon as hints had their chance, which the schedule sees to.
     ground.gossip.on_change(move |_, alive| {
         if alive {
             wake();
