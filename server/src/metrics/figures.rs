@@ -71,8 +71,11 @@ pub struct NodeFigures {
 pub struct SyncFigures {
     /// Whether it is switched on.
     pub enabled: bool,
-    /// How long ago everything of a table was last proven equal with all other replicas, by keyspace and table.
+    /// How long ago everything of a table was last proven equal with all other replicas, by keyspace and table. One of
+    /// which something was never compared has no age.
     pub age_ms: Vec<(String, String, u64)>,
+    /// How many partitions of a table were never compared with one of their other replicas, by keyspace and table.
+    pub uncompared: Vec<(String, String, u64)>,
     /// Passes over everything that ended.
     pub passes: u64,
     /// Comparisons that ended.

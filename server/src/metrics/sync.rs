@@ -7,14 +7,20 @@ pub(super) fn write(page: &mut Page<'_>, sync: Option<&SyncFigures>) -> Written 
     let none = SyncFigures::default();
     let sync = sync.unwrap_or(&none);
     page.value(family("cube_sync_enabled", "Whether replicas are compared all the time"), flag(sync.enabled))?;
+    let of = |keyspace: &String, table: &String| vec![("keyspace", keyspace.clone()), ("table", table.clone())];
     page.gauge(
         seconds(
             "cube_sync_age",
-            "How long ago this node's replicas of a table were last all proven equal to the others",
+            "How long ago this node's replicas of a table were last all proven equal to the others; absent until they were",
         ),
-        sync.age_ms.iter().map(|(keyspace, table, age_ms)| {
-            (vec![("keyspace", keyspace.clone()), ("table", table.clone())], from_ms(*age_ms))
-        }),
+        sync.age_ms.iter().map(|(keyspace, table, age_ms)| (of(keyspace, table), from_ms(*age_ms))),
+    )?;
+    page.gauge(
+        family(
+            "cube_sync_uncompared_partitions",
+            "Partitions of a table that were never compared with one of their other replicas since they are new",
+        ),
+        sync.uncompared.iter().map(|(keyspace, table, count)| (of(keyspace, table), whole(*count))),
     )?;
     page.count(family("cube_sync_passes", "Passes over everything this node holds that ended"), sync.passes)?;
     let comparisons = [("done", sync.comparisons), ("failed", sync.failed)];

@@ -1,10 +1,11 @@
 //! What the parts of a member tell for metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use cube_replication::membership::Membership as _;
 use cube_replication::topology::MemberState;
+use cube_storage::model::{PartitionId, TableId};
 use cube_storage::space::SpaceProbe;
 use cube_storage::{SyncState, UnsyncedCause};
 
@@ -38,15 +39,28 @@ impl Member {
         let (status, scrub, state) = (self.anti_entropy.status(), self.scrub.status(), self.catalog.current());
         let now_ms = self.clock.peek().millis();
         let oldest = self.anti_entropy.in_sync_by_table();
-        let keyspaces = state.schema.keyspaces.iter();
-        let tables = keyspaces.flat_map(|(keyspace, space)| space.tables.iter().map(move |table| (keyspace, table)));
-        let age_ms = tables.filter_map(|(keyspace, (name, table))| {
-            let since_ms = now_ms.saturating_sub(oldest.get(&table.id)?.millis());
-            Some((keyspace.clone(), name.clone(), since_ms))
+        let mut uncompared = BTreeMap::<TableId, BTreeSet<PartitionId>>::new();
+        for ((table, partition), _, as_of) in self.anti_entropy.in_sync_pairs() {
+            let partitions = uncompared.entry(table).or_default();
+            partitions.extend((as_of.millis() == 0).then_some(partition));
+        }
+        let tables = || {
+            let keyspaces = state.schema.keyspaces.iter();
+            keyspaces.flat_map(|(keyspace, space)| space.tables.iter().map(move |table| (keyspace, table)))
+        };
+        let age_ms = tables().filter_map(|(keyspace, (name, table))| {
+            // The beginning of time is none: something was never compared.
+            let as_of_ms = Some(oldest.get(&table.id)?.millis()).filter(|as_of_ms| *as_of_ms > 0)?;
+            Some((keyspace.clone(), name.clone(), now_ms.saturating_sub(as_of_ms)))
+        });
+        let uncompared = tables().filter_map(|(keyspace, (name, table))| {
+            let count = u64::try_from(uncompared.get(&table.id)?.len()).unwrap_or(u64::MAX);
+            Some((keyspace.clone(), name.clone(), count))
         });
         SyncFigures {
             enabled: status.enabled,
             age_ms: age_ms.collect(),
+            uncompared: uncompared.collect(),
             passes: status.passes,
             comparisons: status.comparisons,
             failed: status.failed,
