@@ -185,9 +185,11 @@ fn fell_short(code: Code, incomplete: &Incomplete, names: &Names<'_>) -> EdgeErr
         .collect();
     let what = if *write { "the write is unknown: it may still take effect" } else { "the read is incomplete" };
     let when = if *timed_out { " after its time was over" } else { "" };
+    // A read asks nobody to keep anything.
+    let did = if *write { "acknowledged" } else { "answered" };
     let who = match acknowledged_by.as_slice() {
-        [] => "nobody acknowledged".to_owned(),
-        nodes => format!("acknowledged by {}", nodes.join(", ")),
+        [] => format!("nobody {did}"),
+        nodes => format!("{did} by {}", nodes.join(", ")),
     };
     let mut message = format!("{what}; {level} is {missing} short{when}, {who}");
     for ReplicaFailure { node, message: why, .. } in &failures {

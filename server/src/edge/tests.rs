@@ -143,6 +143,17 @@ fn an_unknown_write_names_who_holds_it_and_why_the_others_do_not() {
 }
 
 #[test]
+fn a_read_that_fell_short_names_who_answered() {
+    let message = told(RequestError::ReadIncomplete(incomplete(false, true))).message;
+    let begins = "the read is incomplete; QUORUM is 1 short after its time was over, answered by berlin-0; berlin-1: ";
+    assert!(message.starts_with(begins), "{message}");
+    let mut nobody = incomplete(false, false);
+    nobody.acknowledged_by.clear();
+    let message = told(RequestError::ReadIncomplete(nobody)).message;
+    assert!(message.contains("1 short, nobody answered; "), "{message}");
+}
+
+#[test]
 fn every_limit_that_a_request_breaks_has_its_code() {
     let key = RowKey::of("k".repeat(5_000));
     for (invalid, code) in [
