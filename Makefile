@@ -22,11 +22,15 @@ help: ## List the targets
 setup: ## Install what a build needs, or name it
 	@scripts/setup.sh
 
-build: setup ## Build everything; cubed and cube end up in the folder release of the build directory
+RELEASE := $(CARGO_TARGET_DIR)/release
+
+build: setup ## Build everything: cubed, cube, its manual pages and completions end up in the folder release of the build directory
 	cargo build $(WORKSPACE) --all-targets
+	@"$(RELEASE)/cube" man --dir "$(RELEASE)/man/man1"
+	@for shell in bash zsh fish; do "$(RELEASE)/cube" completions $$shell --dir "$(RELEASE)/completions" || exit 1; done
 
 run: build ## Build, then run three nodes on this machine; Ctrl-C stops them. DIR=folder keeps their data elsewhere
-	"$(CARGO_TARGET_DIR)/release/cubed" dev --nodes 3 --dir "$(DIR)"
+	"$(RELEASE)/cubed" dev --nodes 3 --dir "$(DIR)"
 
 test: ## Run all tests but the long ones
 	@scripts/setup.sh test
@@ -74,8 +78,8 @@ bench: setup ## Run the benchmarks; BENCH=name picks some
 
 # Runs of their own pass other options: make bench-cluster BENCH_ARGS="--quick --hot-only"
 bench-cluster: build ## Measure a cluster of three nodes against its marks
-	"$(CARGO_TARGET_DIR)/release/cube-bench" marks $(BENCH_ARGS)
+	"$(RELEASE)/cube-bench" marks $(BENCH_ARGS)
 
 bench-peers: build ## Let Cube KV and etcd take turns with the same workload
 	@scripts/setup.sh peers
-	"$(CARGO_TARGET_DIR)/release/cube-bench" peers $(BENCH_ARGS)
+	"$(RELEASE)/cube-bench" peers $(BENCH_ARGS)

@@ -1,5 +1,6 @@
 //! What the program does with its command line: type statements, do those of a script, import, or print about itself.
 
+use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -20,8 +21,8 @@ use crate::{interactive, transfer};
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.task {
-        Some(Task::Completions { shell }) => return completions(*shell),
-        Some(Task::Man) => return manual(),
+        Some(Task::Completions { shell, dir }) => return completions(*shell, dir.as_deref()),
+        Some(Task::Man { dir }) => return manual(dir.as_deref()),
         _ => {}
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -109,17 +110,37 @@ fn finished(task: &str, done: Result<Option<Outcome>, ShellError>, form: Form) -
     }
 }
 
-fn completions(shell: clap_complete::Shell) -> ExitCode {
+fn completions(shell: clap_complete::Shell, dir: Option<&Path>) -> ExitCode {
+    let mut command = Arguments::command();
+    if let Some(dir) = dir {
+        let mut write = || clap_complete::generate_to(shell, &mut command, "cube", dir).map(drop);
+        return written(dir, fs::create_dir_all(dir).and_then(|()| write()));
+    }
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "cube", &mut text);
+    clap_complete::generate(shell, &mut command, "cube", &mut text);
     show(&text)
 }
 
-fn manual() -> ExitCode {
+fn manual(dir: Option<&Path>) -> ExitCode {
+    // The page of `help` would tell nothing.
+    let command = Arguments::command().disable_help_subcommand(true);
+    if let Some(dir) = dir {
+        return written(dir, fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command, dir)));
+    }
     let mut text = Vec::new();
-    match clap_mangen::Man::new(Arguments::command()).render(&mut text) {
+    match clap_mangen::Man::new(command).render(&mut text) {
         Ok(()) => show(&text),
         Err(_) => EXIT_FAILED.into(),
+    }
+}
+
+fn written(dir: &Path, done: io::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => EXIT_OK.into(),
+        Err(error) => {
+            complain(&format!("{} cannot be written: {error}", dir.display()));
+            EXIT_FAILED.into()
+        }
     }
 }
 

@@ -16,6 +16,7 @@ Exit codes:
   2  the command line or a statement cannot be understood
   3  no node could be reached
   4  a write failed, and it is unknown whether it took effect
+130  it was interrupted (Ctrl-C)
 
 Statements:
   PUT user:alice \"Alice Johnson\" CL=QUORUM
@@ -67,9 +68,16 @@ pub(crate) enum Task {
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
+        /// Writes them into this folder instead, under the name by which the shell finds them
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
     },
-    /// Prints the manual page, as in: cube man > cube.1
-    Man,
+    /// Prints the manual page, as in: cube man | man -l -
+    Man {
+        /// Writes that page and those of import, export and the others into this folder instead
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// How rows are written in a file.
