@@ -5,8 +5,10 @@
 //! another node only when the one before certainly did nothing. The caller is told which node answered, because members
 //! are alive or not *as that node sees them*.
 
+mod health;
 mod model;
 mod repair;
+mod sync;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +25,13 @@ use crate::failure;
 use crate::node::Node;
 use crate::retry::{self, Failure, Kind, Next, Words};
 
-pub use repair::{NotCompared, Repair, RepairPair, RepairScope, Repairs};
-
+pub use health::{ClusterHealth, KeyspaceHealth, KeyspaceLoss, LostLevels, OneMoreDied};
 pub use model::{
-    Hints, Keyspace, KeyspaceOptions, Member, Partition, Placement, Replication, RowRepairs, Table, TableOptions,
-    TableReads, Topology,
+    Hints, Keyspace, KeyspaceOptions, Member, Partition, Placement, Replication, RowRepairs, Stats, Table,
+    TableOptions, TableReads, Topology,
 };
+pub use repair::{NotCompared, Repair, RepairPair, RepairScope, Repairs};
+pub use sync::{Scrub, SyncStatus, TableSync};
 
 /// An answer, and the address of the node that gave it.
 #[derive(Clone, PartialEq, Debug)]
@@ -106,13 +109,22 @@ impl Admin {
         Ok(told.map(Hints::of))
     }
 
-    /// What the reads came upon that the node that answers coordinated, by table; say [`Admin::only`], or it is that of any
-    /// node.
-    pub async fn reads(&self) -> Result<Told<Vec<TableReads>>, Error> {
+    /// What the node that answers counted; say [`Admin::only`], or it is that of any node.
+    pub async fn stats(&self) -> Result<Told<Stats>, Error> {
         let told = self
             .ask("STATS", "of a node", Kind::Read, |mut admin| async move { admin.stats(v1::StatsRequest {}).await })
             .await?;
-        Ok(told.map(|reply| reply.reads.into_iter().map(TableReads::of).collect()))
+        Ok(told.map(Stats::of))
+    }
+
+    /// The numbers of the node that answers, as Prometheus reads them; say [`Admin::only`], or it is that of any node.
+    pub async fn metrics(&self) -> Result<Told<String>, Error> {
+        let told =
+            self.ask("METRICS", "of a node", Kind::Read, |mut admin| async move {
+                admin.metrics(v1::MetricsRequest {}).await
+            })
+            .await?;
+        Ok(told.map(|reply| reply.text))
     }
 
     /// All keyspaces with their tables.
@@ -214,7 +226,7 @@ impl Admin {
         for (attempt, node) in (1..).zip(nodes.iter().cycle()) {
             let left = deadline.saturating_duration_since(Instant::now());
             // Another node can be asked while a question waits for this one; a change waits to the end.
-            let time = if kind == Kind::Read { left.min(options.read_attempt) } else { left };
+            let time = if kind == Kind::Read && !self.only { left.min(options.read_attempt) } else { left };
             let admin = AdminClient::new(node.channel()).max_decoding_message_size(options.answer_bytes_max);
             let failure = match timeout_at(Instant::now() + time, call(admin)).await {
                 Ok(Ok(response)) => {

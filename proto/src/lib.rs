@@ -3,10 +3,12 @@
 //! This crate is the lowest of the network side: it knows the messages and nothing of what is done with them, so a
 //! client can depend on it without pulling in a node. It depends on no other crate of the workspace. The messages and
 //! services are generated from `proto/*.proto` without protoc (`build.rs`); written by hand is how a key is placed,
-//! which clients must know to find its replicas.
+//! which clients must know to find its replicas, and the one line that nodes and the shell alike tell of a table's reads.
 
+mod reads;
 mod token;
 
+pub use reads::ReadsLine;
 pub use token::token;
 
 /// For clients: keys and values.

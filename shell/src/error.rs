@@ -50,32 +50,38 @@ pub(crate) enum ShellError {
     /// The shell forgot its last connection.
     #[error("not connected: CONNECT host port")]
     NotConnected,
-    /// The servers of this release cannot do it.
-    #[error("{what} is not served by the nodes of this release: {instead}")]
-    NotServed {
-        /// What was asked for.
-        what: &'static str,
-        /// What can be done.
-        instead: &'static str,
-    },
-    /// A node that was asked over HTTP said no, or nobody knows what came of it.
-    #[error("{} [{code}]", harmless(.message))]
-    Refused {
-        /// For programs.
-        code: String,
-        /// Its words.
-        message: String,
-    },
-    /// Nodes that live tell nothing over HTTP.
+    /// A change of the schema waits, because too few live that have to agree.
     #[error(
-        "no node answers {what} over HTTP, at the address that it advertises: {}\n  NODES shows who is down",
-        harmless(&.nodes.join(", "))
+        "{alive} of {voters} voters are alive, and {required} have to agree: the change is not made yet, and it may be when \
+         they are back\n  NODES shows who is down; DESCRIBE tells what the schema is"
     )]
-    Silent {
-        /// What was asked for.
-        what: &'static str,
-        /// Their names.
-        nodes: Vec<String>,
+    NoMajority {
+        /// Who votes.
+        voters: usize,
+        /// How many of them live.
+        alive: u32,
+        /// How many have to agree.
+        required: u32,
+    },
+    /// The node that runs a repair is not heard any more.
+    #[error("{node} does not answer any more ({}): repair {id} goes on when it is back", harmless(.reason))]
+    RepairLost {
+        /// Its name.
+        node: String,
+        /// The repair.
+        id: String,
+        /// Why it is not heard.
+        reason: String,
+    },
+    /// A repair that was to end goes on.
+    #[error("{node} was not told to end repair {id}: {}", harmless(.reason))]
+    RepairNotCancelled {
+        /// The name of the node that runs it.
+        node: String,
+        /// The repair.
+        id: String,
+        /// Why it was not told.
+        reason: String,
     },
     /// A repair that did not do everything.
     #[error("{}", harmless(.told))]
@@ -147,6 +153,7 @@ fn hint(refusal: &Refusal) -> Option<&'static str> {
             Some("NODES shows who is down; a lower level (CL=ONE) needs fewer replicas, and promises less")
         }
         "unknown_keyspace" | "unknown_table" => Some("DESCRIBE lists the keyspaces and tables"),
+        "unsupported" => Some("it runs an older release; NODES shows which ones there are"),
         "no_majority" => Some("NODES shows who is down: the schema changes only while a majority is alive"),
         "already_exists" => Some("DESCRIBE shows its options; ALTER changes them"),
         "level_not_for_reading" => Some("say CL=ONE, or CONSISTENCY QUORUM"),
@@ -164,13 +171,13 @@ impl ShellError {
             Self::Meant { error, .. } => error.code(),
             Self::CannotConnect { .. } => "cannot_connect",
             Self::NotConnected => "not_connected",
-            Self::NotServed { .. } => "not_served",
             Self::NoSuch { .. } => "no_such",
             Self::File(_) => "file",
             Self::NobodyReads => "nobody_reads",
-            Self::Refused { code, .. } => code,
-            Self::Silent { .. } => "no_answer",
+            Self::NoMajority { .. } => "no_majority",
             Self::RepairEnded { .. } => "repair_not_completed",
+            Self::RepairLost { .. } => "repair_lost",
+            Self::RepairNotCancelled { .. } => "repair_not_cancelled",
             Self::Cancelled { .. } => "cancelled",
         }
     }
@@ -181,6 +188,7 @@ impl ShellError {
             Self::Client(error) => error.may_take_effect(),
             Self::Meant { error, .. } => error.may_take_effect(),
             Self::Cancelled { writes } => *writes,
+            Self::NoMajority { .. } | Self::RepairLost { .. } | Self::RepairNotCancelled { .. } => true,
             _ => false,
         }
     }

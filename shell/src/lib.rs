@@ -1,8 +1,7 @@
 //! `cube`, the shell of Cube KV: interactive for operators, scriptable for programs.
 //!
-//! It talks to a cluster through `cube-client`, and over HTTP for what nodes tell there alone (`http`). A statement
-//! is read (`statement`), done (`run`) with what lasts between statements (`session`), and its outcome is shown in one of
-//! three forms (`render`). Who types statements (`interactive`) or has them in a file (`script`) makes no other difference.
+//! It talks to a cluster through `cube-client` alone. A statement is read (`statement`), done (`run`) with what lasts
+//! between statements (`session`), and its outcome is shown in one of three forms (`render`). Who types statements (`interactive`) or has them in a file (`script`) makes no other difference.
 
 mod app;
 mod args;
@@ -11,7 +10,6 @@ mod args;
 mod cases;
 mod clock;
 mod error;
-mod http;
 mod interactive;
 mod outcome;
 mod render;

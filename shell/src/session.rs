@@ -11,7 +11,7 @@ use std::time::Duration;
 use cube_client::admin::{Admin, Keyspace, Member, Told};
 use cube_client::{Client, Error, Level, Options, Table};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::error::ShellError;
 use crate::statement::{TableName, nearest};
@@ -111,13 +111,17 @@ impl Session {
 
     /// Connects to the cluster of which a node has this address. The session stays where it is if that fails.
     pub(crate) async fn connect(&mut self, target: String) -> Result<Client, ShellError> {
-        let options = Options { timeout: self.left(), ..Options::default() };
-        let client = Client::connect_with([&target], options).await.map_err(|error| match error {
-            Error::Unreachable { node, reason, .. } => {
-                ShellError::CannotConnect { address: node, reason: plainly(&reason) }
-            }
-            error => ShellError::Client(error),
-        })?;
+        let time = self.left();
+        let options = Options { timeout: time, ..Options::default() };
+        // The attempt that is under way when the time is over is not waited for.
+        let connected = match timeout(time, Client::connect_with([&target], options)).await {
+            Ok(connected) => connected.map_err(|error| match error {
+                Error::Unreachable { node, reason, .. } => (node, plainly(&reason)),
+                error => (target.clone(), error.to_string()),
+            }),
+            Err(_) => Err((target.clone(), format!("it does not answer within {} ms", time.as_millis()))),
+        };
+        let client = connected.map_err(|(address, reason)| ShellError::CannotConnect { address, reason })?;
         self.client = Some(client.clone());
         self.contact = Some(target.clone());
         self.target = Some(target);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use cube_proto::v1;
+use cube_proto::{ReadsLine, v1};
 
 /// A member, as the node that was asked sees it.
 #[derive(Clone, PartialEq, Debug)]
@@ -149,6 +149,24 @@ impl Hints {
     }
 }
 
+/// What one node counted since it started.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// What it keeps for others.
+    pub hints: Hints,
+    /// What the reads came upon that it coordinated, by table.
+    pub reads: Vec<TableReads>,
+}
+
+impl Stats {
+    pub(super) fn of(reply: v1::StatsReply) -> Self {
+        Self {
+            hints: Hints::of(reply.hints.unwrap_or_default()),
+            reads: reply.reads.into_iter().map(TableReads::of).collect(),
+        }
+    }
+}
+
 /// What reads of a table came upon that one node coordinated. Figures grow while the node runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TableReads {
@@ -186,7 +204,30 @@ pub struct RowRepairs {
 }
 
 impl TableReads {
-    pub(super) fn of((table, told): (String, v1::TableReads)) -> Self {
+    /// Rows that a replica has since they were read, and had not before.
+    pub fn repaired(&self) -> u64 {
+        self.blocking_repairs.repaired.saturating_add(self.chance_repairs.repaired)
+    }
+
+    /// Rows that were to be brought to a replica, and were not.
+    pub fn repairs_failed(&self) -> u64 {
+        self.blocking_repairs.failed.saturating_add(self.chance_repairs.failed)
+    }
+
+    /// What people look for first, in the words in which nodes tell it.
+    pub fn line(&self) -> String {
+        let line = ReadsLine {
+            table: &self.table,
+            stale_answers: self.stale_reads,
+            repaired: self.repaired(),
+            repairs_failed: self.repairs_failed(),
+            hedges: self.hedges_sent,
+            hedges_helped: self.hedges_helped,
+        };
+        line.to_string()
+    }
+
+    fn of((table, told): (String, v1::TableReads)) -> Self {
         let repairs = |told: Option<v1::RowRepairs>| {
             let v1::RowRepairs { repaired, unneeded, failed, skipped } = told.unwrap_or_default();
             RowRepairs { repaired, unneeded, failed, skipped }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use cube_proto::ReadsLine;
 use cube_replication::coordinator::ReadFigures;
 
 use super::{Edge, account};
@@ -70,13 +71,16 @@ impl Edge {
 
 /// What people look for first in the reads of a table.
 fn line(table: &str, figures: &ReadFigures) -> String {
-    let ReadFigures { stale_reads, hedges_sent, hedges_helped, blocking_repairs, chance_repairs, .. } = figures;
-    let repaired = blocking_repairs.repaired.saturating_add(chance_repairs.repaired);
-    let failed = blocking_repairs.failed.saturating_add(chance_repairs.failed);
-    format!(
-        "Reads of {table}: {stale_reads} stale answers, {repaired} rows repaired, {failed} repairs failed, {hedges_sent} \
-         hedges of which {hedges_helped} helped"
-    )
+    let ReadFigures { stale_reads, hedges_sent, hedges_helped, blocking_repairs, chance_repairs, .. } = *figures;
+    let line = ReadsLine {
+        table,
+        stale_answers: stale_reads,
+        repaired: blocking_repairs.repaired.saturating_add(chance_repairs.repaired),
+        repairs_failed: blocking_repairs.failed.saturating_add(chance_repairs.failed),
+        hedges: hedges_sent,
+        hedges_helped,
+    };
+    line.to_string()
 }
 
 #[cfg(test)]

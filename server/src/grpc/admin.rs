@@ -188,6 +188,7 @@ impl Admin for AdminService {
         let ended = self.edge.admin().cancel_repair(&request.get_ref().id).await;
         Ok(Response::new(repair::repair(ended.map_err(EdgeError::from)?)))
     }
+
     async fn health(&self, _: Request<v1::HealthRequest>) -> Result<Response<v1::HealthReply>, Status> {
         self.observe()?;
         Ok(Response::new(node::health(self.edge.health())))

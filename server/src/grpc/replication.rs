@@ -31,12 +31,16 @@ pub(super) fn status(edge: &Edge, request: v1::ReplicationRequest) -> Result<v1:
         peers: view.peers.into_iter().map(|(name, peer)| (name, peer_sync(peer))).collect(),
         purge_rounds: purge.rounds,
         purged_rows: purge.rows,
-        purge_blocked_by: purge.blocked_by.into_iter().map(|(name, count)| (name, count as u64)).collect(),
+        purge_blocked_by: blocking(purge.blocked_by),
     })
 }
 
 fn times<M: FromIterator<(String, u64)>>(of: BTreeMap<String, SyncTime>) -> M {
     of.into_iter().filter_map(|(name, time)| Some((name, time.in_sync_as_of_ms?))).collect()
+}
+
+fn blocking<M: FromIterator<(String, u64)>>(partitions: BTreeMap<String, usize>) -> M {
+    partitions.into_iter().map(|(name, partitions)| (name, count(partitions).into())).collect()
 }
 
 fn count(number: usize) -> u32 {
@@ -52,6 +56,7 @@ fn table_sync(view: TableSyncView) -> v1::TableSync {
         not_in_sync_here: count(view.not_in_sync_here),
         not_compared_yet: count(view.not_compared_yet),
         purge_floor_ms: view.purge_floor_ms,
+        purge_blocked_by: blocking(view.purge_blocked_by),
     }
 }
 

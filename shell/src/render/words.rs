@@ -46,6 +46,8 @@ pub(super) fn heading(name: &str) -> String {
         "loadPercent" => return "load %".to_owned(),
         "clockOffsetMs" => return "clock ms".to_owned(),
         "expiresAtMs" => return "ends".to_owned(),
+        "inSyncAsOfMs" => return "in sync as of".to_owned(),
+        "purgeFloorMs" => return "purged up to".to_owned(),
         _ => {}
     }
     let mut heading = String::new();

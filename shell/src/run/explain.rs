@@ -1,13 +1,15 @@
 //! What was done for a request, told: to people as a table of the messages with what was decided below it, to programs as
-//! the document that REST gives too. `docs/reads.md` explains the words.
+//! a document (`document`). `docs/reads.md` explains the words.
+
+mod document;
 
 use cube_client::{
     Explained, ExplainedMessage, ExplainedOutcome, ExplainedRecord, ExplainedRow, ExplainedStale, Key, Version,
 };
-use serde_json::{Map, Value, json};
 
+use self::document::document;
 use crate::outcome::{Account, Cell, Rows, Tone};
-use crate::render::{moment, object};
+use crate::render::moment;
 use crate::statement::bare_or_quoted;
 
 /// Rows of which people are told what was decided. Programs are told of all.
@@ -57,7 +59,8 @@ fn head(pages: &[Explained], first: &Explained) -> Vec<(Tone, String)> {
 }
 
 fn messages(pages: &[Explained]) -> Rows {
-    let mut columns = vec!["replica", "role", "asked", "why", "sentMs", "answeredMs", "answer", "rows"];
+    // The most telling first: a narrow terminal leaves out the last ones.
+    let mut columns = vec!["replica", "role", "asked", "answer", "why", "sentMs", "answeredMs", "rows"];
     let is_paged = pages.len() > 1;
     if is_paged {
         columns.insert(0, "page");
@@ -69,10 +72,10 @@ fn messages(pages: &[Explained]) -> Rows {
                 Cell::text(&message.replica),
                 Cell::text(&message.role),
                 Cell::text(&message.asked),
+                Cell::text(answer(message)),
                 Cell::text(&message.why),
                 Cell::Count(message.sent_ms),
                 Cell::maybe(message.answered_ms, Cell::Count),
-                Cell::text(answer(message)),
                 Cell::maybe(Some(message.rows).filter(|rows| *rows > 0), Cell::Count),
             ];
             if is_paged {
@@ -160,17 +163,55 @@ fn decided(row: &ExplainedRow) -> Vec<(Tone, String)> {
     lines
 }
 
+/// What came of the rows that a read was to bring to a replica, in the words of [`repairs`].
+const REPAIRED: &str = "repaired before the answer";
+const HAD_IT: &str = "had it by the time it was to be repaired";
+const NOT_REPAIRED: &str = "not repaired";
+const NOT_ANSWERED: &str = "to be repaired, had not answered yet";
+
+/// How a message that was to repair a replica ended: if it kept a single row, it was repaired.
+fn repair_end(message: &ExplainedMessage) -> &'static str {
+    let has = |outcome: &str| message.outcomes.iter().any(|kept| kept.outcome == outcome);
+    if message.answered_ms.is_none() {
+        NOT_ANSWERED
+    } else if has("applied") {
+        REPAIRED
+    } else if message.failure.is_none() && (has("present") || has("superseded")) {
+        HAD_IT
+    } else {
+        NOT_REPAIRED
+    }
+}
+
+/// Who was repaired, and who was not.
+fn repairs(explained: &Explained) -> Vec<(Tone, String)> {
+    let repairs: Vec<_> = explained.messages.iter().filter(|message| message.asked == "repair").collect();
+    let mut lines = Vec::new();
+    for (tone, end) in
+        [(Tone::Warn, REPAIRED), (Tone::Aside, HAD_IT), (Tone::Bad, NOT_REPAIRED), (Tone::Warn, NOT_ANSWERED)]
+    {
+        let mut names: Vec<&str> = Vec::new();
+        for message in repairs.iter().filter(|message| repair_end(message) == end) {
+            if !names.contains(&message.replica.as_str()) {
+                names.push(&message.replica);
+            }
+        }
+        if !names.is_empty() {
+            lines.push((tone, format!("{end}: {}", names.join(", "))));
+        }
+    }
+    lines
+}
+
 /// What else came of it.
 fn followed(explained: &Explained) -> Vec<(Tone, String)> {
-    let repairs = explained.messages.iter().filter(|message| message.asked == "repair");
-    let repaired: Vec<String> = repairs.map(|message| message.replica.clone()).collect();
+    let mut lines = repairs(explained);
     let lists = [
-        (Tone::Warn, "repaired before the answer", &repaired),
-        (Tone::Aside, "asked because another replica was slow", &explained.hedged),
-        (Tone::Aside, "asked by chance, to be repaired after the answer", &explained.by_chance),
+        ("asked because another replica was slow", &explained.hedged),
+        ("asked by chance, to be repaired after the answer", &explained.by_chance),
     ];
-    let told = lists.into_iter().filter(|(_, _, names)| !names.is_empty());
-    let mut lines: Vec<_> = told.map(|(tone, what, names)| (tone, format!("{what}: {}", names.join(", ")))).collect();
+    let told = lists.into_iter().filter(|(_, names)| !names.is_empty());
+    lines.extend(told.map(|(what, names)| (Tone::Aside, format!("{what}: {}", names.join(", ")))));
     for hint in &explained.hints {
         let kept = if hint.kept == "hint" {
             "a hint is kept and will be replayed"
@@ -191,114 +232,6 @@ fn followed(explained: &Explained) -> Vec<(Tone, String)> {
 pub(super) fn shown(key: &Key) -> String {
     let partition = bare_or_quoted(&key.partition);
     if key.sort.is_empty() { partition } else { format!("{partition} / {}", bare_or_quoted(&key.sort)) }
-}
-
-fn document(explained: &Explained) -> Value {
-    let hints: Vec<Value> =
-        explained.hints.iter().map(|hint| json!({ "node": hint.node, "kept": hint.kept })).collect();
-    let rows: Vec<Value> = explained.rows.iter().map(row_document).collect();
-    let mut document = json!({
-        "kind": explained.kind,
-        "keyspace": explained.keyspace,
-        "table": explained.table,
-        "level": level(explained),
-        "coordinator": explained.coordinator,
-        "dataCenter": explained.data_center,
-        "epoch": explained.epoch,
-        "tookMs": explained.took_ms,
-        "messages": explained.messages.iter().map(message_document).collect::<Vec<_>>(),
-        "rows": rows,
-        "hedged": explained.hedged,
-        "byChance": explained.by_chance,
-        "hints": hints,
-    });
-    add(
-        &mut document,
-        "messagesLeftOut",
-        (explained.messages_left_out > 0).then(|| explained.messages_left_out.into()),
-    );
-    add(&mut document, "error", (!explained.error.is_empty()).then(|| explained.error.clone().into()));
-    document
-}
-
-/// Adds what there is.
-fn add(document: &mut Value, name: &str, value: Option<Value>) {
-    if let (Some(fields), Some(value)) = (document.as_object_mut(), value) {
-        fields.insert(name.to_owned(), value);
-    }
-}
-
-macro_rules! failure_document {
-    ($failure:expr) => {
-        $failure.as_ref().map(|failure| {
-            json!({ "node": failure.node, "code": failure.code, "message": failure.message })
-        })
-    };
-}
-
-fn version_document(version: Version) -> Value {
-    version.to_string().into()
-}
-
-fn message_document(message: &ExplainedMessage) -> Value {
-    let mut document = json!({
-        "replica": message.replica,
-        "role": message.role,
-        "asked": message.asked,
-        "why": message.why,
-        "rows": message.rows,
-        "sentMs": message.sent_ms,
-    });
-    add(&mut document, "answeredMs", message.answered_ms.map(Value::from));
-    let held: Vec<Value> = message.held.iter().map(record_document).collect();
-    add(&mut document, "held", (!held.is_empty()).then(|| held.into()));
-    let page = message.page_rows.map(|rows| json!({ "rows": rows, "more": message.page_more }));
-    add(&mut document, "page", page);
-    let outcomes: Vec<Value> = message.outcomes.iter().map(outcome_document).collect();
-    add(&mut document, "outcomes", (!outcomes.is_empty()).then(|| outcomes.into()));
-    add(&mut document, "failure", failure_document!(message.failure));
-    document
-}
-
-fn outcome_document(outcome: &ExplainedOutcome) -> Value {
-    let mut document = json!({ "outcome": outcome.outcome });
-    add(&mut document, "supersededBy", outcome.superseded_by.map(|version| version_document(version.into())));
-    add(&mut document, "failure", failure_document!(outcome.failure));
-    document
-}
-
-fn record_document(record: &ExplainedRecord) -> Value {
-    let mut document = Value::Object(key_document(record.key.clone().map(Key::from)));
-    let version = record.version.map_or(Value::Null, |version| version_document(version.into()));
-    add(&mut document, "version", Some(version));
-    add(&mut document, "deleted", record.deleted.then_some(true.into()));
-    add(&mut document, "expiresAtMs", record.expires_at_ms.map(Value::from));
-    add(&mut document, "failure", failure_document!(record.failure));
-    document
-}
-
-fn row_document(row: &ExplainedRow) -> Value {
-    let stale = row.stale.iter().map(|stale| {
-        let version = stale.version.map(|version| version_document(version.into()));
-        let mut document = json!({ "replica": stale.replica, "version": version });
-        add(&mut document, "behindMs", stale.behind_ms.map(Value::from));
-        document
-    });
-    let mut document = Value::Object(key_document(row.key.clone().map(Key::from)));
-    add(&mut document, "winner", Some(row.winner.map_or(Value::Null, |version| version_document(version.into()))));
-    add(&mut document, "reason", Some(row.reason.clone().into()));
-    add(&mut document, "stale", Some(stale.collect()));
-    document
-}
-
-fn key_document(key: Option<Key>) -> Map<String, Value> {
-    let mut cells = Vec::new();
-    if let Some(key) = key {
-        let has_sort = !key.sort.is_empty();
-        cells.push(("key", Cell::Bytes(key.partition)));
-        cells.extend(has_sort.then_some(("sort", Cell::Bytes(key.sort))));
-    }
-    object(cells.iter().map(|(name, cell)| (*name, cell)))
 }
 
 #[cfg(test)]
@@ -368,18 +301,39 @@ mod tests {
         let outcome = Outcome::of("GET").account(of(&[read()]));
         let expected = concat!(
             "\nread of default.kv at ALL: 7 ms, coordinated by node-1 in dc1, map of epoch 9\n",
-            "replica  role  asked   why    sent ms  answered ms  answer                                 rows\n",
-            "node-1   near  record  level  0        1            version of 2026-01-01 00:00:00.123Z    1\n",
-            "node-2   near  digest  level  0        2            version of 2025-12-31 23:59:59.123Z    1\n",
-            "node-3   near  digest  hedge  1        2            it is down [down]                      1\n",
-            "node-2   near  repair  again  3        -            none yet when the client was answered  1\n",
+            "replica  role  asked   answer                                 why    sent ms  answered ms  rows\n",
+            "node-1   near  record  version of 2026-01-01 00:00:00.123Z    level  0        1            1\n",
+            "node-2   near  digest  version of 2025-12-31 23:59:59.123Z    level  0        2            1\n",
+            "node-3   near  digest  it is down [down]                      hedge  1        2            1\n",
+            "node-2   near  repair  none yet when the client was answered  again  3        -            1\n",
             "user:alice: the version of 2026-01-01 00:00:00.123Z wins: it is the newest\n",
             "user:alice: node-2 was behind, it held that of 2025-12-31 23:59:59.123Z, 1000 ms older\n",
-            "repaired before the answer: node-2\n",
+            "to be repaired, had not answered yet: node-2\n",
             "asked because another replica was slow: node-3\n",
             "missed by node-3: a hint is kept and will be replayed\n",
         );
         assert_eq!(Form::People { width: None, colour: false }.outcome(&outcome), expected);
+    }
+
+    #[test]
+    fn a_replica_that_had_the_row_by_then_is_not_told_as_repaired() {
+        let told = |outcome: &str, failure: Option<v1::ReplicaFailure>| {
+            let outcomes = vec![ExplainedOutcome { outcome: outcome.into(), ..Default::default() }];
+            let repair =
+                ExplainedMessage { answered_ms: Some(5), outcomes, failure, ..asked("node-2", "repair", "again", 3) };
+            let account = of(&[Explained { messages: vec![repair], ..Default::default() }]).unwrap();
+            account.footer.into_iter().map(|(_, line)| line).collect::<Vec<_>>()
+        };
+        for (outcome, line) in [
+            ("applied", "repaired before the answer: node-2"),
+            ("present", "had it by the time it was to be repaired: node-2"),
+            ("superseded", "had it by the time it was to be repaired: node-2"),
+            ("fenced", "not repaired: node-2"),
+            ("failed", "not repaired: node-2"),
+        ] {
+            assert_eq!(told(outcome, None), [line], "{outcome}");
+        }
+        assert_eq!(told("", Some(v1::ReplicaFailure::default())), ["not repaired: node-2"]);
     }
 
     #[test]

@@ -1,55 +1,32 @@
 //! STATS and HINTS. Hints lie on the nodes that keep them, and what reads came upon is counted by those that coordinated
-//! them: every live node is asked, at the same time, and those that do not answer are named, because they are not counted.
+//! them: both are of all nodes together.
 
 use std::collections::BTreeMap;
 
-use cube_client::admin::{Hints, Member, TableReads};
-use futures::future::join_all;
+use cube_client::admin::{Hints, Stats, TableReads};
 
+use super::all::{Asked, ask, silent_line};
 use crate::error::ShellError;
 use crate::outcome::{Cell, Outcome, Rows, Tone};
 use crate::session::Session;
 
-/// What all nodes keep.
-struct Kept {
-    members: Vec<Member>,
-    /// By the name of the node that keeps them.
-    by_keeper: Vec<(String, Hints)>,
-    /// Nodes that did not answer.
-    silent: Vec<String>,
-}
+/// What all nodes keep for others.
+struct Kept<'a>(&'a Asked<Stats>);
 
-impl Kept {
-    async fn ask(session: &mut Session) -> Result<Self, ShellError> {
-        let members = session.members().await?.answer;
-        let client = session.client().await?;
-        let timeout = session.left();
-        let ask = members.iter().filter(|member| member.alive).map(|member| {
-            let admin = client.admin().only(&member.grpc).timeout(timeout);
-            async move { (member.name.clone(), admin.hints().await) }
-        });
-        let answers = join_all(ask).await;
-        let mut silent: Vec<String> =
-            members.iter().filter(|member| !member.alive).map(|member| member.name.clone()).collect();
-        let mut by_keeper = Vec::new();
-        for (name, answer) in answers {
-            match answer {
-                Ok(told) => by_keeper.push((name, told.answer)),
-                Err(_) => silent.push(name),
-            }
-        }
-        silent.sort();
-        Ok(Self { members, by_keeper, silent })
+impl Kept<'_> {
+    /// By the name of the node that keeps them.
+    fn by_keeper(&self) -> impl Iterator<Item = (&String, &Hints)> {
+        self.0.told.iter().map(|(name, stats)| (name, &stats.hints))
     }
 
     fn sum(&self, of: impl Fn(&Hints) -> u64) -> u64 {
-        self.by_keeper.iter().map(|(_, hints)| of(hints)).sum()
+        self.by_keeper().map(|(_, hints)| of(hints)).sum()
     }
 
     /// By the node they are for.
     fn by_target(&self, of: impl Fn(&Hints) -> &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
         let mut counts = BTreeMap::new();
-        for (name, count) in self.by_keeper.iter().flat_map(|(_, hints)| of(hints)) {
+        for (name, count) in self.by_keeper().flat_map(|(_, hints)| of(hints)) {
             *counts.entry(name.clone()).or_default() += count;
         }
         counts
@@ -69,28 +46,15 @@ impl Kept {
 struct Reads(BTreeMap<String, TableReads>);
 
 impl Reads {
-    /// Asks all live nodes. Those that do not answer are added to `silent`.
-    async fn ask(session: &mut Session, members: &[Member], silent: &mut Vec<String>) -> Result<Self, ShellError> {
-        let client = session.client().await?;
-        let timeout = session.left();
-        let ask = members.iter().filter(|member| member.alive).map(|member| {
-            let admin = client.admin().only(&member.grpc).timeout(timeout);
-            async move { (&member.name, admin.reads().await) }
-        });
+    fn of(asked: &Asked<Stats>) -> Self {
         let mut reads = Self::default();
-        for (name, answer) in join_all(ask).await {
-            match answer {
-                Ok(told) => told.answer.into_iter().for_each(|table| reads.add(table)),
-                Err(_) if silent.contains(name) => {}
-                Err(_) => silent.push(name.clone()),
-            }
-        }
-        silent.sort();
-        Ok(reads)
+        asked.told.iter().flat_map(|(_, stats)| &stats.reads).for_each(|table| reads.add(table));
+        reads
     }
 
-    fn add(&mut self, more: TableReads) {
-        let sum = self.0.entry(more.table.clone()).or_default();
+    fn add(&mut self, more: &TableReads) {
+        let none = || TableReads { table: more.table.clone(), ..TableReads::default() };
+        let sum = self.0.entry(more.table.clone()).or_insert_with(none);
         for (sum, more) in [
             (&mut sum.digest_mismatches, more.digest_mismatches),
             (&mut sum.stale_reads, more.stale_reads),
@@ -116,33 +80,17 @@ impl Reads {
         outcome = outcome
             .fact("digestMismatches", self.counts(|reads| reads.digest_mismatches))
             .fact("staleReads", self.counts(|reads| reads.stale_reads))
-            .fact("rowsRepaired", self.counts(repaired))
-            .fact("repairsFailed", self.counts(failed))
+            .fact("rowsRepaired", self.counts(TableReads::repaired))
+            .fact("repairsFailed", self.counts(TableReads::repairs_failed))
             .fact("chanceReads", self.counts(|reads| reads.chance_reads))
             .fact("hedgesSent", self.counts(|reads| reads.hedges_sent))
             .fact("hedgesHelped", self.counts(|reads| reads.hedges_helped))
             .fact("partialPages", self.counts(|reads| reads.partial_pages));
-        for (table, reads) in &self.0 {
-            let TableReads { stale_reads, hedges_sent, hedges_helped, .. } = reads;
-            let (repaired, failed) = (repaired(reads), failed(reads));
-            outcome = outcome.line(
-                if failed == 0 { Tone::Plain } else { Tone::Warn },
-                format!(
-                    "Reads of {table}: {stale_reads} stale answers, {repaired} rows repaired, {failed} repairs \
-                     failed, {hedges_sent} hedges of which {hedges_helped} helped"
-                ),
-            );
+        for reads in self.0.values() {
+            outcome = outcome.line(if reads.repairs_failed() == 0 { Tone::Plain } else { Tone::Warn }, reads.line());
         }
         outcome
     }
-}
-
-fn repaired(reads: &TableReads) -> u64 {
-    reads.blocking_repairs.repaired.saturating_add(reads.chance_repairs.repaired)
-}
-
-fn failed(reads: &TableReads) -> u64 {
-    reads.blocking_repairs.failed.saturating_add(reads.chance_repairs.failed)
 }
 
 /// The lines that operators and their scripts look for.
@@ -155,26 +103,19 @@ fn pending_lines(mut outcome: Outcome, total: u64, by_target: &BTreeMap<String, 
     outcome
 }
 
-fn silent_line(outcome: Outcome, silent: &[String]) -> Outcome {
-    if silent.is_empty() {
-        return outcome;
-    }
-    outcome.line(Tone::Warn, format!("Not counted, because they do not answer: {}", silent.join(", ")))
-}
-
 pub(super) async fn stats(session: &mut Session) -> Result<Outcome, ShellError> {
-    let mut kept = Kept::ask(session).await?;
-    let reads = Reads::ask(session, &kept.members, &mut kept.silent).await?;
+    let asked = ask(session, async |admin| admin.stats().await).await?;
+    let (kept, reads, members) = (Kept(&asked), Reads::of(&asked), &asked.members);
     let keyspaces = session.schema().await?;
     let tables: usize = keyspaces.iter().map(|keyspace| keyspace.tables.len()).sum();
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    let alive = kept.members.iter().filter(|member| member.alive).count();
-    let in_flight: u64 = kept.members.iter().filter_map(|member| member.requests_in_flight).sum();
+    let alive = members.iter().filter(|member| member.alive).count();
+    let in_flight: u64 = members.iter().filter_map(|member| member.requests_in_flight).sum();
     let (hints, dirty) = (kept.hints(), kept.dirty_ranges());
     let total = kept.sum(|hints| hints.total);
-    let nodes_tone = if alive == kept.members.len() { Tone::Good } else { Tone::Warn };
+    let nodes_tone = if alive == members.len() { Tone::Good } else { Tone::Warn };
     let outcome = Outcome::of("STATS")
-        .fact("nodes", Cell::Count(count(kept.members.len())))
+        .fact("nodes", Cell::Count(count(members.len())))
         .fact("alive", Cell::Count(count(alive)))
         .fact("keyspaces", Cell::Count(count(keyspaces.len())))
         .fact("tables", Cell::Count(count(tables)))
@@ -183,24 +124,23 @@ pub(super) async fn stats(session: &mut Session) -> Result<Outcome, ShellError> 
         .fact("pendingHintBytes", Cell::Count(kept.sum(|hints| hints.bytes)))
         .fact("nodeHints", Cell::Counts(hints.clone()))
         .fact("dirtyRanges", Cell::Counts(dirty.clone()))
-        .fact("notCounted", Cell::Names(kept.silent.clone()))
-        .line(nodes_tone, format!("Nodes: {}, {alive} alive", kept.members.len()))
+        .line(nodes_tone, format!("Nodes: {}, {alive} alive", members.len()))
         .line(Tone::Plain, format!("Keyspaces: {}, Tables: {tables}", keyspaces.len()))
         .line(Tone::Plain, format!("Requests in Flight: {in_flight}"));
     let mut outcome = pending_lines(outcome, total, &hints);
     for (name, count) in &dirty {
         outcome = outcome.line(Tone::Warn, format!("Dirty Ranges of {name}: {count}"));
     }
-    Ok(silent_line(reads.tell(paused_lines(outcome, &kept)), &kept.silent))
+    Ok(silent_line(reads.tell(paused_lines(outcome, &kept)), &asked.silent))
 }
 
 /// Whose hints are held back, because an operator said so.
-fn paused_lines(outcome: Outcome, kept: &Kept) -> Outcome {
-    let mut targets: Vec<String> = kept.by_keeper.iter().flat_map(|(_, hints)| hints.paused.clone()).collect();
+fn paused_lines(outcome: Outcome, kept: &Kept<'_>) -> Outcome {
+    let mut targets: Vec<String> = kept.by_keeper().flat_map(|(_, hints)| hints.paused.clone()).collect();
     targets.sort();
     targets.dedup();
     let mut outcome = outcome.fact("paused", Cell::Names(targets));
-    for (keeper, hints) in kept.by_keeper.iter().filter(|(_, hints)| !hints.paused.is_empty()) {
+    for (keeper, hints) in kept.by_keeper().filter(|(_, hints)| !hints.paused.is_empty()) {
         let told = format!("Hints PAUSED on {keeper} for {}: kept until resumed", hints.paused.join(", "));
         outcome = outcome.line(Tone::Warn, told);
     }
@@ -208,9 +148,10 @@ fn paused_lines(outcome: Outcome, kept: &Kept) -> Outcome {
 }
 
 pub(super) async fn hints(session: &mut Session) -> Result<Outcome, ShellError> {
-    let kept = Kept::ask(session).await?;
+    let asked = ask(session, async |admin| admin.stats().await).await?;
+    let kept = Kept(&asked);
     let mut rows = Rows { columns: vec!["keptBy", "for", "hints", "dirtyRanges"], rows: Vec::new() };
-    for (keeper, hints) in &kept.by_keeper {
+    for (keeper, hints) in kept.by_keeper() {
         let mut targets: Vec<&String> = hints.by_node.keys().chain(hints.dirty_ranges.keys()).collect();
         targets.sort();
         targets.dedup();
@@ -221,19 +162,18 @@ pub(super) async fn hints(session: &mut Session) -> Result<Outcome, ShellError> 
     }
     let total = kept.sum(|hints| hints.total);
     let bytes = kept.sum(|hints| hints.bytes);
-    let oldest = kept.by_keeper.iter().filter_map(|(_, hints)| hints.oldest_age_ms).max();
+    let oldest = kept.by_keeper().filter_map(|(_, hints)| hints.oldest_age_ms).max();
     let by_target = kept.hints();
     let outcome = Outcome::of("HINTS")
         .fact("totalHints", Cell::Count(total))
         .fact("totalBytes", Cell::Count(bytes))
         .fact("nodeHints", Cell::Counts(by_target.clone()))
         .fact("dirtyRanges", Cell::Counts(kept.dirty_ranges()))
-        .fact("oldestHintAgeMs", Cell::maybe(oldest, Cell::Count))
-        .fact("notCounted", Cell::Names(kept.silent.clone()));
+        .fact("oldestHintAgeMs", Cell::maybe(oldest, Cell::Count));
     let mut outcome = pending_lines(outcome, total, &by_target);
     if total > 0 {
         let age = oldest.map(|ms| format!(", the oldest {} s old", ms / 1_000)).unwrap_or_default();
         outcome = outcome.line(Tone::Plain, format!("{bytes} bytes{age}"));
     }
-    Ok(silent_line(paused_lines(outcome, &kept), &kept.silent).rows(rows))
+    Ok(silent_line(paused_lines(outcome, &kept), &asked.silent).rows(rows))
 }

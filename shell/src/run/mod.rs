@@ -1,5 +1,6 @@
 //! What each command does: a statement and the session go in, an outcome comes out. One file for each family.
 
+mod all;
 mod cluster;
 mod data;
 mod explain;
@@ -14,27 +15,50 @@ mod schema;
 pub(crate) use explain::of as account_of;
 pub(crate) use local::greeting;
 
+use std::time::Duration;
+
 use cube_client::admin::Keyspace;
 use cube_client::{Error, Refusal};
+use tokio::time::{Instant, sleep};
 
 use crate::error::ShellError;
 use crate::outcome::Outcome;
 use crate::session::Session;
 use crate::statement::{Command, nearest};
 
+/// How long a table that the schema has may be unknown to a node that is asked for its rows: nodes hear of changes one
+/// after another, within moments.
+const HEARS_WITHIN: Duration = Duration::from_secs(2);
+/// How often such a statement is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
 /// Does a statement. EXIT is the caller's: here it does nothing.
 pub(crate) async fn run(session: &mut Session, command: &Command) -> Result<Outcome, ShellError> {
     session.begin();
-    let done = done(session, command).await;
-    match done {
-        Err(ShellError::Client(error)) => Err(meant(session, command, error).await),
-        done => done,
+    let hears_until = Instant::now() + session.left().min(HEARS_WITHIN);
+    loop {
+        let error = match done(session, command).await {
+            Err(ShellError::Client(error)) => error,
+            done => return done,
+        };
+        let Some(place) = place_of(session, command, &error) else { return Err(error.into()) };
+        let Ok(schema) = session.schema().await else { return Err(error.into()) };
+        let tables = names_of(&schema);
+        if !tables.contains(&place) {
+            return Err(meant(&place, &tables, error));
+        }
+        // Nothing was done: it can be asked again.
+        if Instant::now() >= hears_until {
+            return Err(error.into());
+        }
+        sleep(ASK_AGAIN_AFTER).await;
     }
 }
 
-/// The error, with the table that was probably meant where the one that was named does not exist.
-async fn meant(session: &mut Session, command: &Command, error: Error) -> ShellError {
+/// The table of a statement that failed because a node does not know it.
+fn place_of(session: &Session, command: &Command, error: &Error) -> Option<String> {
     let is_unknown = |refusal: &Refusal| matches!(refusal.code.as_str(), "unknown_table" | "unknown_keyspace");
+    error.refusal().filter(|refusal| is_unknown(refusal))?;
     let named = match command {
         Command::Put { terms, .. }
         | Command::Get { terms, .. }
@@ -45,16 +69,21 @@ async fn meant(session: &mut Session, command: &Command, error: Error) -> ShellE
         Command::Repair { table, .. } => table.as_ref(),
         _ => None,
     };
-    let Ok((keyspace, table)) = session.full_name(named) else { return error.into() };
-    if !error.refusal().is_some_and(is_unknown) {
-        return error.into();
-    }
-    let Ok(schema) = session.schema().await else { return error.into() };
+    let (keyspace, table) = session.full_name(named).ok()?;
+    Some(format!("{keyspace}.{table}"))
+}
+
+/// All tables, each with its keyspace.
+pub(crate) fn names_of(schema: &[Keyspace]) -> Vec<String> {
     let full = |keyspace: &Keyspace| {
         keyspace.tables.iter().map(|table| format!("{}.{}", keyspace.name, table.name)).collect::<Vec<_>>()
     };
-    let tables: Vec<String> = schema.iter().flat_map(full).collect();
-    match nearest(&format!("{keyspace}.{table}"), tables.iter().map(String::as_str)) {
+    schema.iter().flat_map(full).collect()
+}
+
+/// The error, with the table that was probably meant.
+fn meant(place: &str, tables: &[String], error: Error) -> ShellError {
+    match nearest(place, tables.iter().map(String::as_str)) {
         Some(nearest) => ShellError::Meant { error: Box::new(error), nearest: nearest.to_owned() },
         None => error.into(),
     }

@@ -1,109 +1,13 @@
 //! STATUS and SCRUB: since when replicas are equal, what is in the way, and how far the verifying of what nodes hold is.
-//! Each node tells of its own replicas, so every live one is asked at the same time, and those that do not tell are named.
 
 use std::collections::BTreeMap;
 
-use futures::future::join_all;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use cube_client::admin::{Scrub, SyncStatus};
 
+use super::all::{Asked, ask, silent_line};
 use crate::error::ShellError;
-use crate::http;
 use crate::outcome::{Cell, Outcome, Rows, Tone};
 use crate::session::Session;
-
-const STATUS_PATH: &str = "/api/v1/replication/status";
-const SCRUB_PATH: &str = "/api/v1/replication/scrub";
-
-/// What a node tells of the replicas that it holds. Unknown fields are those of later releases.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct NodeStatus {
-    warnings: Vec<String>,
-    now_ms: u64,
-    tables: Vec<TableStatus>,
-    dirty_ranges: BTreeMap<String, u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct TableStatus {
-    keyspace: String,
-    table: String,
-    in_sync_as_of_ms: Option<u64>,
-    partitions: u64,
-    not_in_sync_here: u64,
-    not_compared_yet: u64,
-    purge_floor_ms: u64,
-    purge_blocked_by: BTreeMap<String, u64>,
-}
-
-/// How far a node's scrub has come.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ScrubStatus {
-    state: String,
-    done_permille: u64,
-    rows: u64,
-    damaged: u64,
-    cycles: u64,
-    last_cycle_age_ms: Option<u64>,
-}
-
-/// What `POST` answers.
-#[derive(Debug, Default, Deserialize)]
-struct ScrubBegun {
-    scrub: ScrubStatus,
-}
-
-/// What live nodes told, and who told nothing.
-struct Asked<T> {
-    told: Vec<(String, T)>,
-    silent: Vec<String>,
-}
-
-async fn ask<T: DeserializeOwned>(
-    session: &mut Session,
-    what: &'static str,
-    method: &str,
-    path: &str,
-) -> Result<Asked<T>, ShellError> {
-    let members = session.members().await?.answer;
-    let time = session.left();
-    let answers = members.iter().map(|member| async move {
-        let answer = match member.alive {
-            true => http::ask(&member.http, method, path, "", time).await.ok(),
-            false => None,
-        };
-        (member.name.clone(), answer)
-    });
-    let answers = join_all(answers).await;
-    let is_unknown = |status: u16| matches!(status, 404 | 405);
-    let known = answers.iter().filter_map(|(_, answer)| answer.as_ref());
-    if known.clone().count() > 0 && known.clone().all(|answer| is_unknown(answer.status)) {
-        return Err(ShellError::NotServed { what, instead: "HEALTH tells what works, HINTS what waits for members" });
-    }
-    let mut asked = Asked { told: Vec::new(), silent: Vec::new() };
-    for (name, answer) in answers {
-        let document = answer.filter(|answer| answer.status < 300);
-        match document.and_then(|answer| serde_json::from_str(&answer.body).ok()) {
-            Some(told) => asked.told.push((name, told)),
-            None => asked.silent.push(name),
-        }
-    }
-    if asked.told.is_empty() {
-        return Err(ShellError::Silent { what, nodes: asked.silent });
-    }
-    Ok(asked)
-}
-
-fn silent_line(outcome: Outcome, silent: &[String]) -> Outcome {
-    let outcome = outcome.fact("notAsked", Cell::Names(silent.to_vec()));
-    if silent.is_empty() {
-        return outcome;
-    }
-    outcome.line(Tone::Warn, format!("Not told of, because they do not answer: {}", silent.join(", ")))
-}
 
 /// A table over all nodes that told of it.
 #[derive(Default)]
@@ -120,11 +24,10 @@ struct Table {
 }
 
 pub(super) async fn status(session: &mut Session) -> Result<Outcome, ShellError> {
-    let asked: Asked<NodeStatus> = ask(session, "STATUS", "GET", STATUS_PATH).await?;
-    Ok(status_of(&asked))
+    Ok(status_of(&ask(session, async |admin| admin.sync_status().await).await?))
 }
 
-fn status_of(asked: &Asked<NodeStatus>) -> Outcome {
+fn status_of(asked: &Asked<SyncStatus>) -> Outcome {
     let now_ms = asked.told.iter().map(|(_, status)| status.now_ms).max().unwrap_or_default();
     let mut tables = BTreeMap::<String, Table>::new();
     let mut dirty = BTreeMap::<String, u64>::new();
@@ -132,12 +35,12 @@ fn status_of(asked: &Asked<NodeStatus>) -> Outcome {
         status.dirty_ranges.iter().for_each(|(name, count)| *dirty.entry(name.clone()).or_default() += count);
         for told in &status.tables {
             let table = tables.entry(format!("{}.{}", told.keyspace, told.table)).or_default();
-            table.is_untold |= told.in_sync_as_of_ms.is_none();
+            table.is_untold |= told.in_sync_ms.is_none();
             table.is_new |= told.not_compared_yet > 0;
-            table.as_of_ms = [table.as_of_ms, told.in_sync_as_of_ms].into_iter().flatten().min();
-            table.partitions = table.partitions.max(told.partitions);
+            table.as_of_ms = [table.as_of_ms, told.in_sync_ms].into_iter().flatten().min();
+            table.partitions = table.partitions.max(told.partitions.into());
             if told.not_in_sync_here > 0 {
-                table.not_in_sync.insert(node.clone(), told.not_in_sync_here);
+                table.not_in_sync.insert(node.clone(), told.not_in_sync_here.into());
             }
             table.purge_floor_ms = table.purge_floor_ms.into_iter().chain([told.purge_floor_ms]).min();
             let blocked = told.purge_blocked_by.iter();
@@ -204,14 +107,12 @@ fn ago(ms: u64) -> String {
 
 /// Tells how far the scrub is, or has everything verified from now on.
 pub(super) async fn scrub(session: &mut Session, now: bool) -> Result<Outcome, ShellError> {
-    let asked = if now {
-        let begun: Asked<ScrubBegun> = ask(session, "SCRUB", "POST", SCRUB_PATH).await?;
-        Asked { told: begun.told.into_iter().map(|(name, begun)| (name, begun.scrub)).collect(), silent: begun.silent }
-    } else {
-        ask(session, "SCRUB", "GET", SCRUB_PATH).await?
+    let asked = match now {
+        true => ask(session, async |admin| admin.scrub_now().await).await?,
+        false => ask(session, async |admin| admin.scrub().await).await?,
     };
     let columns = vec!["node", "state", "done", "rows", "damaged", "cycles", "lastCycle"];
-    let row = |(name, scrub): &(String, ScrubStatus)| {
+    let row = |(name, scrub): &(String, Scrub)| {
         vec![
             Cell::text(name),
             Cell::text(&scrub.state),
@@ -237,28 +138,47 @@ pub(super) async fn scrub(session: &mut Session, now: bool) -> Result<Outcome, S
 
 #[cfg(test)]
 mod tests {
+    use cube_client::admin::TableSync;
+
     use super::*;
     use crate::render::Form;
 
-    fn told(nodes: &[&str]) -> Asked<NodeStatus> {
-        let told =
-            (1..).zip(nodes).map(|(number, text)| (format!("node-{number}"), serde_json::from_str(text).unwrap()));
-        Asked { told: told.collect(), silent: vec!["node-3".into()] }
+    fn told(nodes: Vec<SyncStatus>) -> Asked<SyncStatus> {
+        let told = (1..).zip(nodes).map(|(number, status)| (format!("node-{number}"), status));
+        Asked { members: Vec::new(), told: told.collect(), silent: vec!["node-3".into()] }
     }
+
+    fn table(keyspace: &str, table: &str, in_sync_ms: Option<u64>) -> TableSync {
+        let (keyspace, table) = (keyspace.to_owned(), table.to_owned());
+        TableSync { keyspace, table, in_sync_ms, partitions: 256, ..TableSync::default() }
+    }
+
+    fn node(tables: Vec<TableSync>) -> SyncStatus {
+        SyncStatus { now_ms: 100_000, tables, ..SyncStatus::default() }
+    }
+
+    const PEOPLE: Form = Form::People { width: None, colour: false };
 
     #[test]
     fn a_table_is_in_sync_as_of_the_oldest_time_of_all_its_replicas() {
-        let asked = told(&[
-            r#"{"nowMs":100000,"later":1,"tables":[{"keyspace":"default","table":"kv","inSyncAsOfMs":90000,"partitions":256}]}"#,
-            r#"{"nowMs":99000,"tables":[{"keyspace":"default","table":"kv","inSyncAsOfMs":40000,"notInSyncHere":2,
-                "purgeBlockedBy":{"node-3":7}}],"dirtyRanges":{"node-3":4},"warnings":["node-3 is not reached"]}"#,
-        ]);
-        let text = Form::People { width: None, colour: false }.outcome(&status_of(&asked));
+        let behind = TableSync {
+            not_in_sync_here: 2,
+            purge_blocked_by: BTreeMap::from([("node-3".to_owned(), 7)]),
+            ..table("default", "kv", Some(40_000))
+        };
+        let second = SyncStatus {
+            now_ms: 99_000,
+            dirty_ranges: BTreeMap::from([("node-3".to_owned(), 4)]),
+            warnings: vec!["node-3 is not reached".to_owned()],
+            ..node(vec![behind])
+        };
+        let asked = told(vec![node(vec![table("default", "kv", Some(90_000))]), second]);
+        let text = PEOPLE.outcome(&status_of(&asked));
         for line in [
             "everything written until 60 s ago is on all of its replicas",
             "Dirty Ranges of node-3: 4",
             "node-2: node-3 is not reached",
-            "Not told of, because they do not answer: node-3",
+            "Not counted, because they do not answer: node-3",
         ] {
             assert!(text.contains(line), "{line}: {text}");
         }
@@ -267,22 +187,17 @@ mod tests {
 
     #[test]
     fn a_table_that_was_not_compared_since_the_start_is_told_as_such_and_not_as_unequal() {
-        let asked = told(&[
-            r#"{"tables":[{"keyspace":"a","table":"b","partitions":256,"notComparedYet":256}]}"#,
-            r#"{"tables":[{"keyspace":"a","table":"b","partitions":256},{"keyspace":"a","table":"alone"}]}"#,
-        ]);
+        let new = TableSync { not_compared_yet: 256, ..table("a", "b", None) };
+        let asked = told(vec![node(vec![new]), node(vec![table("a", "b", None), table("a", "alone", None)])]);
         let text = Form::Json.outcome(&status_of(&asked));
         assert_eq!(text.matches("not compared yet").count(), 1, "{text}");
-        let text = Form::People { width: None, colour: false }.outcome(&status_of(&asked));
+        let text = PEOPLE.outcome(&status_of(&asked));
         assert!(text.lines().any(|line| line.contains("a.b") && line.contains("not compared yet")), "{text}");
     }
 
     #[test]
     fn a_table_of_which_one_replica_knows_no_time_is_told_as_not_proven() {
-        let asked = told(&[
-            r#"{"tables":[{"keyspace":"a","table":"b","inSyncAsOfMs":90000}]}"#,
-            r#"{"tables":[{"keyspace":"a","table":"b"}]}"#,
-        ]);
+        let asked = told(vec![node(vec![table("a", "b", Some(90_000))]), node(vec![table("a", "b", None)])]);
         let text = Form::Json.outcome(&status_of(&asked));
         assert!(text.contains(r#""inSyncAsOfMs":null,"notInSync":{}"#), "{text}");
     }

@@ -1,11 +1,17 @@
 //! DESCRIBE, CREATE, ALTER and DROP.
 
-use cube_client::admin::{Keyspace, KeyspaceOptions, Table, TableOptions, Told};
+use std::time::Duration;
+
+use cube_client::Error;
+use cube_client::admin::{Admin, Keyspace, KeyspaceOptions, Table, TableOptions, Told};
 
 use crate::error::ShellError;
 use crate::outcome::{Cell, Outcome, Rows, Tone};
 use crate::session::Session;
 use crate::statement::{TableName, keyspace_options, nearest, table_options};
+
+/// Of the time of a statement, what is left for asking why a change was not answered.
+const LAST_WORDS: u32 = 5;
 
 fn no_such(what: &'static str, name: &str, names: Vec<&str>) -> ShellError {
     ShellError::NoSuch { what, name: name.to_owned(), nearest: nearest(name, names).map(str::to_owned) }
@@ -89,6 +95,27 @@ fn described(keyspaces: &[(&Keyspace, Option<&Table>)]) -> Outcome {
     outcome.hidden_rows(rows)
 }
 
+/// Has the schema changed. A change that nobody answers waits for a majority, most often: then that is told.
+async fn change(
+    session: &mut Session,
+    call: impl AsyncFn(Admin) -> Result<Told<bool>, Error>,
+) -> Result<Told<bool>, ShellError> {
+    let time = session.left();
+    let admin = session.admin().await?.timeout(time.saturating_sub(time / LAST_WORDS).max(Duration::from_millis(1)));
+    let error = match call(admin).await {
+        Ok(told) => return Ok(told),
+        Err(error) => error,
+    };
+    let is_unanswered = error.refusal().is_none() && error.may_take_effect();
+    if is_unanswered && let Ok(told) = session.admin().await?.cluster_health().await {
+        let (alive, required) = (told.answer.voters_alive, told.answer.voters_required);
+        if alive < required {
+            return Err(ShellError::NoMajority { voters: told.answer.voters.len(), alive, required });
+        }
+    }
+    Err(error.into())
+}
+
 fn changed(
     session: &mut Session,
     statement: &'static str,
@@ -112,7 +139,7 @@ pub(super) async fn create_keyspace(
     name: &str,
     options: &KeyspaceOptions,
 ) -> Result<Outcome, ShellError> {
-    let told = session.admin().await?.create_keyspace(name, options.clone()).await?;
+    let told = change(session, async |admin| admin.create_keyspace(name, options.clone()).await).await?;
     Ok(changed(session, "CREATE KEYSPACE", "keyspace", name, &told, "created"))
 }
 
@@ -121,12 +148,12 @@ pub(super) async fn alter_keyspace(
     name: &str,
     options: &KeyspaceOptions,
 ) -> Result<Outcome, ShellError> {
-    let told = session.admin().await?.alter_keyspace(name, options.clone()).await?;
+    let told = change(session, async |admin| admin.alter_keyspace(name, options.clone()).await).await?;
     Ok(changed(session, "ALTER KEYSPACE", "keyspace", name, &told, "altered"))
 }
 
 pub(super) async fn drop_keyspace(session: &mut Session, name: &str) -> Result<Outcome, ShellError> {
-    let told = session.admin().await?.drop_keyspace(name).await?;
+    let told = change(session, async |admin| admin.drop_keyspace(name).await).await?;
     Ok(changed(session, "DROP KEYSPACE", "keyspace", name, &told, "dropped"))
 }
 
@@ -136,7 +163,7 @@ pub(super) async fn create_table(
     options: &TableOptions,
 ) -> Result<Outcome, ShellError> {
     let (keyspace, table) = session.full_name(Some(table))?;
-    let told = session.admin().await?.create_table(&keyspace, &table, options.clone()).await?;
+    let told = change(session, async |admin| admin.create_table(&keyspace, &table, options.clone()).await).await?;
     Ok(changed(session, "CREATE TABLE", "table", &format!("{keyspace}.{table}"), &told, "created"))
 }
 
@@ -146,12 +173,12 @@ pub(super) async fn alter_table(
     options: &TableOptions,
 ) -> Result<Outcome, ShellError> {
     let (keyspace, table) = session.full_name(Some(table))?;
-    let told = session.admin().await?.alter_table(&keyspace, &table, options.clone()).await?;
+    let told = change(session, async |admin| admin.alter_table(&keyspace, &table, options.clone()).await).await?;
     Ok(changed(session, "ALTER TABLE", "table", &format!("{keyspace}.{table}"), &told, "altered"))
 }
 
 pub(super) async fn drop_table(session: &mut Session, table: &TableName) -> Result<Outcome, ShellError> {
     let (keyspace, table) = session.full_name(Some(table))?;
-    let told = session.admin().await?.drop_table(&keyspace, &table).await?;
+    let told = change(session, async |admin| admin.drop_table(&keyspace, &table).await).await?;
     Ok(changed(session, "DROP TABLE", "table", &format!("{keyspace}.{table}"), &told, "dropped"))
 }

@@ -21,6 +21,7 @@ use crate::outcome::{Cell, Outcome, Rows, Tone};
 use crate::render::Form;
 use crate::session::Session;
 use sample::{Look, Now, Pace};
+use scrape::InSync;
 use screen::Screen;
 
 /// How often the thread at the keyboard looks whether the screen is still there.
@@ -160,6 +161,7 @@ fn snapshot(now: &Now) -> Outcome {
         "replayedPerSecond",
         "repairsPerSecond",
         "syncAgeSeconds",
+        "compared",
     ];
     let number = |value: Option<f64>| Cell::maybe(value, Cell::Number);
     let rows = now.nodes.iter().map(|node| {
@@ -183,7 +185,14 @@ fn snapshot(now: &Now) -> Outcome {
             Cell::Count(node.dirty_ranges),
             number(node.replayed_per_second),
             number(node.repairs_per_second),
-            Cell::maybe(node.sync_age_s, Cell::Count),
+            match node.in_sync {
+                InSync::Seconds(seconds) => Cell::Count(seconds),
+                InSync::Untold | InSync::NotYet => Cell::Null,
+            },
+            match node.in_sync {
+                InSync::Untold => Cell::Null,
+                in_sync => Cell::Bool(in_sync != InSync::NotYet),
+            },
         ]);
         row
     });
@@ -206,7 +215,7 @@ fn snapshot(now: &Now) -> Outcome {
         .line(Tone::Plain, format!("Writes: {}", pace(&now.writes)))
         .line(if hints == 0 { Tone::Good } else { Tone::Warn }, format!("Pending Hints: {hints}"));
     if !now.untold.is_empty() {
-        let told = format!("No figures of {}: /metrics does not answer", now.untold.join(", "));
+        let told = format!("No figures of {}: they do not answer", now.untold.join(", "));
         outcome = outcome.line(Tone::Warn, told);
     }
     outcome.rows(Rows { columns, rows: rows.collect() })

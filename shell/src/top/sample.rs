@@ -8,7 +8,7 @@ use futures::future::join;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::scrape::{self, Figures, Histogram};
+use super::scrape::{self, Figures, Histogram, InSync};
 use crate::error::ShellError;
 use crate::session::Session;
 
@@ -42,7 +42,7 @@ impl Look {
                 if !member.alive {
                     return NodeLook { member, figures: None, hints: None };
                 }
-                let (figures, hints) = join(scrape::figures(&member.http, ANSWER_MAX), admin.hints()).await;
+                let (figures, hints) = join(scrape::figures(&admin), admin.hints()).await;
                 NodeLook { member, figures, hints: hints.ok().map(|told| told.answer) }
             }
         });
@@ -84,7 +84,7 @@ pub(super) struct NodeNow {
     pub(super) repairs_per_second: Option<f64>,
     /// Of its hints for others.
     pub(super) replayed_per_second: Option<f64>,
-    pub(super) sync_age_s: Option<u64>,
+    pub(super) in_sync: InSync,
     /// What it keeps for others.
     pub(super) hints_kept: Option<u64>,
     /// What others keep for it.
@@ -130,7 +130,7 @@ impl Now {
                 errors_per_second: None,
                 repairs_per_second: None,
                 replayed_per_second: None,
-                sync_age_s: node.figures.as_ref().and_then(|(_, figures)| figures.sync_age_s),
+                in_sync: node.figures.as_ref().map(|(_, figures)| figures.in_sync).unwrap_or_default(),
                 hints_kept: node.hints.as_ref().map(|hints| hints.total),
                 hints_for: hints_for.get(&member.name).copied().unwrap_or_default(),
                 dirty_ranges: dirty.get(&member.name).copied().unwrap_or_default(),

@@ -1,13 +1,11 @@
-//! The figures of one node, from its `/metrics`: a question over HTTP, and of the answer what the screen shows.
+//! The figures of one node: of its metrics, in the text that Prometheus reads, what the screen shows.
 //!
-//! A node that has no such page, or does not answer, has no figures: the screen shows what is known without them.
+//! A node that does not answer has no figures: the screen shows what is known without them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+use cube_client::admin::Admin;
 use tokio::time::Instant;
-
-use crate::http;
 
 /// Requests by how long they took.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -79,14 +77,26 @@ pub(super) struct Figures {
     /// Rows that reads and comparisons brought up to date.
     pub(super) repairs: u64,
     pub(super) replayed: u64,
-    /// How long ago the table that is furthest behind was proven equal.
-    pub(super) sync_age_s: Option<u64>,
+    /// Up to when the replicas of all tables are proven equal.
+    pub(super) in_sync: InSync,
 }
 
-/// The figures of the node that serves HTTP there.
-pub(super) async fn figures(address: &str, time: Duration) -> Option<(Instant, Figures)> {
-    let answer = http::ask(address, "GET", "/metrics", "", time).await.ok()?;
-    (answer.status == 200).then(|| (Instant::now(), read(&answer.body)))
+/// Up to when replicas are proven equal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) enum InSync {
+    /// There is nothing to be compared, or nobody tells.
+    #[default]
+    Untold,
+    /// The table that is furthest behind was proven equal so many seconds ago.
+    Seconds(u64),
+    /// Something was never compared since the cluster, or what it holds, is new.
+    NotYet,
+}
+
+/// The figures of the node that is asked.
+pub(super) async fn figures(admin: &Admin) -> Option<(Instant, Figures)> {
+    let told = admin.metrics().await.ok()?;
+    Some((Instant::now(), read(&told.answer)))
 }
 
 fn read(text: &str) -> Figures {
@@ -109,7 +119,8 @@ fn read(text: &str) -> Figures {
             "cube_read_repairs_total" if label("outcome") == Some("repaired") => figures.repairs += count,
             "cube_sync_rows_total" => figures.repairs += count,
             "cube_hints_replayed_total" => figures.replayed += count,
-            "cube_sync_age_seconds" => figures.sync_age_s = figures.sync_age_s.max(Some(count)),
+            "cube_sync_age_seconds" => figures.in_sync = figures.in_sync.max(InSync::Seconds(count)),
+            "cube_sync_uncompared_partitions" if count > 0 => figures.in_sync = InSync::NotYet,
             _ => {}
         }
     }
@@ -175,7 +186,14 @@ mod tests {
     fn what_the_screen_shows_is_read_of_a_page() {
         let figures = read(PAGE);
         assert_eq!((figures.reads.count(), figures.writes.count(), figures.errors), (120, 0, 3));
-        assert_eq!((figures.repairs, figures.replayed, figures.sync_age_s), (4, 7, Some(12)));
+        assert_eq!((figures.repairs, figures.replayed, figures.in_sync), (4, 7, InSync::Seconds(12)));
+    }
+
+    #[test]
+    fn what_was_never_compared_has_no_age() {
+        let of = |new: u8| read(&format!("{PAGE}cube_sync_uncompared_partitions{{table=\"kv\"}} {new}\n")).in_sync;
+        assert_eq!((of(0), of(7)), (InSync::Seconds(12), InSync::NotYet));
+        assert_eq!(read("").in_sync, InSync::Untold);
     }
 
     #[test]

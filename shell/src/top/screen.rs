@@ -9,6 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table};
 
 use super::sample::{NodeNow, Now, Pace};
+use super::scrape::InSync;
 use crate::statement::harmless;
 
 /// Looks that the curves show: as wide as any screen.
@@ -58,7 +59,7 @@ const COLUMNS: [Column; 16] = [
     column("misses", 6, 0, |node| node.hints_for.to_string()),
     column("dirty", 5, 2, |node| node.dirty_ranges.to_string()),
     column("repairs/s", 9, 4, |node| maybe(node.repairs_per_second, 0)),
-    column("synced", 8, 1, |node| node.sync_age_s.map_or_else(dash, ago)),
+    column("synced", 8, 1, |node| synced(node.in_sync)),
 ];
 
 fn dash() -> String {
@@ -67,6 +68,14 @@ fn dash() -> String {
 
 fn maybe(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(dash, |value| format!("{value:.digits$}"))
+}
+
+fn synced(in_sync: InSync) -> String {
+    match in_sync {
+        InSync::Untold => dash(),
+        InSync::Seconds(seconds) => ago(seconds),
+        InSync::NotYet => "not yet".to_owned(),
+    }
 }
 
 fn ago(seconds: u64) -> String {
@@ -129,7 +138,7 @@ impl Screen {
             self.curve(frame, right, "writes", &now.writes, &self.writes, Color::Magenta);
             self.nodes(frame, table, now);
         }
-        let told = "q quits    misses: writes that others keep for the node    synced: when it was last proven equal";
+        let told = "q quits   misses: writes that others keep for it   synced: last proven equal";
         frame.render_widget(Paragraph::new(told).style(self.paint(Style::new().dim())), keys);
     }
 
@@ -158,7 +167,7 @@ impl Screen {
         let told = match (&self.trouble, &self.now) {
             (Some(trouble), _) => trouble.lines().next().unwrap_or_default().to_owned(),
             (None, Some(now)) if !now.untold.is_empty() => {
-                format!("no figures of {}: /metrics does not answer", now.untold.join(", "))
+                format!("no figures of {}: they do not answer", now.untold.join(", "))
             }
             _ => String::new(),
         };
@@ -226,7 +235,7 @@ mod tests {
             errors_per_second: alive.then_some(0.0),
             repairs_per_second: alive.then_some(5.0),
             replayed_per_second: alive.then_some(0.0),
-            sync_age_s: alive.then_some(12),
+            in_sync: if alive { InSync::Seconds(12) } else { InSync::Untold },
             hints_kept: alive.then_some(hints_for),
             hints_for,
             dirty_ranges: 0,
@@ -234,7 +243,8 @@ mod tests {
     }
 
     fn drawn(width: u16) -> String {
-        let nodes = vec![node("node-1", true, 0), node("node-2", true, 0), node("node-3", false, 45)];
+        let new = NodeNow { in_sync: InSync::NotYet, ..node("node-2", true, 0) };
+        let nodes = vec![node("node-1", true, 0), new, node("node-3", false, 45)];
         let pace = Pace { per_second: 2468.0, p50_ms: Some(0.84), p99_ms: Some(3.2) };
         let (reads, writes) = (pace.clone(), pace);
         let by = "127.0.0.1:7400".into();
@@ -254,6 +264,7 @@ mod tests {
             "2468 reads/s    p50 0.8 ms    p99 3.2 ms",
             "node-3        DOWN",
             "12s ago",
+            "not yet",
             "q quits",
         ] {
             assert!(wide.contains(told), "{told}: {wide}");

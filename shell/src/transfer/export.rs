@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep_until};
 use super::encode;
 use super::export_state::{Progress, State};
 use super::import::format_of;
-use super::progress;
 use super::ranges::{Part, divide};
+use super::{place, progress};
 use crate::args::{ExportArguments, RowFormat};
 use crate::error::ShellError;
 use crate::outcome::{Cell, Outcome, Tone};
@@ -53,13 +53,12 @@ pub(crate) async fn export(
     arguments: &ExportArguments,
     form: Form,
 ) -> Result<Option<Outcome>, ShellError> {
-    let (keyspace, name) = arguments.table.split_once('.').unwrap_or((session.keyspace.as_str(), &arguments.table));
-    let (keyspace, name) = (keyspace.to_owned(), name.to_owned());
     let to_file = (arguments.file != Path::new("-")).then_some(arguments.file.as_path());
     let format = match to_file {
         None => arguments.format.unwrap_or(RowFormat::Jsonl),
         Some(file) => format_of(file, arguments.format)?,
     };
+    let (keyspace, name) = place::find(session, &arguments.table).await?;
     let of = format!("{keyspace}.{name} as {}", if format == RowFormat::Csv { "csv" } else { "jsonl" });
     let state_path = to_file.map(|file| arguments.state.clone().unwrap_or_else(|| beside(file)));
     let interrupted = state_path.as_deref().map(|path| State::load(path, &of)).transpose().map_err(ShellError::File)?;

@@ -12,9 +12,9 @@ use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::progress;
 use super::rows::{FileRow, Mark, RowFile};
 use super::state::State;
+use super::{place, progress};
 use crate::args::{ImportArguments, RowFormat};
 use crate::error::ShellError;
 use crate::outcome::{Cell, Outcome, Tone};
@@ -36,9 +36,8 @@ pub(crate) async fn import(
     arguments: &ImportArguments,
     form: Form,
 ) -> Result<Outcome, ShellError> {
-    let (keyspace, table) = arguments.table.split_once('.').unwrap_or((session.keyspace.as_str(), &arguments.table));
-    let (keyspace, table) = (keyspace.to_owned(), table.to_owned());
     let format = format_of(&arguments.file, arguments.format)?;
+    let (keyspace, table) = place::find(session, &arguments.table).await?;
     let state = state_of(arguments, &format!("{keyspace}.{table}"))?;
     let (from, rows_before) = match &state {
         Some(state) => state.load().map_err(ShellError::File)?,

@@ -4,6 +4,7 @@ mod encode;
 mod export;
 mod export_state;
 mod import;
+mod place;
 mod progress;
 mod ranges;
 mod rows;

@@ -36,10 +36,21 @@ struct Shared {
     fails_after: Mutex<Option<u64>>,
     /// The timestamp of the last write, if its client chose one.
     stamped: Mutex<Option<u64>>,
+    /// By the number of the node. One without knows no such call.
+    syncs: Mutex<HashMap<usize, v1::ReplicationReply>>,
+    scrubs: Mutex<HashMap<usize, v1::ScrubReply>>,
+    /// How a repair stands at each look, and at every one behind the last.
+    repair: Mutex<Vec<v1::Repair>>,
+    repair_refusal: Mutex<Option<ErrorDetail>>,
+    /// What was asked of nodes about repairs.
+    repairs_asked: Mutex<Vec<String>>,
+    /// The number of a node that has yet to hear of a table, and how often it is still asked before it has.
+    deaf: Mutex<Option<(usize, u32)>>,
 }
 
+/// What all nodes share, and which of them this is.
 #[derive(Clone)]
-struct FakeNode(Arc<Shared>);
+struct FakeNode(Arc<Shared>, usize);
 
 /// Some nodes on ports of their own.
 pub(crate) struct FakeCluster {
@@ -98,7 +109,7 @@ impl FakeCluster {
                 state: "READY".into(),
                 ..Default::default()
             });
-            let node = FakeNode(Arc::clone(&shared));
+            let node = FakeNode(Arc::clone(&shared), id);
             let kv = KvServer::new(node.clone()).max_decoding_message_size(64 << 20);
             let server = Server::builder().add_service(kv).add_service(AdminServer::new(node));
             servers.push(tokio::spawn(async move {
@@ -119,10 +130,35 @@ impl FakeCluster {
         self.shared.nodes.lock().unwrap()[node - 1].alive = false;
     }
 
-    /// This node serves HTTP there.
-    pub(crate) fn http(&self, node: usize, address: &str) {
-        let mut nodes = self.shared.nodes.lock().unwrap();
-        nodes[node - 1].addresses.as_mut().unwrap().http = address.to_owned();
+    /// How the replicas of this node stand.
+    pub(crate) fn sync(&self, node: usize, status: v1::ReplicationReply) {
+        self.shared.syncs.lock().unwrap().insert(node, status);
+    }
+
+    /// How far the scrub of this node is.
+    pub(crate) fn scrub(&self, node: usize, scrub: v1::ScrubReply) {
+        self.shared.scrubs.lock().unwrap().insert(node, scrub);
+    }
+
+    /// How the repair stands that is asked for next: first of all, and at each look.
+    pub(crate) fn repair(&self, looks: Vec<v1::Repair>) {
+        *self.shared.repair.lock().unwrap() = looks;
+    }
+
+    /// Every repair is refused so.
+    pub(crate) fn refuse_repairs(&self, detail: ErrorDetail) {
+        *self.shared.repair_refusal.lock().unwrap() = Some(detail);
+    }
+
+    pub(crate) fn repairs_asked(&self) -> Vec<String> {
+        self.shared.repairs_asked.lock().unwrap().clone()
+    }
+
+    /// So many questions long, this node has not heard of the table `default.new`, which the others have.
+    pub(crate) fn late(&self, node: usize, questions: u32) {
+        let table = v1::Table { name: "new".into(), options: Some(v1::TableOptions::default()) };
+        self.shared.schema.lock().unwrap()[0].tables.push(table);
+        *self.shared.deaf.lock().unwrap() = Some((node, questions));
     }
 
     pub(crate) fn hints(&self, node: &str, count: u64) {
@@ -163,6 +199,20 @@ impl FakeCluster {
 }
 
 impl FakeNode {
+    /// The schema, as far as this node has heard of it.
+    fn schema_here(&self) -> Vec<v1::Keyspace> {
+        let mut schema = self.0.schema.lock().unwrap().clone();
+        let mut deaf = self.0.deaf.lock().unwrap();
+        if let Some((node, questions)) = deaf.as_mut()
+            && *node == self.1
+            && *questions > 0
+        {
+            *questions -= 1;
+            schema[0].tables.retain(|table| table.name != "new");
+        }
+        schema
+    }
+
     async fn judge(&self) -> Result<(), Status> {
         let hangs = *self.0.hangs.lock().unwrap();
         if hangs {
@@ -177,7 +227,7 @@ impl FakeNode {
     fn place(&self, keyspace: &str, table: &str, key: Option<v1::RowKey>) -> Result<Place, Box<ErrorDetail>> {
         let (keyspace, table) =
             (if keyspace.is_empty() { "default" } else { keyspace }, if table.is_empty() { "kv" } else { table });
-        let schema = self.0.schema.lock().unwrap();
+        let schema = self.schema_here();
         let known = schema.iter().find(|known| known.name == keyspace);
         if !known.is_some_and(|known| known.tables.iter().any(|known| known.name == table)) {
             let told = format!("there is no table {keyspace}.{table}");

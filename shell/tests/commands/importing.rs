@@ -50,7 +50,8 @@ async fn an_import_that_broke_off_goes_on_behind_what_is_written() {
     let ran = cube(cluster.port(1), &["import", path, "--parallel", "8"]).await;
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains("the same command goes on behind them"), "{}", ran.err);
-    let other = cube(cluster.port(1), &["import", path, "--table", "default.other"]).await;
+    cluster.late(1, 0);
+    let other = cube(cluster.port(1), &["import", path, "--table", "default.new"]).await;
     assert!(other.err.contains("went to default.kv"), "{}", other.err);
     cluster.fail_after(None);
     let ran = cube(cluster.port(1), &["import", path, "--parallel", "8"]).await;
@@ -77,6 +78,23 @@ async fn a_row_that_cannot_be_is_told_with_its_line() {
         let ran = cube(cluster.port(1), &["import", path.to_str().unwrap()]).await;
         assert_eq!(ran.code, 1, "{name}: {ran:?}");
         assert!(ran.err.contains(told), "{name}: {}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn rows_wait_until_every_node_has_heard_of_their_table() {
+    let cluster = FakeCluster::start(2).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    std::fs::write(&path, "{\"key\":\"a\",\"value\":\"b\"}\n").unwrap();
+    let path = path.to_str().unwrap();
+    cluster.late(2, 5);
+    for (task, path) in [("import", path), ("export", &format!("{path}.out.jsonl"))] {
+        let ran = cube(cluster.port(1), &[task, path, "--table", "default.new"]).await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let ran = cube(cluster.port(1), &[task, path, "--table", "default.nwe"]).await;
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("there is no table \"default.nwe\"; did you mean default.new?"), "{}", ran.err);
     }
 }
 

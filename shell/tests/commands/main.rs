@@ -5,7 +5,6 @@
 
 mod exporting;
 mod fake;
-mod fake_http;
 mod importing;
 mod repairing;
 
@@ -262,7 +261,7 @@ async fn what_a_request_did_is_told_in_every_form() {
         (2.into(), "node-2".into())
     );
     let ran = cube(cluster.port(1), &["--csv", "-e", "GET a EXPLAIN"]).await;
-    assert_eq!(ran.out, "replica,role,asked,why,sentMs,answeredMs,answer,rows\nnode-2,near,record,level,1,3,done,1\n");
+    assert_eq!(ran.out, "replica,role,asked,answer,why,sentMs,answeredMs,rows\nnode-2,near,record,done,level,1,3,1\n");
 }
 
 #[tokio::test]
@@ -414,6 +413,18 @@ async fn the_schema_is_changed_described_and_used() {
 }
 
 #[tokio::test]
+async fn a_node_that_has_not_heard_of_a_table_yet_is_asked_again() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.late(1, 1);
+    // The first question is that for the row; by the second, which is that for the schema, the node has heard.
+    let ran = cube(cluster.port(1), &["--timeout", "30s", "-e", "PUT a b IN=default.new; GET a IN=default.new"]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    let ran = cube(cluster.port(1), &["-e", "GET a IN=default.newer"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("did you mean default.new?"), "{}", ran.err);
+}
+
+#[tokio::test]
 async fn health_tells_what_one_more_death_would_break() {
     let mut cluster = FakeCluster::start(3).await;
     let ran = cube(cluster.port(1), &["-e", "HEALTH"]).await;
@@ -457,4 +468,25 @@ async fn the_command_line_is_checked_and_tells_about_itself() {
         assert_eq!(ran.code, 0);
         assert!(ran.out.contains(told), "{arguments:?}: {}", ran.out);
     }
+}
+
+#[tokio::test]
+async fn manual_pages_and_completions_are_written_where_they_are_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    for (arguments, file, told) in [
+        (&["man", "--dir", &of("man")][..], "man/cube.1", "Exit codes:"),
+        (&["man", "--dir", &of("man")], "man/cube-import.1", "keep\\-timestamps"),
+        (&["completions", "bash", "--dir", &of("completions")], "completions/cube.bash", "_cube()"),
+        (&["completions", "zsh", "--dir", &of("completions")], "completions/_cube", "#compdef cube"),
+        (&["completions", "fish", "--dir", &of("completions")], "completions/cube.fish", "complete -c cube"),
+    ] {
+        let ran = cube(1, arguments).await;
+        assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{arguments:?}: {ran:?}");
+        let written = std::fs::read_to_string(of(file)).unwrap();
+        assert!(written.contains(told), "{file}: {written}");
+    }
+    let ran = cube(1, &["man", "--dir", &format!("{}/x", of("man/cube.1"))]).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("cannot be written"), "{}", ran.err);
 }

@@ -6,6 +6,28 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{Answer, FakeNode, detail, status_of};
 
+/// What this node was given to tell. A node that was given nothing knows no such call.
+fn of_this_node<T: Clone>(told: Option<&T>) -> Answer<T> {
+    told.cloned().map(Response::new).ok_or_else(|| Status::unimplemented("not served"))
+}
+
+impl FakeNode {
+    /// A look at the repair: the last one stays.
+    fn look(&self, asked: String, id: &str) -> Answer<v1::Repair> {
+        self.0.repairs_asked.lock().unwrap().push(asked);
+        if let Some(detail) = &*self.0.repair_refusal.lock().unwrap() {
+            return Err(status_of(detail));
+        }
+        let mut looks = self.0.repair.lock().unwrap();
+        let told = if looks.len() > 1 { looks.remove(0) } else { of_this_node(looks.first())?.into_inner() };
+        match id {
+            "" => Ok(Response::new(told)),
+            id if told.id == id => Ok(Response::new(told)),
+            _ => Err(status_of(&detail("unknown_repair", Code::NotFound, "there is no such repair"))),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Admin for FakeNode {
     async fn nodes(&self, _: Request<v1::NodesRequest>) -> Answer<v1::NodesReply> {
@@ -35,17 +57,21 @@ impl Admin for FakeNode {
 
     async fn replication(&self, _: Request<v1::ReplicationRequest>) -> Answer<v1::ReplicationReply> {
         self.judge_admin().await;
-        Ok(Response::new(v1::ReplicationReply { enabled: true, ..Default::default() }))
+        of_this_node(self.0.syncs.lock().unwrap().get(&self.1))
     }
 
-    async fn scrub(&self, _: Request<v1::ScrubRequest>) -> Answer<v1::ScrubReply> {
+    async fn scrub(&self, request: Request<v1::ScrubRequest>) -> Answer<v1::ScrubReply> {
         self.judge_admin().await;
-        Ok(Response::new(v1::ScrubReply { state: "RUNNING".into(), ..Default::default() }))
+        let mut scrub = of_this_node(self.0.scrubs.lock().unwrap().get(&self.1))?.into_inner();
+        if request.into_inner().now {
+            scrub.state = "ON_DEMAND".into();
+        }
+        Ok(Response::new(scrub))
     }
 
     async fn schema(&self, _: Request<v1::SchemaRequest>) -> Answer<v1::SchemaReply> {
         self.judge_admin().await;
-        Ok(Response::new(v1::SchemaReply { keyspaces: self.0.schema.lock().unwrap().clone() }))
+        Ok(Response::new(v1::SchemaReply { keyspaces: self.schema_here() }))
     }
 
     async fn create_keyspace(&self, request: Request<v1::CreateKeyspaceRequest>) -> Answer<v1::ChangeReply> {
@@ -86,20 +112,25 @@ impl Admin for FakeNode {
         Ok(Response::new(v1::ChangeReply { changed: true }))
     }
 
-    async fn start_repair(&self, _: Request<v1::StartRepairRequest>) -> Answer<v1::Repair> {
-        Err(Status::unimplemented("not needed"))
+    async fn start_repair(&self, request: Request<v1::StartRepairRequest>) -> Answer<v1::Repair> {
+        let v1::StartRepairRequest { keyspace, table, dry_run } = request.into_inner();
+        let of = [keyspace, table].map(Option::unwrap_or_default).join(".");
+        self.look(format!("{} starts {of}{}", self.1, if dry_run { " dry" } else { "" }), "")
     }
 
     async fn list_repairs(&self, _: Request<v1::ListRepairsRequest>) -> Answer<v1::RepairsReply> {
         Err(Status::unimplemented("not needed"))
     }
 
-    async fn get_repair(&self, _: Request<v1::GetRepairRequest>) -> Answer<v1::Repair> {
-        Err(Status::unimplemented("not needed"))
+    async fn get_repair(&self, request: Request<v1::GetRepairRequest>) -> Answer<v1::Repair> {
+        let id = request.into_inner().id;
+        self.look(format!("{} shows {id}", self.1), &id)
     }
 
-    async fn cancel_repair(&self, _: Request<v1::CancelRepairRequest>) -> Answer<v1::Repair> {
-        Err(Status::unimplemented("not needed"))
+    async fn cancel_repair(&self, request: Request<v1::CancelRepairRequest>) -> Answer<v1::Repair> {
+        let id = request.into_inner().id;
+        let told = self.look(format!("{} cancels {id}", self.1), &id)?.into_inner();
+        Ok(Response::new(v1::Repair { state: "CANCELLED".into(), ..told }))
     }
 
     async fn replay_hints(&self, _: Request<v1::HintOrder>) -> Answer<v1::HintsReply> {
@@ -118,8 +149,39 @@ impl Admin for FakeNode {
         Err(Status::unimplemented("not needed"))
     }
 
+    /// Each node holds all rows of a keyspace with three replicas, and votes.
     async fn cluster_health(&self, _: Request<v1::ClusterHealthRequest>) -> Answer<v1::ClusterHealthReply> {
-        Err(Status::unimplemented("not needed"))
+        self.judge_admin().await;
+        let nodes = self.0.nodes.lock().unwrap().clone();
+        let (alive, dead): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.alive);
+        let required = nodes.len() / 2 + 1;
+        let lost = |alive: usize| v1::LostLevels {
+            without_quorum: if alive < required { 256 } else { 0 },
+            ..Default::default()
+        };
+        let keyspace = v1::KeyspaceHealth {
+            name: "default".into(),
+            replication: "simple(3)".into(),
+            partitions: 256,
+            lost: Some(lost(alive.len())),
+        };
+        let one_more = alive.iter().filter(|_| alive.len() == required).map(|node| v1::OneMoreDied {
+            node: node.name.clone(),
+            keyspaces: vec![v1::KeyspaceLoss { name: "default".into(), lost: Some(lost(alive.len() - 1)) }],
+            no_majority: true,
+        });
+        let count = |count: usize| u32::try_from(count).unwrap();
+        Ok(Response::new(v1::ClusterHealthReply {
+            status: "HEALTHY".into(),
+            members: count(nodes.len()),
+            down: dead.iter().map(|node| node.name.clone()).collect(),
+            voters: nodes.iter().map(|node| node.name.clone()).collect(),
+            voters_required: count(required),
+            voters_alive: count(alive.len()),
+            keyspaces: vec![keyspace],
+            if_one_more_died: one_more.collect(),
+            ..Default::default()
+        }))
     }
 
     async fn stats(&self, _: Request<v1::StatsRequest>) -> Answer<v1::StatsReply> {
@@ -133,7 +195,10 @@ impl Admin for FakeNode {
             chance_repairs: repairs(1),
             ..Default::default()
         };
-        Ok(Response::new(v1::StatsReply { reads: [("default.kv".into(), table)].into(), ..Default::default() }))
+        let node_hints = self.0.hints.lock().unwrap().clone();
+        let hints = v1::HintsReply { total_hints: node_hints.values().sum(), node_hints, ..Default::default() };
+        let reads = [("default.kv".into(), table)].into();
+        Ok(Response::new(v1::StatsReply { hints: Some(hints), reads, ..Default::default() }))
     }
 
     async fn metrics(&self, _: Request<v1::MetricsRequest>) -> Answer<v1::MetricsReply> {
