@@ -35,10 +35,11 @@ pub enum RequestError {
     /// The client's timestamp is out of bound, or no version could be given. Nothing was written.
     #[error("{0}; nothing was written")]
     Clock(#[from] ClockError),
-    /// The client's timestamp is not above the purge floor: a deletion that is already purged could be newer.
+    /// The client's timestamp is not above the purge floor: a deletion that is already purged could be newer. No replica
+    /// holds the write or may yet: else it is [`RequestError::Unknown`].
     #[error(
         "the timestamp is not above {floor}, up to which deletions are purged, so it could bring back what was \
-         deleted: write with a newer timestamp or with none"
+         deleted: write with a newer timestamp or with none; nothing was written"
     )]
     BelowFloor {
         /// The floor.

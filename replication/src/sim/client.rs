@@ -439,7 +439,7 @@ pub(super) fn note(history: &mut History, now_us: u64, client: usize, told: Told
 
 /// Whether the error says that nothing was written.
 fn is_refused(error: &RequestError) -> bool {
-    !matches!(error, RequestError::Unknown(_) | RequestError::NotNoted { .. } | RequestError::BelowFloor { .. })
+    !matches!(error, RequestError::Unknown(_) | RequestError::NotNoted { .. })
 }
 
 fn name(error: &RequestError) -> &'static str {

@@ -170,7 +170,7 @@ fn too_old(floor: Hlc) -> EdgeError {
     let floor_ms = floor.millis();
     let message = format!(
         "the timestamp is not above {floor_ms}, up to which deletions are purged, so it could bring back what was \
-         deleted: write with a newer timestamp or with none"
+         deleted: write with a newer timestamp or with none; nothing was written"
     );
     EdgeError::with(Code::TimestampTooOld, message, Details { floor_ms: Some(floor_ms), ..Details::default() })
 }

@@ -6,6 +6,8 @@
 //! - if any answer among those that met the level told of a newer version, the rows are stamped once more, above it,
 //!   and sent again; in that second round a newer version counts as holding, so two writers never duel;
 //! - a version the client chose is never replaced;
+//! - it is refused only when no replica can ever hold the rows, and else told as unknown, with everybody who said that it
+//!   holds them, by whichever map it was asked;
 //! - it succeeds only when all that is known to be missing is durably noted.
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use crate::handoff::{Kept, NotKept};
 use crate::messages::Stamp;
 use crate::quorum::{State, Tracker};
 use crate::topology::{DataCenter, PartitionMap, ReplicaSets};
+use crate::transport::PeerError;
 
 /// How often a write follows a changed map before it gives up: each time somebody fenced a newer one meanwhile.
 const REROUTES_MAX: u32 = 8;
@@ -90,6 +93,15 @@ impl Source {
     }
 }
 
+/// What was sent of the present version by older maps, and left behind.
+#[derive(Default)]
+struct Earlier {
+    /// Replicas that acknowledged it. They hold it, though it does not count by the map there is now.
+    holders: Vec<NodeId>,
+    /// Others may hold it, or may yet.
+    may_be_held: bool,
+}
+
 /// One write of the rows of one partition key.
 pub(super) struct Group {
     pub(super) partition: PartitionId,
@@ -111,6 +123,7 @@ pub(super) struct Group {
     /// The newest map that a replica has fenced.
     fenced: Option<Epoch>,
     reroutes: u32,
+    earlier: Earlier,
     failures: Vec<(NodeId, Failure)>,
     /// Replicas whose note must be durable before the client is told.
     notes_awaited: Vec<NodeId>,
@@ -146,6 +159,7 @@ impl Group {
             below_floor: Vec::new(),
             fenced: None,
             reroutes: 0,
+            earlier: Earlier::default(),
             failures: Vec::new(),
             notes_awaited: Vec::new(),
             noting: Vec::new(),
@@ -276,6 +290,7 @@ impl Group {
         self.version = version;
         self.stamp = Stamp::Succeeds(succeeds);
         self.restamped = true;
+        self.earlier = Earlier::default();
         for mutation in &mut self.mutations {
             mutation.record.version = version;
         }
@@ -288,6 +303,8 @@ impl Group {
         if self.reroutes > REROUTES_MAX {
             return false;
         }
+        self.earlier.may_be_held |= self.tracker.silent().next().is_some() || self.may_be_held();
+        self.earlier.holders = self.holders();
         self.sets = map.write_sets();
         self.fenced = None;
         self.claim(map.epoch());
@@ -299,12 +316,6 @@ impl Group {
     pub(super) fn give_up(&mut self) -> Step {
         self.decided = Some(false);
         Step::Done(Err(self.incomplete(false)))
-    }
-
-    /// Ends the write because of what stands in the way of sending it.
-    pub(super) fn refuse(&mut self, error: RequestError) -> Step {
-        self.decided = Some(false);
-        Step::Done(Err(error))
     }
 
     fn begin_round(&mut self) {
@@ -338,7 +349,12 @@ impl Group {
                     self.below_floor.push(node);
                     self.newer = self.newer.max(Some(Version::new(*floor, NodeId(u16::MAX))));
                 }
-                Outcome::BelowFloor(floor) => return Some(Failure::BelowFloor(*floor)),
+                Outcome::BelowFloor(floor) => {
+                    // Some rows may be there from an earlier time that the same message came.
+                    self.earlier.may_be_held |=
+                        outcomes.iter().any(|o| matches!(o, Outcome::Applied | Outcome::Present));
+                    return Some(Failure::BelowFloor(*floor));
+                }
             }
         }
         None
@@ -368,14 +384,22 @@ impl Group {
             (State::Met | State::Pending, _) => Step::Nothing,
             // One hint was refused, another one may still be kept.
             (State::Impossible, _) if self.level == Level::Any && !self.notes_awaited.is_empty() => Step::Nothing,
-            (State::Impossible, _) => match (self.fenced, self.floor()) {
-                (Some(epoch), _) => Step::Reroute(epoch),
-                (None, Some(floor)) if self.acknowledged().is_empty() => {
-                    self.refuse(RequestError::BelowFloor { floor })
-                }
-                (None, _) => self.give_up(),
-            },
+            (State::Impossible, _) => self.impossible(),
         }
+    }
+
+    /// The level cannot be met any more.
+    fn impossible(&mut self) -> Step {
+        if let Some(epoch) = self.fenced {
+            return Step::Reroute(epoch);
+        }
+        let Some(floor) = self.floor().filter(|_| !self.may_be_held()) else { return self.give_up() };
+        if self.tracker.silent().next().is_some() {
+            // Whoever answers last decides whether the client is told for certain.
+            return Step::Nothing;
+        }
+        self.decided = Some(false);
+        Step::Done(Err(RequestError::BelowFloor { floor }))
     }
 
     /// The purge floor that stands in the way of the client's own timestamp.
@@ -384,6 +408,32 @@ impl Group {
             Failure::BelowFloor(floor) if self.chosen_by_client => Some(*floor),
             _ => None,
         })
+    }
+
+    /// Whether a replica that is not silent holds the rows, or may: then the write may take effect.
+    fn may_be_held(&self) -> bool {
+        let may_hold = |(node, failure): &(NodeId, Failure)| match failure {
+            // Floors and fences only rise.
+            Failure::BelowFloor(_) => false,
+            Failure::Fenced(_) | Failure::Peer(PeerError::Unreachable { .. } | PeerError::QueueFull { .. }) => {
+                self.noting.contains(node)
+            }
+            // A hint brings it what it missed. A failed disk may have taken the rows all the same, and whoever refused them
+            // may be ready for them when the message comes once more.
+            Failure::Down
+            | Failure::Refused(_)
+            | Failure::Nonsense
+            | Failure::Peer(PeerError::Broken { .. } | PeerError::TimedOut { .. }) => true,
+        };
+        self.earlier.may_be_held || !self.holders().is_empty() || self.failures.iter().any(may_hold)
+    }
+
+    /// Everybody who acknowledged the present version, by whichever map.
+    fn holders(&self) -> Vec<NodeId> {
+        let mut holders = self.acknowledged();
+        let earlier = self.earlier.holders.iter().filter(|node| !holders.contains(node)).copied().collect::<Vec<_>>();
+        holders.extend(earlier);
+        holders
     }
 
     /// Replicas that hold the rows, or something newer, durably.
@@ -405,7 +455,7 @@ impl Group {
         RequestError::Unknown(Box::new(Incomplete {
             write: true,
             level: self.level,
-            acknowledged_by: self.acknowledged(),
+            acknowledged_by: self.holders(),
             missing: self.tracker.short(),
             timed_out: timed_out || Incomplete::any_timed_out(&self.failures),
             failures: self.failures.clone(),

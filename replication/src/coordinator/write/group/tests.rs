@@ -6,7 +6,7 @@ use cube_storage::model::{Record, RowKey, TableId};
 
 use super::*;
 use crate::coordinator::testing::{changing, n, stable, version};
-use crate::transport::PeerError;
+use crate::messages::Refusal;
 
 const FLOOR: Hlc = Hlc(500);
 
@@ -129,13 +129,92 @@ fn below_the_purge_floor_the_coordinator_stamps_again_and_a_client_is_refused() 
 
     let mut group = stamped_by_client(Level::Quorum);
     assert_eq!(answer(&mut group, 1, below), Step::Nothing);
-    assert_eq!(answer(&mut group, 2, below), Step::Done(Err(RequestError::BelowFloor { floor: FLOOR })));
+    assert_eq!(answer(&mut group, 2, below), Step::Nothing, "the third was sent it, and may take it");
+    assert_eq!(answer(&mut group, 3, below), Step::Done(Err(RequestError::BelowFloor { floor: FLOOR })));
+}
 
+#[test]
+fn below_the_purge_floor_a_write_that_somebody_may_hold_is_unknown() {
+    let below = Outcome::BelowFloor(FLOOR);
+    let refused = || {
+        let mut group = stamped_by_client(Level::Quorum);
+        answer(&mut group, 1, below);
+        assert_eq!(answer(&mut group, 2, below), Step::Nothing);
+        group
+    };
+    assert_eq!(unknown(applied(&mut refused(), 3)).acknowledged_by, [n(3)]);
+    assert_eq!(unknown(timed_out(&mut refused(), 3)).acknowledged_by, []);
+    let broke = Failure::Peer(PeerError::Broken { peer: n(3) });
+    unknown(refused().on_answer(n(3), Answer::Failed(broke)));
+    let failed_disk = Failure::Refused(Refusal::Stopped);
+    unknown(refused().on_answer(n(3), Answer::Failed(failed_disk)));
+    let [deadline] = refused().on_deadline().try_into().unwrap();
+    assert!(unknown(deadline).timed_out);
+
+    let unsent = Failure::Peer(PeerError::Unreachable { peer: n(3) });
+    let told = refused().on_answer(n(3), Answer::Failed(unsent));
+    assert_eq!(told, Step::Done(Err(RequestError::BelowFloor { floor: FLOOR })), "who was not asked holds nothing");
+
+    // What is kept for a replica that is down comes to it when it is back.
     let mut group = stamped_by_client(Level::Quorum);
+    group.skip(n(3));
+    group.on_noted(n(3), false, Ok(Kept::Hint));
+    unknown(answer(&mut group, 1, below));
+}
+
+#[test]
+fn rows_that_a_replica_took_before_its_floor_passed_them_are_not_told_as_refused() {
+    let source = Source::Client(version(10));
+    let rows = vec![mutation(), mutation()];
+    let mut group = Group::new(PartitionId(0), &stable("a1", 5), rows, source, Level::One, &"a".into());
+    // The message came twice; meanwhile one row was purged.
+    let answered = [Outcome::Present, Outcome::BelowFloor(FLOOR)];
+    unknown(group.on_answer(n(1), Answer::Outcomes(&answered)));
+}
+
+#[test]
+fn who_may_have_taken_a_write_by_an_older_map_keeps_it_from_being_refused() {
+    let below = Outcome::BelowFloor(FLOOR);
+    let rerouted = |first: &dyn Fn(&mut Group)| {
+        let mut group = stamped_by_client(Level::Quorum);
+        first(&mut group);
+        fenced(&mut group, 1, 6);
+        assert_eq!(fenced(&mut group, 2, 6), Step::Reroute(Epoch(6)));
+        assert!(group.reroute(&stable("a1 a2 a4", 6)));
+        answer(&mut group, 1, below);
+        match answer(&mut group, 2, below) {
+            Step::Nothing => answer(&mut group, 4, below),
+            told => told,
+        }
+    };
+    let refused = Step::Done(Err(RequestError::BelowFloor { floor: FLOOR }));
+    assert_eq!(rerouted(&|group| drop(answer(group, 3, below))), refused);
+    unknown(rerouted(&|_| {}));
+    unknown(rerouted(&|group| drop(timed_out(group, 3))));
+    assert_eq!(unknown(rerouted(&|group| drop(applied(group, 3)))).acknowledged_by, [n(3)]);
+}
+
+#[test]
+fn an_unknown_write_names_who_acknowledged_it_by_an_older_map() {
+    let mut group = group(Level::Quorum);
     applied(&mut group, 3);
-    answer(&mut group, 1, below);
-    let incomplete = unknown(answer(&mut group, 2, below));
-    assert_eq!(incomplete.acknowledged_by, [n(3)], "one of them took it, so it may take effect");
+    fenced(&mut group, 1, 6);
+    assert_eq!(fenced(&mut group, 2, 6), Step::Reroute(Epoch(6)));
+    assert!(group.reroute(&stable("a1 a2 a3", 6)));
+    applied(&mut group, 1);
+    let [deadline] = group.on_deadline().try_into().unwrap();
+    let incomplete = unknown(deadline);
+    assert_eq!((incomplete.acknowledged_by, incomplete.missing), (vec![n(1), n(3)], 1));
+}
+
+#[test]
+fn an_unknown_write_that_was_stamped_again_names_nobody_who_only_has_its_first_version() {
+    let mut group = group(Level::Quorum);
+    applied(&mut group, 3);
+    assert_eq!(superseded(&mut group, 1, 30), Step::Restamp(version(30)));
+    group.restamp(version(31), version(30));
+    let [deadline] = group.on_deadline().try_into().unwrap();
+    assert_eq!(unknown(deadline).acknowledged_by, []);
 }
 
 #[test]

@@ -47,6 +47,10 @@ struct Run {
     notes: Vec<(NodeId, bool)>,
     /// What each replica answered in this round.
     answers: BTreeMap<NodeId, Reply>,
+    /// Who acknowledged the present version by older maps.
+    held: BTreeSet<NodeId>,
+    /// Somebody may have taken it by an older map without saying so, or may be brought it by a hint.
+    may_be_held: bool,
     noted: Vec<NodeId>,
     hint_for_any: bool,
     restamps: u32,
@@ -72,6 +76,8 @@ impl Run {
             sent: Vec::new(),
             notes: Vec::new(),
             answers: BTreeMap::new(),
+            held: BTreeSet::new(),
+            may_be_held: false,
             noted: Vec::new(),
             hint_for_any: false,
             restamps: 0,
@@ -158,12 +164,15 @@ impl Run {
                     _ => None,
                 });
                 assert_eq!(told.max(), Some(newer.hlc.0), "it must end above all that was told");
+                self.held.clear();
                 self.group.restamp(Version::new(newer.hlc.next(), n(0)), newer);
                 self.dispatch();
             }
             Step::Reroute(epoch) => {
                 self.reroutes += 1;
                 self.epoch = epoch.0;
+                self.held.extend(self.holders());
+                self.may_be_held |= self.is_open();
                 let map = PartitionMap::stable(self.old.clone(), epoch);
                 if self.group.reroute(&map) {
                     self.new = None;
@@ -175,10 +184,21 @@ impl Run {
             }
             Step::Done(result) => {
                 assert!(self.done.is_none(), "the client was told twice");
-                if let Ok(written) = &result {
-                    self.check_success(written);
-                    let notes = self.group.note_failed();
-                    notes.into_iter().for_each(|note| self.take(note));
+                match &result {
+                    Ok(written) => {
+                        self.check_success(written);
+                        let notes = self.group.note_failed();
+                        notes.into_iter().for_each(|note| self.take(note));
+                    }
+                    Err(RequestError::Unknown(incomplete)) => {
+                        let told: BTreeSet<_> = incomplete.acknowledged_by.iter().copied().collect();
+                        assert_eq!(told, &self.held | &self.holders(), "who holds it, by whichever map");
+                    }
+                    Err(RequestError::BelowFloor { .. }) => {
+                        assert!(self.by_client, "the coordinator's own stamps are never refused");
+                        assert!(self.held.is_empty() && !self.may_be_held && !self.is_open(), "it may take effect");
+                    }
+                    Err(_) => {}
                 }
                 self.done = Some(result);
             }
@@ -189,6 +209,16 @@ impl Run {
     fn holders(&self) -> BTreeSet<NodeId> {
         let holds = |reply: &Reply| matches!(reply, Reply::Applied | Reply::Present | Reply::Superseded(_));
         self.answers.iter().filter(|(_, reply)| holds(reply)).map(|(node, _)| *node).collect()
+    }
+
+    /// Whether somebody holds the rows of this round, may hold them without having said so, or may be brought them.
+    fn is_open(&self) -> bool {
+        let is_no = |node: &NodeId| match self.answers.get(node) {
+            Some(Reply::BelowFloor(_)) => true,
+            Some(Reply::Fenced) => !self.hint_for_any,
+            _ => false,
+        };
+        self.group.replicas().iter().any(|node| !is_no(node))
     }
 
     fn check_success(&self, written: &Written) {
@@ -237,7 +267,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         8 => Just(Reply::Applied),
         1 => Just(Reply::Present),
         3 => (1u64..100).prop_map(Reply::Superseded),
-        1 => (0u64..100).prop_map(Reply::BelowFloor),
+        2 => (0u64..100).prop_map(Reply::BelowFloor),
         2 => Just(Reply::Fenced),
         3 => Just(Reply::Failed),
     ]
