@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use cube_replication::anti_entropy::Settings;
+use cube_replication::anti_entropy::answer::Attendant as _;
 use cube_storage::dirty::Cause;
 use cube_storage::merkle::LeafId;
 use cube_storage::model::{Expiry, NodeId, PartitionBits, PartitionId, Record, RowKey};
@@ -67,6 +68,36 @@ fn what_was_missed_is_sent_once_though_both_sides_look_for_it() {
         tally.rows_sent + tally.rows_fetched
     };
     assert!(moved(0) + moved(1) <= 1_100, "{} and {} rows", moved(0), moved(1));
+}
+
+/// Rounds of messages until two replicas of many rows, each of which lacks half of them, are equal, while clients write
+/// and wait so long for it as soon as rows are exchanged.
+fn rounds_to_mend(waited_ms: u64) -> usize {
+    const ROUNDS_MAX: usize = 20_000;
+    let mut cluster = Cluster::of(2, settings());
+    for n in 0..6_000u16 {
+        cluster.plant(&[n % 2], &format!("key {n}"), Record::value(cluster.now(), vec![3; 100]));
+    }
+    let mut begun_at = None;
+    for round in 0..ROUNDS_MAX {
+        cluster.rounds(1);
+        if begun_at.is_none() && cluster.exchanged.rows() > 0 {
+            begun_at = Some(round);
+        }
+        let took_ms = if begun_at.is_some() { waited_ms } else { 2 };
+        cluster.nodes.iter().for_each(|node| node.shared.wrote(took_ms));
+        if let Some(begun_at) = begun_at.filter(|_| round % 10 == 0 && cluster.all_hold_the_same()) {
+            return round - begun_at;
+        }
+    }
+    panic!("they do not become equal");
+}
+
+#[test]
+fn comparisons_yield_to_clients_that_wait_for_them_and_get_on_all_the_same() {
+    let (calm, strained) = (rounds_to_mend(2), rounds_to_mend(300));
+    assert!(strained > 2 * calm, "{strained} rounds, {calm} where nobody waits");
+    assert!(strained < 40 * calm, "{strained} rounds, {calm} where nobody waits");
 }
 
 #[test]
