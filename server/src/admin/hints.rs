@@ -53,7 +53,7 @@ pub struct NodeHintsView {
     pub records: u64,
     /// Bytes on disk.
     pub bytes: u64,
-    /// Hints that are a write's only copy.
+    /// Records that may be a write's only copy: never too few.
     pub only_copies: u64,
     /// The age of the oldest hint.
     #[serde(skip_serializing_if = "Option::is_none")]

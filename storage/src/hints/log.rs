@@ -167,12 +167,14 @@ impl HintLog {
     pub fn totals(&self) -> HintTotals {
         let state = self.state.lock();
         let held = state.next_sequence - state.acknowledged.sequence;
+        let records = held.saturating_sub(state.reports.records_from(state.acknowledged.sequence));
         HintTotals {
             keys: state.keys.len(),
-            records: held.saturating_sub(state.reports.records_from(state.acknowledged.sequence)),
+            records,
             bytes: state.bytes(),
             segments: state.segments.len() as u64,
-            only_copies: state.only_copies(),
+            // A segment counts those it has, acknowledged or not.
+            only_copies: state.only_copies().min(records),
             oldest_created_ms: state.keys.oldest_created_ms(),
             oldest_hlc: state.segments.values().filter_map(|segment| segment.oldest_hlc).min(),
             damage_reports: state.reports.unconfirmed().len() as u64,
