@@ -27,7 +27,7 @@ use crate::retry::{self, Failure, Kind, Next, Words};
 
 pub use health::{ClusterHealth, KeyspaceHealth, KeyspaceLoss, LostLevels, OneMoreDied};
 pub use model::{
-    Hints, Keyspace, KeyspaceOptions, Member, Partition, Placement, Replication, RowRepairs, Stats, Table,
+    Delivery, Hints, Keyspace, KeyspaceOptions, Member, Partition, Placement, Replication, RowRepairs, Stats, Table,
     TableOptions, TableReads, Topology,
 };
 pub use repair::{NotCompared, Repair, RepairPair, RepairScope, Repairs};

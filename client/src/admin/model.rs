@@ -134,6 +134,21 @@ pub struct Hints {
     pub oldest_age_ms: Option<u64>,
     /// The names of nodes that an operator wants no hints delivered to.
     pub paused: Vec<String>,
+    /// How the delivery to each node stands, by its name.
+    pub delivery: BTreeMap<String, Delivery>,
+}
+
+/// How the delivery of hints to a node stands.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Delivery {
+    /// What it does, in the words of `docs/hints.md`.
+    pub state: String,
+    /// Hints that the node takes per second.
+    pub per_second: u64,
+    /// When it will have taken all of them, while that is known.
+    pub eta_ms: Option<u64>,
+    /// What was wrong the last time something was.
+    pub last_error: Option<String>,
 }
 
 impl Hints {
@@ -145,7 +160,15 @@ impl Hints {
             dirty_ranges: reply.dirty_ranges.into_iter().collect(),
             oldest_age_ms: reply.oldest_hint_age_ms,
             paused: reply.paused,
+            delivery: reply.nodes.into_iter().map(|(name, node)| (name, Delivery::of(node))).collect(),
         }
+    }
+}
+
+impl Delivery {
+    fn of(node: v1::NodeHints) -> Self {
+        let v1::NodeHints { state, per_second, eta_ms, last_error, .. } = node;
+        Self { state, per_second, eta_ms, last_error }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cube_client::admin::{Hints, Stats, TableReads};
+use cube_client::admin::{Delivery, Hints, Stats, TableReads};
 
 use super::all::{Asked, ask, silent_line};
 use crate::error::ShellError;
@@ -150,14 +150,27 @@ fn paused_lines(outcome: Outcome, kept: &Kept<'_>) -> Outcome {
 pub(super) async fn hints(session: &mut Session) -> Result<Outcome, ShellError> {
     let asked = ask(session, async |admin| admin.stats().await).await?;
     let kept = Kept(&asked);
-    let mut rows = Rows { columns: vec!["keptBy", "for", "hints", "dirtyRanges"], rows: Vec::new() };
+    let columns = vec!["keptBy", "for", "hints", "dirtyRanges", "delivery", "perSecond", "etaMs"];
+    let mut rows = Rows { columns, rows: Vec::new() };
+    let mut failing = Vec::new();
     for (keeper, hints) in kept.by_keeper() {
         let mut targets: Vec<&String> = hints.by_node.keys().chain(hints.dirty_ranges.keys()).collect();
         targets.sort();
         targets.dedup();
         for target in targets {
             let of = |counts: &BTreeMap<String, u64>| Cell::Count(counts.get(target).copied().unwrap_or_default());
-            rows.rows.push(vec![Cell::text(keeper), Cell::text(target), of(&hints.by_node), of(&hints.dirty_ranges)]);
+            let Delivery { state, per_second, eta_ms, last_error } =
+                hints.delivery.get(target).cloned().unwrap_or_default();
+            failing.extend(last_error.map(|error| format!("From {keeper} to {target}: {error}")));
+            rows.rows.push(vec![
+                Cell::text(keeper),
+                Cell::text(target),
+                of(&hints.by_node),
+                of(&hints.dirty_ranges),
+                Cell::Text(state),
+                Cell::Count(per_second),
+                Cell::maybe(eta_ms, Cell::Count),
+            ]);
         }
     }
     let total = kept.sum(|hints| hints.total);
@@ -175,5 +188,7 @@ pub(super) async fn hints(session: &mut Session) -> Result<Outcome, ShellError> 
         let age = oldest.map(|ms| format!(", the oldest {} s old", ms / 1_000)).unwrap_or_default();
         outcome = outcome.line(Tone::Plain, format!("{bytes} bytes{age}"));
     }
-    Ok(silent_line(paused_lines(outcome, &kept), &asked.silent).rows(rows))
+    let outcome =
+        failing.into_iter().fold(paused_lines(outcome, &kept), |outcome, told| outcome.line(Tone::Warn, told));
+    Ok(silent_line(outcome, &asked.silent).rows(rows))
 }

@@ -52,7 +52,15 @@ impl Admin for FakeNode {
         self.judge_admin().await;
         let node_hints = self.0.hints.lock().unwrap().clone();
         let total_hints = node_hints.values().sum();
-        Ok(Response::new(v1::HintsReply { total_hints, node_hints, ..Default::default() }))
+        let error = Some("it does not answer".to_owned());
+        let of_node = |hints: u64| v1::NodeHints {
+            hints,
+            state: "BACKING_OFF".into(),
+            last_error: error.clone(),
+            ..Default::default()
+        };
+        let nodes = node_hints.iter().map(|(name, hints)| (name.clone(), of_node(*hints))).collect();
+        Ok(Response::new(v1::HintsReply { total_hints, node_hints, nodes, ..Default::default() }))
     }
 
     async fn replication(&self, _: Request<v1::ReplicationRequest>) -> Answer<v1::ReplicationReply> {
