@@ -66,10 +66,11 @@ fn a_coordinator_that_is_told_to_stop_leaves_hints_for_a_replica_that_has_not_an
     assert_delivered(&mut cluster, &missed, "value");
 }
 
-/// Of so many at once, each of this size, some find no room beside the others: 32 MiB may wait for a peer, and the connection
-/// takes a few more.
+/// 32 MiB may wait for a peer. So many rows of this size at once find room beside each other, and so many in a row do not find
+/// it where none is taken.
 const LARGE: usize = 3 << 20;
-const AT_ONCE: usize = 18;
+const AT_ONCE: usize = 8;
+const IN_A_ROW: usize = 3;
 /// The connection to a node that stands still ends after some seconds, and its queue with it: a machine that takes longer for
 /// so many bytes is given another try.
 const ATTEMPTS: usize = 10;
@@ -81,9 +82,11 @@ fn a_replica_whose_queue_is_full_has_a_hint_at_once() {
     let refused = (0..ATTEMPTS)
         .find_map(|attempt| {
             cluster.signal(3, Signal::STOP);
-            let refused = write_at_once(&cluster, &keys(&format!("large-{attempt}"), AT_ONCE), &value);
-            if !refused.is_empty() {
-                return Some(refused);
+            let refused = (0..IN_A_ROW)
+                .map(|number| write_at_once(&cluster, &keys(&format!("large-{attempt}-{number}"), AT_ONCE), &value))
+                .find(|refused| !refused.is_empty());
+            if refused.is_some() {
+                return refused;
             }
             cluster.signal(3, Signal::CONT);
             cluster.wait_formed(&[1, 2, 3]);
@@ -91,7 +94,7 @@ fn a_replica_whose_queue_is_full_has_a_hint_at_once() {
             None
         })
         .expect("the queue is full before the connection ends");
-    println!("{} of {AT_ONCE} writes found the queue full", refused.len());
+    println!("{} writes found the queue full", refused.len());
     // Of the others it may not be known yet that node 3 does not take them.
     eventually("those are hinted", PATIENCE, || match cluster.api(1).hints_for("node-3")? {
         hints if usize::try_from(hints).unwrap() >= refused.len() => Ok(()),
@@ -100,12 +103,17 @@ fn a_replica_whose_queue_is_full_has_a_hint_at_once() {
     assert_delivered(&mut cluster, &refused, &value);
 }
 
-/// Writes all of these through node 1; those for which node 3 was not asked, because too much waits for it already.
+/// Writes all of these through node 1. Those that were acknowledged though node 3 was not asked, because too much waits for it
+/// already.
 fn write_at_once(cluster: &Cluster, keys: &[String], value: &str) -> Vec<String> {
     thread::scope(|scope| {
         let write = |key: &String| {
             let (mut api, key) = (cluster.api(1), key.clone());
-            let write = move || is_refused(&write_explained(&mut api, &key, value)).then_some(key);
+            let body = json!({"key": key, "value": value, "cl": "QUORUM", "explain": true});
+            let write = move || {
+                let answer = api.order("POST", "put", Some(&body)).unwrap();
+                (answer.is_success() && is_refused(&answer)).then_some(key)
+            };
             thread::Builder::new().spawn_scoped(scope, write).unwrap()
         };
         let writers: Vec<_> = keys.iter().map(write).collect();
@@ -113,14 +121,6 @@ fn write_at_once(cluster: &Cluster, keys: &[String], value: &str) -> Vec<String>
     })
 }
 
-fn write_explained(api: &mut Api, key: &str, value: &str) -> Answer {
-    let body = json!({"key": key, "value": value, "cl": "QUORUM", "explain": true});
-    let answer = api.order("POST", "put", Some(&body)).unwrap();
-    assert!(answer.is_success(), "{key}: {answer}");
-    answer
-}
-
-/// Whether node 3 was not asked, because too much waits for it already.
 fn is_refused(answer: &Answer) -> bool {
     let explained = answer.json()["explained"].clone();
     let messages = explained["messages"].as_array().unwrap_or_else(|| panic!("{answer}"));
@@ -153,9 +153,10 @@ fn the_only_copy_of_a_write_outlives_the_window_and_without_room_for_one_the_wri
     eventually("the window has passed", PATIENCE, || {
         let hints = cluster.api(1).hints()?;
         let told = &hints["nodes"]["node-3"];
-        assert_eq!(told["onlyCopies"], 1, "{hints}");
-        let is_over =
-            told["dropped"]["window"] == 1 && told["hints"] == 1 && told["oldestAgeMs"].as_u64() > Some(6_000);
+        // It may count twice while it moves to the end of the log, out of the way of what has expired.
+        assert!(told["onlyCopies"].as_u64() >= Some(1), "{hints}");
+        let is_kept = told["onlyCopies"] == 1 && told["hints"] == 1 && told["oldestAgeMs"].as_u64() > Some(6_000);
+        let is_over = told["dropped"]["window"] == 1 && is_kept;
         if is_over { Ok(()) } else { Err(hints.to_string()) }
     });
     // Caps change while the node runs.
