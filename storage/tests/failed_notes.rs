@@ -8,14 +8,15 @@ mod common;
 use std::sync::Arc;
 
 use cube_storage::engine::{EngineError, Space};
-use cube_storage::model::{Hlc, Mutation, Outcome, PartitionId, PlacementId, RowKey, TableId};
-use cube_storage::{Store, StoreError, SyncState, TableOptions, UnsyncedCause};
+use cube_storage::model::{Epoch, Hlc, Mutation, Outcome, PartitionId, PlacementId, RowKey, TableId};
+use cube_storage::{PartitionState, Store, StoreError, SyncState, TableOptions, UnsyncedCause};
 
 use crate::common::disks::MemoryDisk;
 use crate::common::{at, client, format, mark_all_synced, open_store, put};
 
 const TABLE: TableId = TableId(1);
 const PLACEMENT: PlacementId = PlacementId(0);
+const DAMAGED: SyncState = SyncState::Unsynced(UnsyncedCause::DamagedData);
 
 fn open(disk: &MemoryDisk) -> Store {
     open_store(Arc::new(disk.0.clone()))
@@ -105,8 +106,7 @@ fn assert_marked_after_restart(disk: &MemoryDisk, store: Store) {
     disk.0.crash();
     let store = open(disk);
     assert_eq!(store.get(TABLE, &RowKey::of("k")).unwrap().unwrap().version, at(9), "the evidence is gone");
-    let damaged = SyncState::Unsynced(UnsyncedCause::DamagedData);
-    assert_eq!(store.partition(PLACEMENT, partition_of("k")).sync, damaged);
+    assert_eq!(store.partition(PLACEMENT, partition_of("k")).sync, DAMAGED);
 }
 
 #[test]
@@ -122,6 +122,7 @@ fn damage_that_a_read_found_on_a_full_disk_is_marked_by_the_write_that_covers_it
 fn damage_that_a_write_found_on_a_full_disk_is_marked_when_it_is_retried() {
     let (disk, store) = with_a_damaged_row();
     assert_full(store.apply(client(vec![row("k", 9)])));
+    assert_eq!(store.damage().found(), 1, "told although the write failed");
     disk.0.heal();
     assert_eq!(store.apply(client(vec![row("k", 9)])).unwrap(), [Outcome::Applied]);
     assert_marked_after_restart(&disk, store);
@@ -134,6 +135,64 @@ fn damage_that_could_not_be_marked_is_marked_when_it_is_read_again() {
     disk.0.heal();
     assert!(store.get(TABLE, &RowKey::of("k")).is_err());
     drop(store);
-    let damaged = SyncState::Unsynced(UnsyncedCause::DamagedData);
-    assert_eq!(open(&disk).partition(PLACEMENT, partition_of("k")).sync, damaged);
+    assert_eq!(open(&disk).partition(PLACEMENT, partition_of("k")).sync, DAMAGED);
+}
+
+/// Marked, and whole again behind a higher fence, but for the note of that: it reached the disk, and the disk was full for
+/// what came next.
+fn with_failed_declaration(declare: impl FnOnce(&Store, PartitionId) -> Result<(), StoreError>) -> (MemoryDisk, Store) {
+    let (disk, store) = fresh();
+    mark_all_synced(&store, PLACEMENT);
+    let partition = partition_of("k");
+    store.set_sync(PLACEMENT, partition, DAMAGED).unwrap();
+    store.fence(PLACEMENT, partition, Epoch(1)).unwrap();
+    disk.0.fail_behind_with(EngineError::NoSpace { detail: "full".into() });
+    assert_full(declare(&store, partition));
+    disk.0.heal();
+    assert_eq!(store.partition(PLACEMENT, partition).sync, DAMAGED, "refused");
+    (disk, store)
+}
+
+fn mark_synced(store: &Store, partition: PartitionId) -> Result<(), StoreError> {
+    let (state, marks) = store.partition_marks(PLACEMENT, partition);
+    store.mark_synced_if(PLACEMENT, partition, state.epoch, marks).map(|is_synced| assert!(is_synced))
+}
+
+fn fence_as_synced(store: &Store, partition: PartitionId) -> Result<(), StoreError> {
+    store.fence_partitions(PLACEMENT, [(partition, Epoch(2), Some(SyncState::Synced))])
+}
+
+#[test]
+fn a_partition_that_could_not_be_declared_in_sync_is_not_after_the_next_write_and_a_restart() {
+    for declare in [mark_synced, fence_as_synced] {
+        let (disk, store) = with_failed_declaration(declare);
+        store.apply(client(vec![row("another", 5)])).unwrap();
+        drop(store);
+        disk.0.crash();
+        let state = open(&disk).partition(PLACEMENT, partition_of("k"));
+        assert_eq!(state, PartitionState { epoch: Epoch(1), sync: DAMAGED });
+    }
+}
+
+#[test]
+fn a_mark_that_is_in_memory_already_is_durable_when_it_is_told() {
+    for declare in [mark_synced, fence_as_synced] {
+        let (disk, store) = with_failed_declaration(declare);
+        store.set_sync(PLACEMENT, partition_of("k"), DAMAGED).unwrap();
+        drop(store);
+        disk.0.crash();
+        assert_eq!(open(&disk).partition(PLACEMENT, partition_of("k")).sync, DAMAGED);
+    }
+}
+
+#[test]
+fn a_declaration_that_is_tried_again_is_durable() {
+    for declare in [mark_synced, fence_as_synced] {
+        let (disk, store) = with_failed_declaration(declare);
+        declare(&store, partition_of("k")).unwrap();
+        store.apply(client(vec![row("another", 5)])).unwrap();
+        drop(store);
+        disk.0.crash();
+        assert_eq!(open(&disk).partition(PLACEMENT, partition_of("k")).sync, SyncState::Synced);
+    }
 }

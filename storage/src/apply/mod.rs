@@ -130,6 +130,8 @@ impl Store {
             return jobs.iter().map(|_| Err(error.clone().into())).collect();
         }
         group.resolve(&mut self.partitions.write());
+        // Whatever becomes of the group.
+        group.damage().iter().for_each(|damaged| self.damage.report(damaged.clone()));
         match self.write_group(commit, &mut group) {
             Ok(()) => group.into_results(),
             Err(error) => jobs.iter().map(|_| Err(error.clone())).collect(),
@@ -165,9 +167,6 @@ impl Store {
         group.young().iter().for_each(|change| forest.note_young(*change));
         group.mortal().for_each(|(table, leaf, from)| forest.dead.note(table, leaf.partition(), from));
         drop(forest);
-        for damaged in group.damage() {
-            self.damage.report(damaged.clone());
-        }
         self.counters.count_group(group.changed_rows());
         Ok(())
     }

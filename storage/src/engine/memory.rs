@@ -28,6 +28,7 @@ struct State {
     /// How to take back what is not synced, newest last.
     undo: Vec<(Space, Vec<u8>, Option<Bytes>)>,
     failure: Option<EngineError>,
+    failure_behind: Option<EngineError>,
     read_failure: Option<EngineError>,
     damaged: Option<String>,
 }
@@ -81,15 +82,21 @@ impl MemoryEngine {
         self.state.lock().failure = Some(error);
     }
 
+    /// Makes every write happen and be told as failed with `error` until [`MemoryEngine::heal`]: an engine whose disk took
+    /// the write may fail at what it does next.
+    pub fn fail_behind_with(&self, error: EngineError) {
+        self.state.lock().failure_behind = Some(error);
+    }
+
     /// Makes every read of a single key fail with `error` until [`MemoryEngine::heal`].
     pub fn fail_reads_with(&self, error: EngineError) {
         self.state.lock().read_failure = Some(error);
     }
 
-    /// Ends [`MemoryEngine::fail_with`] and [`MemoryEngine::fail_reads_with`].
+    /// Ends [`MemoryEngine::fail_with`], [`MemoryEngine::fail_behind_with`] and [`MemoryEngine::fail_reads_with`].
     pub fn heal(&self) {
         let mut state = self.state.lock();
-        (state.failure, state.read_failure) = (None, None);
+        (state.failure, state.failure_behind, state.read_failure) = (None, None, None);
     }
 
     /// Makes the engine report a damaged log until that is acknowledged, as one opened after losing synced writes.
@@ -242,7 +249,7 @@ impl Engine for MemoryEngine {
         if durability == Durability::Synced {
             state.undo.clear();
         }
-        Ok(())
+        state.failure_behind.clone().map_or(Ok(()), Err)
     }
 
     fn sync(&self) -> Result<(), EngineError> {

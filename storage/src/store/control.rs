@@ -8,7 +8,7 @@ use crate::keyspace::{KeyRange, table_range};
 use crate::meta::{self, Tag};
 use crate::model::{Epoch, Hlc, Invalid, PartitionId, PlacementId, TableId};
 use crate::partition::{MarkGeneration, PartitionState, Partitions, RangeState, SyncState};
-use crate::store::Store;
+use crate::store::{Commit, Store};
 use crate::table::{TableOptions, Tables};
 
 impl Store {
@@ -112,8 +112,7 @@ impl Store {
         }
         if before.sync != SyncState::Synced {
             let after = PartitionState { sync: SyncState::Synced, ..before };
-            self.write_notes(&mut commit, [Partitions::note_state(placement, partition, after)])?;
-            self.partitions.write().set_state(placement, partition, after);
+            self.change_states(&mut commit, placement, &[(partition, after)])?;
         }
         Ok(true)
     }
@@ -147,10 +146,7 @@ impl Store {
         if states.is_empty() {
             return Ok(());
         }
-        self.write_notes(&mut commit, states.iter().map(|&(p, state)| Partitions::note_state(placement, p, state)))?;
-        let mut partitions = self.partitions.write();
-        states.into_iter().for_each(|(partition, state)| partitions.set_state(placement, partition, state));
-        Ok(())
+        self.change_states(&mut commit, placement, &states)
     }
 
     fn change_partition(
@@ -162,15 +158,29 @@ impl Store {
         let mut commit = self.commit.lock();
         let before = self.partition(placement, partition);
         let after = change(before)?;
-        if after == before {
+        // Where a note of it failed, the disk may say something else than memory does.
+        if after == before && !commit.unnoted.contains_key(&Partitions::note_state(placement, partition, before).0) {
             return Ok(());
         }
-        if let Err(error) = self.write_notes(&mut commit, [Partitions::note_state(placement, partition, after)]) {
+        self.change_states(&mut commit, placement, &[(partition, after)])
+    }
+
+    /// Changes partitions of a placement, durably before it counts.
+    fn change_states(
+        &self,
+        commit: &mut Commit,
+        placement: PlacementId,
+        states: &[(PartitionId, PartitionState)],
+    ) -> Result<(), StoreError> {
+        let note = |(partition, state)| Partitions::note_state(placement, partition, state);
+        if let Err(error) = self.write_notes(commit, states.iter().copied().map(note)) {
             // It may have happened all the same, and must not outlive a refusal.
-            commit.unnoted.extend([Partitions::note_state(placement, partition, before)]);
+            let before = states.iter().map(|&(partition, _)| (partition, self.partition(placement, partition)));
+            commit.unnoted.extend(before.map(note));
             return Err(error);
         }
-        self.partitions.write().set_state(placement, partition, after);
+        let mut partitions = self.partitions.write();
+        states.iter().for_each(|&(partition, state)| partitions.set_state(placement, partition, state));
         Ok(())
     }
 
