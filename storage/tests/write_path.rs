@@ -68,6 +68,18 @@ fn what_waits_together_shares_one_write() {
 }
 
 #[test]
+fn a_batch_that_comes_when_the_worker_has_ended_is_told_so() {
+    let store = open(&Arc::new(GatedEngine::default()), 1_000);
+    drop(start(&store));
+    let (tell, told) = mpsc::channel();
+    let batch = client(vec![put(TABLE, RowKey::of("k"), at(1), "v")]);
+    store.submit(batch.clone(), Box::new(move |result| tell.send(result).unwrap()));
+    assert!(matches!(told.recv_timeout(PATIENCE), Ok(Err(StoreError::Stopped { .. }))));
+    assert!(matches!(store.apply(batch), Err(StoreError::Stopped { .. })));
+    assert!(!there(&store, TABLE, "k"));
+}
+
+#[test]
 fn nothing_is_acknowledged_or_seen_before_it_is_written() {
     let engine = Arc::new(GatedEngine::default());
     let store = open(&engine, 1_000);

@@ -107,6 +107,10 @@ impl Queue {
     pub(crate) fn push(&self, batch: Batch, limit: Option<TimeLimit>, done: Done) -> Result<(), (StoreError, Done)> {
         let bytes = batch.len_bytes() + batch.mutations.len() * MUTATION_OVERHEAD_BYTES;
         let mut state = self.state.lock();
+        if state.closed {
+            // Nobody takes it any more, and whoever waits for it would wait for ever.
+            return Err((StoreError::Stopped { cause: "the thread that commits has ended".into() }, done));
+        }
         // A batch larger than the bound still passes when it is alone: its own limit is another one.
         if state.bytes > 0 && state.bytes + bytes > self.bytes_max {
             let refused = StoreError::Overloaded { queued_bytes: state.bytes, limit_bytes: self.bytes_max };
@@ -185,7 +189,7 @@ impl Queue {
         self.work.notify_all();
     }
 
-    /// Lets whoever waits go, once all that waits is done.
+    /// Lets whoever waits go, once all that waits is done. Nothing more is taken in.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.work.notify_all();
@@ -278,8 +282,10 @@ mod tests {
         let queue = Queue::new(usize::MAX);
         assert!(queue.push(batch(1), None, nobody()).is_ok());
         queue.close();
+        let Err((refused, _)) = queue.push(batch(1), None, nobody()) else { panic!("nobody would take it") };
+        assert!(matches!(refused, StoreError::Stopped { .. }), "{refused}");
         assert_eq!(queue.wait(None), Wake::Work);
-        queue.take_group();
+        assert_eq!(queue.take_group().len(), 1);
         assert_eq!(queue.wait(None), Wake::Closed);
     }
 
