@@ -118,6 +118,11 @@ impl DamagedRange {
         Self::of_rows(table, KeyRange { start: data_key.to_vec(), end: after(data_key) }, detail)
     }
 
+    /// The data key of the row, where it is one.
+    pub(crate) fn row(&self) -> Option<&[u8]> {
+        (self.space == Space::Data && self.range.end == after(&self.range.start)).then_some(self.range.start.as_slice())
+    }
+
     /// The damage of a table's index of keys.
     pub fn of_index(table: TableId, range: KeyRange, detail: impl ToString) -> Self {
         Self { table, space: Space::Keys, range, detail: detail.to_string() }

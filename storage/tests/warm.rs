@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cube_storage::clock::{Clock, SystemClock};
-use cube_storage::engine::EngineError;
+use cube_storage::engine::{EngineError, Space};
 use cube_storage::model::{Mutation, Outcome, RowKey, TableId};
-use cube_storage::{ApplyWorker, Store, StoreOptions, TableOptions, WarmPlace};
+use cube_storage::{ApplyWorker, Store, StoreError, StoreOptions, TableOptions, WarmPlace};
 
 #[cfg(feature = "rocks")]
 use crate::common::disks::RocksDisk;
 use crate::common::disks::{Disk, MemoryDisk};
 use crate::common::gate::PATIENCE;
-use crate::common::{at, client, identity, observe, open_store, pause, put};
+use crate::common::{at, client, format, identity, observe, open_store, pause, put};
 
 const TABLE: TableId = TableId(1);
 /// Several steps.
@@ -78,6 +78,23 @@ fn a_node_does_it_by_itself() {
         assert!(u128::from(clock.monotonic_ms()) < PATIENCE.as_millis(), "it never came");
         pause(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn a_damaged_row_that_is_read_again_and_again_is_forgotten_alone() {
+    let disk = MemoryDisk::default();
+    let store = open(&disk);
+    store.apply(client(rows(1))).unwrap();
+    let [damaged, sound] = [0, 1].map(|n| rows(2).swap_remove(n));
+    assert!(disk.0.flip(Space::Data, &format::data_key(TABLE, &damaged.key), 3, 1));
+    for _ in 0..3 {
+        assert!(matches!(store.get(TABLE, &damaged.key), Err(StoreError::Corrupt(_))));
+    }
+    fail_reads(&disk);
+    assert_eq!(store.apply(client(vec![sound])), Ok(vec![Outcome::Applied]), "it is still remembered");
+    store.apply(client(vec![damaged.clone()])).unwrap_err();
+    disk.0.heal();
+    assert_eq!(store.apply(client(vec![damaged])), Ok(vec![Outcome::Applied]));
 }
 
 #[test]

@@ -71,6 +71,13 @@ impl RecentRows {
         self.losses
     }
 
+    /// Forgets one row.
+    pub(crate) fn forget(&mut self, row: Fingerprint) {
+        if self.young.remove(&row).is_some() | self.old.remove(&row).is_some() {
+            self.losses += 1;
+        }
+    }
+
     /// Forgets all rows.
     pub(crate) fn clear(&mut self) {
         self.young.clear();
@@ -124,6 +131,18 @@ mod tests {
         assert_eq!(recent.get(row(1)), Some(header(2)));
         recent.clear();
         assert_eq!(recent.get(row(1)), None);
+    }
+
+    #[test]
+    fn a_row_that_is_forgotten_alone_counts_as_a_loss_if_it_was_remembered() {
+        let mut recent = RecentRows::new(ROWS_MAX);
+        recent.put(row(1), header(1));
+        recent.put_older(row(2), header(1));
+        recent.put(row(3), header(1));
+        let losses = recent.losses();
+        [row(1), row(2), row(4)].into_iter().for_each(|row| recent.forget(row));
+        assert_eq!([1, 2, 3].map(|number| recent.get(row(number))), [None, None, Some(header(1))]);
+        assert_eq!(recent.losses(), losses + 2);
     }
 
     #[test]

@@ -114,7 +114,10 @@ impl Store {
         let Some((first, last)) = tokens_of_range(range.table, &range.range) else { return Ok(()) };
         let mut commit = self.commit.lock();
         // What is remembered of a row that cannot be read must not keep it from being healed.
-        commit.recent.clear();
+        match range.row() {
+            Some(data_key) => commit.recent.forget(self.merkle_key.fingerprint(data_key)),
+            None => commit.recent.clear(),
+        }
         let mut partitions = self.partitions.write();
         let mut notes = Vec::new();
         for partition in self.bits.partition_of(first).0..=self.bits.partition_of(last).0 {
