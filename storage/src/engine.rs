@@ -111,11 +111,11 @@ pub enum EngineError {
         /// What the engine says.
         detail: String,
     },
-    /// The data directory was written by a newer release.
-    #[error(
-        "the data directory has format {found}, this build reads formats up to {supported}: start a newer release on it"
-    )]
+    /// Something of the data directory was written by a newer release.
+    #[error("{what} has format {found}, this build reads formats up to {supported}: start a newer release on it")]
     Format {
+        /// The data directory, or a note in it.
+        what: String,
         /// The format on disk.
         found: u32,
         /// The newest format this build knows.

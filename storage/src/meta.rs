@@ -35,25 +35,71 @@ pub(crate) fn needed<T>(notes: Result<T, EngineError>) -> Result<T, EngineError>
     })
 }
 
-/// Visits all notes of a tag. A note that `take` cannot read is damage.
+/// Visits all notes of a tag, whose first byte is their format: one of a newer release is refused as such. A note that
+/// `take` cannot read is damage.
 pub(crate) fn load(
     reader: &dyn Reader,
     tag: Tag,
+    supported: u8,
     mut take: impl FnMut(&[u8], &[u8]) -> Option<()>,
 ) -> Result<(), EngineError> {
-    let mut damaged = None;
-    reader.scan(Space::Meta, &KeyRange::prefix(vec![tag as u8]), Direction::Forward, &mut |key, value| match key
-        .get(1..)
-        .and_then(|about| take(about, value))
-    {
-        Some(()) => ControlFlow::Continue(()),
-        None => {
-            damaged = Some(format!("the note {:?} {} does not read back", tag, key.escape_ascii()));
-            ControlFlow::Break(())
-        }
+    let mut refused = None;
+    reader.scan(Space::Meta, &KeyRange::prefix(vec![tag as u8]), Direction::Forward, &mut |key, value| {
+        let name = || format!("the note {:?} {}", tag, key.escape_ascii());
+        refused = match value.first() {
+            Some(&found) if found > supported => {
+                Some(EngineError::Format { what: name(), found: found.into(), supported: supported.into() })
+            }
+            _ if key.get(1..).and_then(|about| take(about, value)).is_some() => return ControlFlow::Continue(()),
+            _ => Some(EngineError::Corruption { detail: format!("{} does not read back", name()) }),
+        };
+        ControlFlow::Break(())
     })?;
-    match damaged {
-        Some(detail) => Err(EngineError::Corruption { detail }),
-        None => Ok(()),
+    refused.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::{Durability, Engine, MemoryEngine};
+    use crate::error::StoreError;
+    use crate::merkle::MerkleKey;
+    use crate::model::PartitionBits;
+    use crate::store::{Identity, Store, StoreOptions};
+
+    /// What opening a store says over an engine with one note.
+    fn refused(tag: Tag, value: &[u8]) -> EngineError {
+        let engine = MemoryEngine::new();
+        let about: &[u8] = if tag == Tag::Table { &[0; 4] } else { &[0; 6] };
+        let note = key(tag, about);
+        engine.write(Durability::Synced, &mut |writes| writes.put(Space::Meta, &note, value)).unwrap();
+        let identity = Identity { bits: PartitionBits::DEFAULT, merkle_key: MerkleKey([0; 16]) };
+        match Store::open(Arc::new(engine), identity, StoreOptions::default()) {
+            Err(StoreError::Engine(error)) => error,
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("{tag:?} {value:?} was read"),
+        }
+    }
+
+    #[test]
+    fn a_note_of_a_newer_release_is_told_with_both_formats_and_not_as_damage() {
+        for tag in [Tag::Table, Tag::Partition, Tag::Range] {
+            let error = refused(tag, &[2; 30]);
+            assert!(matches!(error, EngineError::Format { found: 2, supported: 1, .. }), "{error}");
+            let told = error.to_string();
+            assert!(told.contains("format 2") && told.contains("up to 1") && told.contains("newer release"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_note_that_does_not_read_back_is_damage() {
+        for value in [&[][..], &[0; 30], &[1; 30]] {
+            for tag in [Tag::Table, Tag::Partition, Tag::Range] {
+                let error = refused(tag, value);
+                assert!(matches!(error, EngineError::Unusable { .. }), "{tag:?} {value:?}: {error}");
+            }
+        }
     }
 }

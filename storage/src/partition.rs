@@ -148,7 +148,7 @@ pub(crate) struct Partitions {
 impl Partitions {
     pub(crate) fn load(reader: &dyn Reader) -> Result<Self, EngineError> {
         let mut partitions = Self::default();
-        meta::load(reader, Tag::Partition, |about, value| {
+        meta::load(reader, Tag::Partition, FORMAT, |about, value| {
             let (placement, partition) = decode_pair(about)?;
             let (key, state) = ((PlacementId(placement), partition), PartitionState::decode(value)?);
             partitions.states.insert(key, state);
@@ -157,7 +157,7 @@ impl Partitions {
             }
             Some(())
         })?;
-        meta::load(reader, Tag::Range, |about, value| {
+        meta::load(reader, Tag::Range, FORMAT, |about, value| {
             let (table, partition) = decode_pair(about)?;
             let state = RangeState::decode(value)?;
             partitions.ranges.insert((TableId(table), partition), Range { state, oldest_since_proof: None });

@@ -76,7 +76,7 @@ pub(crate) struct Tables {
 impl Tables {
     pub(crate) fn load(reader: &dyn Reader) -> Result<Self, EngineError> {
         let mut by_id = BTreeMap::new();
-        meta::load(reader, Tag::Table, |id, value| {
+        meta::load(reader, Tag::Table, FORMAT, |id, value| {
             let id = TableId(u32::from_be_bytes(<[u8; 4]>::try_from(id).ok()?));
             by_id.insert(id, TableOptions::decode(value)?);
             Some(())

@@ -413,7 +413,7 @@ mod directory {
         assert_eq!(text, "cube-kv data format 1\n");
         std::fs::write(&path, "cube-kv data format 7\n").unwrap();
         let Err(refused) = disk.open() else { panic!("opened a newer format") };
-        assert_eq!(refused, EngineError::Format { found: 7, supported: 1 });
+        assert_eq!(refused, EngineError::Format { what: "the data directory".into(), found: 7, supported: 1 });
         let message = refused.to_string();
         assert!(message.contains("format 7") && message.contains("up to 1"), "{message}");
         std::fs::write(&path, "").unwrap();

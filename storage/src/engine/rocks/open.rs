@@ -33,12 +33,12 @@ pub(super) struct Opened {
 
 /// Makes the folders of a data directory, or refuses one that a newer release has written.
 pub(super) fn prepare(dir: &Path) -> Result<(), EngineError> {
-    let rocks_dir = rocks_dir(dir);
-    if !rocks_dir.is_dir() {
-        fs::create_dir_all(&rocks_dir).map_err(|e| io_error(dir, &e))?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_dir(parent).map_err(|e| io_error(parent, &e))?;
-        }
+    fs::create_dir_all(rocks_dir(dir)).map_err(|e| io_error(dir, &e))?;
+    // Whoever made the folder, and may have been killed right after: until its name is durable it has no format.
+    if !dir.join(FORMAT_FILE).exists()
+        && let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty())
+    {
+        sync_dir(parent).map_err(|e| io_error(parent, &e))?;
     }
     check_format(dir)
 }
@@ -185,9 +185,11 @@ fn check_format(dir: &Path) -> Result<(), EngineError> {
         Ok(text) => {
             let found = text.trim().strip_prefix(FORMAT_PREFIX.trim()).and_then(|n| n.trim().parse().ok());
             match found {
-                Some(found) if found <= FORMAT => Ok(()),
-                Some(found) => Err(EngineError::Format { found, supported: FORMAT }),
-                None => Err(EngineError::Corruption {
+                Some(1..=FORMAT) => Ok(()),
+                Some(found) if found > FORMAT => {
+                    Err(EngineError::Format { what: "the data directory".into(), found, supported: FORMAT })
+                }
+                _ => Err(EngineError::Corruption {
                     detail: format!("{} does not name a data format: {:?}", path.display(), text),
                 }),
             }
