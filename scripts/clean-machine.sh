@@ -14,11 +14,14 @@
 #   CUBE_CLEAN_COMPONENTS   what of it, "main universe" by default
 #   CUBE_CLEAN_SECONDS_MAX  how long either command may take, 5400 by default; a machine that is busy needs longer
 #
+# It shares this machine's network, so nothing else may answer on the ports of `make run`: that is looked at first.
 # Needs root, for the mounts. Takes about an hour without CUBE_CLEAN_TARGET.
 set -euo pipefail
 
 readonly RUN_SECONDS_MAX=${CUBE_CLEAN_SECONDS_MAX:-5400} # either command, RocksDB's compilation included
 readonly CLONE=/home/cube-kv
+readonly PORTS=(8080 8090 8100) # HTTP of the three nodes of `make run`
+readonly STEPS=${CUBE_CLEAN_STEPS:-refused logic setup run test}
 
 say() { echo "clean-machine: $*"; }
 
@@ -27,11 +30,22 @@ stop() {
     exit 1
 }
 
+# Another cluster there would be asked and written to in place of the new user's.
+check_ports() {
+    local port
+    for port in "${PORTS[@]}"; do
+        if (exec 3<>"/dev/tcp/localhost/$port") 2>/dev/null; then
+            stop "something answers on port $port, which make run needs: end it, or leave out the step run (CUBE_CLEAN_STEPS)"
+        fi
+    done
+}
+
 # --- Outside: prepare the folder, enter the namespace, remove the folder. ---
 
 outside() {
     [[ $EUID -eq 0 ]] || stop "needs root, for the mounts of the clean machine; run it with sudo"
     command -v rustc >/dev/null || stop "needs this machine's Rust toolchain on the PATH"
+    if [[ " $STEPS " == *" run "* ]]; then check_ports; fi
     local repository
     repository=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
     git -C "$repository" rev-parse --quiet --verify HEAD >/dev/null || stop "there is no commit to clone yet"
@@ -112,7 +126,7 @@ inside() {
     chmod 755 "$root/root"
 
     local steps name
-    read -ra steps <<<"${CUBE_CLEAN_STEPS:-refused logic setup run test}"
+    read -ra steps <<<"$STEPS"
     for name in "${steps[@]}"; do
         local started=$SECONDS
         "step_$name"
@@ -166,6 +180,9 @@ step_setup() {
 
 # Three nodes serve, one keeps what another was given, and all end with the command that started them.
 step_run() {
+    # Before the ports are looked at again: it may take long enough for somebody else to come to them.
+    on_machine make build
+    check_ports
     # shellcheck disable=SC2016 # for the shell in there
     on_machine sh -c '
         make run & run=$!
