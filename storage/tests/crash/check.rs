@@ -23,6 +23,8 @@ pub(crate) struct Acknowledged {
     /// The last write to each of a writer's rows, and the last of all.
     writes: BTreeMap<(u64, u64), u64>,
     last_write: BTreeMap<u64, u64>,
+    /// The last write to each of a writer's rows that was acknowledged before it was durable.
+    in_log: BTreeMap<(u64, u64), u64>,
     epoch: u64,
     purged: Option<u64>,
     hints: BTreeMap<u64, Kept>,
@@ -48,6 +50,23 @@ impl Acknowledged {
         (0..work::WRITERS).all(|writer| self.writes.get(&(writer, n % work::ROWS)).is_some_and(|last| *last >= n))
     }
 
+    /// The same, if what is in the log counts too: it outlives the process, and a sync.
+    pub(crate) fn with_log(&self) -> Self {
+        let mut all = self.clone();
+        all.writes.append(&mut all.in_log);
+        all
+    }
+
+    /// Power is lost: what was in the log alone may be gone.
+    pub(crate) fn forget_log(&mut self) {
+        self.in_log.clear();
+    }
+
+    /// How many rows have a write in the log.
+    pub(crate) fn rows_in_log(&self) -> u64 {
+        self.in_log.len() as u64
+    }
+
     fn take(&mut self, line: &str) {
         self.lines += 1;
         let (kind, rest) = line.split_once(' ').expect("a line of the child");
@@ -56,6 +75,9 @@ impl Acknowledged {
             ("w", &[writer, n]) => {
                 self.writes.insert((writer, n % work::ROWS), n);
                 self.last_write.insert(writer, n);
+            }
+            ("a", &[writer, n]) => {
+                self.in_log.insert((writer, n % work::ROWS), n);
             }
             ("f", &[epoch]) => self.epoch = epoch,
             ("p", &[n]) => self.purged = Some(n),

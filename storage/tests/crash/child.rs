@@ -2,7 +2,8 @@
 //! acknowledged, one line for each:
 //!
 //! ```text
-//! w <writer> <n>     the writer's n-th write
+//! w <writer> <n>     the writer's n-th write, durable
+//! a <writer> <n>     the writer's n-th write, acknowledged before it is durable: a table is synced by interval
 //! f <epoch>          a fence of the first partition
 //! p <n>              the first partition's purge floor, and that all up to it is purged
 //! h <keeper> <n>     a keeper's n-th hint
@@ -34,10 +35,19 @@ pub(crate) const ACKNOWLEDGED: &str = "CUBE_CRASH_ACKNOWLEDGED";
 pub(crate) const FIRST: &str = "CUBE_CRASH_FIRST";
 /// Makes the child promise what it does not do: it acknowledges before anything is synced.
 pub(crate) const UNSYNCED: &str = "CUBE_CRASH_UNSYNCED";
+/// Makes the child write to tables that are synced by interval: when it is told so, or by the worker alone.
+pub(crate) const BY_INTERVAL: &str = "CUBE_CRASH_BY_INTERVAL";
+pub(crate) const TOLD: &str = "told";
+pub(crate) const ALONE: &str = "alone";
 /// Makes the child write from one thread, and try again what found the disk full.
 pub(crate) const PERSEVERES: &str = "CUBE_CRASH_PERSEVERES";
 /// Makes the child look for a write whose sync is held back.
 pub(crate) const PEEKS: &str = "CUBE_CRASH_PEEKS";
+
+/// From one sync of the worker to the next, in tables that are synced by interval.
+const INTERVAL_MS: u32 = 20;
+/// Writes of a writer from one sync that it asks for to the next.
+const SYNC_EVERY: u64 = 30;
 
 /// Writes of one writer that wait at a time.
 const WINDOW: usize = 8;
@@ -61,8 +71,10 @@ pub(crate) fn run_if_child() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let acknowledged = std::env::var_os(ACKNOWLEDGED).unwrap();
     let first = std::env::var(FIRST).unwrap().parse().unwrap();
+    let by_interval = std::env::var(BY_INTERVAL).ok();
     let sync = match std::env::var_os(UNSYNCED) {
         Some(_) => SyncPolicy::Interval { every_ms: 3_600_000 },
+        None if by_interval.is_some() => SyncPolicy::Interval { every_ms: INTERVAL_MS },
         None => SyncPolicy::Sync,
     };
     let child = Arc::new(Child::open(Path::new(&dir), &PathBuf::from(acknowledged), first, sync));
@@ -70,6 +82,8 @@ pub(crate) fn run_if_child() {
         child.persevere();
     } else if std::env::var_os(PEEKS).is_some() {
         child.peek();
+    } else if let Some(who) = by_interval {
+        child.work_by_interval(who == TOLD);
     } else {
         child.work();
     }
@@ -109,6 +123,32 @@ impl Child {
             threads.spawn(|| self.fence());
         });
         self.after_a_failure();
+    }
+
+    /// Writes that are acknowledged before they are durable. Each writer asks for a sync now and then and goes on until it is
+    /// killed, or writes each of its rows once and leaves the sync to the worker.
+    fn work_by_interval(&self, asks: bool) {
+        let _worker = ApplyWorker::start(Arc::clone(&self.store), Arc::new(SystemClock::new(0))).unwrap();
+        let writes = if asks { u64::MAX / 2 } else { work::ROWS };
+        std::thread::scope(|threads| {
+            for writer in 0..work::WRITERS {
+                threads.spawn(move || {
+                    let mut durable = self.first;
+                    for n in self.first..self.first + writes {
+                        assert_eq!(self.store.apply(work::batch(writer, n)).unwrap(), [Outcome::Applied; 2]);
+                        self.tell(format_args!("a {writer} {n}"));
+                        if asks && n % SYNC_EVERY == 0 {
+                            self.store.sync().unwrap();
+                            (durable..=n).for_each(|n| self.tell(format_args!("w {writer} {n}")));
+                            durable = n + 1;
+                        }
+                    }
+                });
+            }
+        });
+        loop {
+            pause(Duration::from_secs(1));
+        }
     }
 
     /// Tells what was acknowledged, in one write, so that lines of several threads do not mix.

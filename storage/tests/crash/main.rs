@@ -32,8 +32,12 @@ use crate::names::lose_names;
 use crate::power::{Cut, Recorder, cut_back};
 
 /// How often the process is killed, and how often where it may take long.
-const KILLS: usize = 36;
+const KILLS: usize = 48;
 const KILLS_LONG: usize = 200;
+/// How many of the kills, at the least, must come upon a process that has acknowledged writes.
+const KILLS_AT_WORK_MIN: usize = 30;
+/// How often the process is killed that writes to tables which are synced by interval.
+const KILLS_BY_INTERVAL: usize = 8;
 /// Longer than anything here takes.
 const PATIENCE_MS: u64 = 120_000;
 
@@ -93,6 +97,8 @@ struct Scene {
     lines_max: u64,
     /// Files that were lost with their names.
     gone: usize,
+    /// What stood in notes that are overwritten in place, at an earlier loss of power.
+    earlier: Vec<(PathBuf, Vec<u8>)>,
     variables: Vec<(&'static str, PathBuf)>,
 }
 
@@ -111,6 +117,7 @@ impl Scene {
             acknowledged,
             lines_max: 400,
             gone: 0,
+            earlier: Vec::new(),
             variables: Vec::new(),
         }
     }
@@ -157,6 +164,12 @@ impl Scene {
 
     /// As before, or why the process ended before it was killed.
     fn try_run_and_kill(&mut self, moment: Moment) -> Result<Cut, String> {
+        self.try_run(moment)?;
+        Ok(self.lose_power(moment))
+    }
+
+    /// Starts a process and kills it at a moment, and leaves all that it has written.
+    fn try_run(&mut self, moment: Moment) -> Result<(), String> {
         let lines = self.follow().lines + 1 + self.random.below(self.lines_max) as usize;
         let mut child = self.start();
         match moment {
@@ -173,19 +186,44 @@ impl Scene {
         }
         goes_on(&mut child)?;
         drop(child);
-        Ok(self.lose_power(moment))
+        self.settle();
+        Ok(())
     }
 
-    /// What a loss of power does after the process was killed.
-    fn lose_power(&mut self, moment: Moment) -> Cut {
+    /// To be called when the process is killed.
+    fn settle(&mut self) {
         // A kill in the middle of a line leaves its beginning: that was not told.
         power::drop_torn_line(&self.path("acknowledged"));
         self.recorder.settle();
         self.follow();
+    }
+
+    /// What a loss of power does after the process was killed.
+    fn lose_power(&mut self, moment: Moment) -> Cut {
+        self.settle();
+        self.put_back_unsynced_notes();
+        self.acknowledged.forget_log();
         self.gone += lose_names(&self.path("data"), &self.path("names"), &mut self.random);
         let cut = cut_back(&self.path("data"), &self.recorder, &mut self.random);
         assert!(cut.bytes > 0 || !matches!(moment, Moment::Syncing), "the kill hit no write that was not synced");
         cut
+    }
+
+    /// Notes that are overwritten in place without a sync may be what they were at an earlier time: `POSITION`, and how far
+    /// hints are durable. An earlier time than the last sync, too: nothing relies on more than that they are not ahead.
+    fn put_back_unsynced_notes(&mut self) {
+        let files = power::files_below(&self.path("data"));
+        let notes: Vec<_> = files.into_iter().filter_map(|path| Some((power::unsynced_part(&path)?, path))).collect();
+        let now: Vec<_> = notes.iter().map(|(part, path)| (path.clone(), power::read_part(path, *part))).collect();
+        for (part, path) in notes {
+            let earlier = self.earlier.iter().find(|(of, _)| *of == path);
+            if let Some((_, bytes)) = earlier.filter(|_| self.random.below(2) == 0) {
+                power::write_part(&path, part, bytes);
+            }
+        }
+        if self.earlier.is_empty() || self.random.below(3) == 0 {
+            self.earlier = now;
+        }
     }
 
     fn wait_for(&mut self, child: &mut Running, mut holds: impl FnMut(&mut Self) -> bool) -> Result<(), String> {
@@ -198,11 +236,12 @@ impl Scene {
         Ok(())
     }
 
-    /// Checks a copy: opening mends the end of a log, and that is left to the next process, which may be killed at it.
+    /// Checks a copy: opening mends the end of a log, and that is left to the next process, which may be killed at it. What
+    /// was in the log alone must be there too, until power is lost.
     fn check(&mut self) -> Vec<String> {
         let copy = tempfile::tempdir().unwrap();
         power::copy(&self.path("data"), copy.path());
-        check(copy.path(), self.follow())
+        check(copy.path(), &self.follow().with_log())
     }
 }
 
@@ -220,28 +259,34 @@ fn everything_acknowledged_outlives_two_hundred_kills() {
 fn assert_all_outlive(kills: usize) {
     let mut scene = Scene::new(common::seed(0xc0be));
     let (mut files, mut bytes) = (0, 0);
+    let mut at_work = 0;
     for kill in 0..kills {
         let moment = Moment::of(kill);
+        let lines = scene.follow().lines;
         let cut = scene.run_and_kill(moment);
+        at_work += usize::from(scene.follow().lines > lines);
         files += cut.files;
         bytes += cut.bytes;
         assert_eq!(scene.check(), Vec::<String>::new(), "after kill {kill}, {moment:?}, with {cut:?}");
     }
     let gone = scene.gone;
     let Acknowledged { lines, errors, .. } = scene.follow();
-    println!("{kills} kills, {lines} acknowledgements, {files} files cut by {bytes} bytes, {gone} gone");
+    println!(
+        "{kills} kills, {at_work} at work, {lines} acknowledgements, {files} files cut by {bytes} bytes, {gone} gone"
+    );
     assert_eq!(*errors, Vec::<String>::new());
+    assert!(at_work >= KILLS_AT_WORK_MIN, "only {at_work} of {kills} kills came upon acknowledged writes");
 }
 
 /// Loses power over fresh directories until what is wrong is what is looked for. A process that ends by itself over a
 /// damaged directory has noticed too, but may not have noticed this: the next directory is tried.
-fn assert_caught(variable: (&'static str, &str), seed: u64, is_caught: impl Fn(&[String]) -> bool) {
+fn assert_caught(variables: &[(&'static str, &str)], seed: u64, is_caught: impl Fn(&[String]) -> bool) {
     let clock = SystemClock::new(0);
     let mut found = Vec::new();
     for attempt in 0.. {
         let mut scene = Scene::new(seed + attempt);
         scene.lines_max = 4_000;
-        scene.variables.push((variable.0, variable.1.into()));
+        scene.variables.extend(variables.iter().map(|(name, value)| (*name, PathBuf::from(value))));
         let wrong = first_loss(&mut scene);
         if is_caught(&wrong) {
             return;
@@ -271,24 +316,65 @@ fn are_writes_lost(wrong: &[String]) -> bool {
 
 #[test]
 fn acknowledging_before_the_sync_is_caught() {
-    assert_caught((child::UNSYNCED, "1"), 1_000, are_writes_lost);
+    assert_caught(&[(child::UNSYNCED, "1")], 1_000, are_writes_lost);
 }
 
 #[test]
 fn a_disk_that_only_says_it_synced_is_caught() {
-    assert_caught(("FSYNC_SKIP", ".log"), 2_000, |wrong| {
+    assert_caught(&[("FSYNC_SKIP", ".log")], 2_000, |wrong| {
         are_writes_lost(wrong) && wrong.iter().any(|wrong| wrong.contains("the log is damaged"))
     });
 }
 
 #[test]
 fn a_folder_that_is_not_synced_is_caught() {
-    assert_caught(("FSYNC_SKIP", "/rocks"), 4_000, |wrong| !wrong.is_empty());
+    assert_caught(&[("FSYNC_SKIP", "/rocks")], 4_000, |wrong| !wrong.is_empty());
 }
 
 #[test]
 fn hints_that_are_told_durable_without_a_sync_are_caught() {
-    assert_caught(("FSYNC_SKIP", ".hints"), 3_000, |wrong| wrong.iter().any(|wrong| wrong.contains("hints")));
+    assert_caught(&[("FSYNC_SKIP", ".hints")], 3_000, |wrong| wrong.iter().any(|wrong| wrong.contains("hints")));
+}
+
+#[test]
+fn a_table_that_is_synced_by_interval_loses_nothing_to_a_kill_and_nothing_from_before_a_sync_to_a_loss_of_power() {
+    let mut scene = Scene::new(common::seed(0x1d7e));
+    scene.variables.push((child::BY_INTERVAL, child::TOLD.into()));
+    for kill in 0..KILLS_BY_INTERVAL {
+        scene.try_run(Moment::Working).unwrap();
+        assert_eq!(scene.check(), Vec::<String>::new(), "after kill {kill}");
+        let cut = scene.lose_power(Moment::Working);
+        assert_eq!(scene.check(), Vec::<String>::new(), "after kill {kill}, with {cut:?}");
+    }
+}
+
+#[test]
+fn what_a_table_has_acknowledged_an_interval_ago_outlives_a_loss_of_power() {
+    let mut scene = Scene::new(6);
+    scene.variables.push((child::BY_INTERVAL, child::ALONE.into()));
+    let mut child = scene.start();
+    let data = scene.path("data");
+    let all = |scene: &mut Scene| scene.follow().rows_in_log() == work::WRITERS * work::ROWS;
+    scene.wait_for(&mut child, |scene| all(scene) && scene.recorder.has_synced_the_log(&data)).unwrap();
+    drop(child);
+    scene.settle();
+    let acknowledged = scene.follow().with_log();
+    scene.lose_power(Moment::Working);
+    scene.acknowledged = acknowledged;
+    assert_eq!(scene.check(), Vec::<String>::new());
+}
+
+#[test]
+fn a_sync_that_a_table_by_interval_goes_without_is_caught() {
+    assert_caught(&[(child::BY_INTERVAL, child::TOLD), ("FSYNC_SKIP", ".log")], 5_000, are_writes_lost);
+}
+
+#[test]
+fn how_far_the_log_is_synced_is_synced_itself_now_and_then() {
+    let mut scene = Scene::new(7);
+    let mut child = scene.start();
+    let position = scene.path("data").join("POSITION");
+    scene.wait_for(&mut child, |scene| scene.recorder.synced().contains_key(&position)).unwrap();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,6 +44,15 @@ impl Recorder {
         let synced = self.synced();
         let held = sizes(&self.held);
         held.iter().any(|(path, size)| is_log_structured(path) && *size > synced.get(path).copied().unwrap_or_default())
+    }
+
+    /// Whether every byte of the engine's log is synced.
+    pub(crate) fn has_synced_the_log(&self, dir: &Path) -> bool {
+        let synced = self.synced();
+        // One that was removed meanwhile is not needed any more.
+        let len = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+        let logs = files_below(&dir.join("rocks")).into_iter().filter(|path| path.extension() == Some("log".as_ref()));
+        logs.into_iter().all(|path| synced.get(&path).copied().unwrap_or_default() >= len(&path))
     }
 
     /// To be called when the process is killed: the next one is not held back.
@@ -139,6 +149,32 @@ pub(crate) fn cut_back(dir: &Path, recorder: &Recorder, random: &mut Random) -> 
         }
     }
     cut
+}
+
+/// Where a file holds notes that are overwritten in place and not synced each time, if it does.
+pub(crate) fn unsynced_part(path: &Path) -> Option<Part> {
+    match path.file_name()?.to_str()? {
+        "POSITION" => Some(Part { offset: 0, len: 12 }),
+        // How far hints are durable: see `storage/src/hints/cursor.rs`.
+        "cursor" => Some(Part { offset: 1024, len: 1024 }),
+        _ => None,
+    }
+}
+
+/// A part of a file.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    offset: u64,
+    len: usize,
+}
+
+pub(crate) fn read_part(path: &Path, part: Part) -> Vec<u8> {
+    let bytes = fs::read(path).unwrap();
+    bytes.into_iter().skip(part.offset as usize).take(part.len).collect()
+}
+
+pub(crate) fn write_part(path: &Path, part: Part, bytes: &[u8]) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, part.offset).unwrap();
 }
 
 fn truncate(path: &Path, len: u64) {
