@@ -55,11 +55,11 @@ fuzz: ## Give parsers of statements and of bodies what nobody would: FUZZ=5000 f
 
 test-logic: ## Test the storage and replication crates without RocksDB
 	@scripts/setup.sh logic
-	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/logic" cargo test -p cube-storage -p cube-replication
+	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/logic" cargo test --locked -p cube-storage -p cube-replication
 
 sim: ## Run the simulator: SEEDS=1000, or SEED=42 TRACE=1 to replay one
 	@scripts/setup.sh logic
-	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/logic" cargo build --release -p cube-replication --features sim --bin cube-sim
+	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/logic" cargo build --release --locked -p cube-replication --features sim --bin cube-sim
 	@SEEDS="$(SEEDS)" SEED="$(SEED)" FIRST="$(FIRST)" TRACE="$(TRACE)" MUTANT="$(MUTANT)" "$(CARGO_TARGET_DIR)/logic/release/cube-sim"
 
 lint: ## Check format, clippy, dependency directions and licences; changes nothing

@@ -2,7 +2,7 @@
 # Makes sure that this machine can build Cube KV: installs what is missing where it may, else names it and fails.
 #
 #   scripts/setup.sh          everything a build needs
-#   scripts/setup.sh lint     the same, and rustfmt and clippy
+#   scripts/setup.sh lint     the same, and rustfmt and clippy; installs nothing
 #   scripts/setup.sh test     the same as for a build, and what cuts the links between nodes in the tests
 #   scripts/setup.sh peers    the same as for a build, and the databases that Cube KV is measured against
 #   scripts/setup.sh logic    what the storage and replication crates need without RocksDB
@@ -74,7 +74,8 @@ has_cxx20() {
 # Where bindgen looks for the library, and where the library looks for its headers.
 has_libclang() {
     if [ -n "${LIBCLANG_PATH:-}" ]; then
-        any_exists "$LIBCLANG_PATH" && return 0
+        # The library itself or its folder.
+        if [ -f "$LIBCLANG_PATH" ] || any_exists "$LIBCLANG_PATH"/libclang.* "$LIBCLANG_PATH"/libclang-*; then return 0; fi
     fi
     any_exists /usr/lib*/libclang.so* /usr/lib*/libclang-[0-9]*.so* /usr/lib/*-linux-gnu/libclang.so* \
         /usr/lib/*-linux-gnu/libclang-[0-9]*.so* /usr/lib*/llvm*/lib*/libclang.so* /usr/lib*/llvm*/lib*/libclang-[0-9]*.so* \
@@ -123,6 +124,8 @@ if [ "$purpose" = lint ]; then check_rust_tools; fi
 
 packages=$(missing)
 if [ -n "$packages" ]; then
+    # It is told to change nothing.
+    if [ "$purpose" = lint ]; then stop "missing: $packages" "install what is missing with:  make setup"; fi
     # shellcheck disable=SC2086 # a list of package names
     install $packages
     packages=$(missing)
