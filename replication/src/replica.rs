@@ -5,7 +5,7 @@
 //! answers reads only from what counts (`replica/read.rs`). It takes no write that is counted by a map it has not adopted:
 //! it might be about to clear what an earlier time left behind; and none that no map counts where it holds nothing: what a
 //! former replica takes is lost to everybody. Rows of a message that it cannot take keep it from none of
-//! the others. Older maps are fenced by `storage/apply` itself, in the same step that makes a write durable; only adopting
+//! the others, but rows of one partition key that were written together it takes all or none. Older maps are fenced by `storage/apply` itself, in the same step that makes a write durable; only adopting
 //! a map raises a fence.
 
 mod read;
@@ -197,12 +197,7 @@ impl Replica {
         if write.condition.is_some() {
             return answer(self.reply(Err(Refusal::Unsupported("conditional writes".into()))));
         }
-        let refused: BTreeMap<usize, Refusal> = write
-            .mutations
-            .iter()
-            .enumerate()
-            .filter_map(|(place, mutation)| Some((place, self.check_row(&write, mutation).err()?)))
-            .collect();
+        let refused = self.refused(&write);
         let (me, clock, rows) = (self.me, Arc::clone(&self.clock), write.mutations.len());
         let mutations = match refused.first_key_value() {
             None => write.mutations,
@@ -238,7 +233,23 @@ impl Replica {
         );
     }
 
-    fn check_row(&self, write: &WriteRows, mutation: &Mutation) -> Result<(), Refusal> {
+    /// The rows that are not taken, by their places. What is written together is judged once: a map that is adopted
+    /// meanwhile, or a clock that goes on, would let some of the rows pass and not the others.
+    fn refused(&self, write: &WriteRows) -> BTreeMap<usize, Refusal> {
+        let mut refused = BTreeMap::new();
+        let mut place = 0;
+        for rows in write.mutations.chunk_by(is_written_with) {
+            let places = place..place + rows.len();
+            place = places.end;
+            if let Some(Err(refusal)) = rows.first().map(|row| self.check(write, row)) {
+                refused.extend(places.map(|place| (place, refusal.clone())));
+            }
+        }
+        refused
+    }
+
+    /// Whether rows like this one are taken: of this partition key, this version and this claim.
+    fn check(&self, write: &WriteRows, mutation: &Mutation) -> Result<(), Refusal> {
         let placement = self.store.table(mutation.table)?.placement;
         let held = self.store.partition(placement, self.partition_of(mutation.key.token()));
         const NEW: SyncState = SyncState::Unsynced(UnsyncedCause::New);
@@ -266,6 +277,12 @@ impl Replica {
     }
 }
 
+/// Whether two rows that stand together are of one write, which a replica has all of or none.
+fn is_written_with(row: &Mutation, next: &Mutation) -> bool {
+    let is_same_write = (row.table, row.claim, row.record.version) == (next.table, next.claim, next.record.version);
+    is_same_write && row.key.partition == next.key.partition
+}
+
 /// What came of each row: those that were refused stand between the others.
 fn wrote(outcomes: Vec<Outcome>, mut refused: BTreeMap<usize, Refusal>, rows: usize) -> ReplyBody {
     if refused.is_empty() {
@@ -285,3 +302,6 @@ pub(crate) fn refuse_clock(error: ClockError) -> Refusal {
         ClockError::Bound(error) => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;
