@@ -289,6 +289,15 @@ fn a_local_quorum_write_is_in_every_later_local_quorum_read_during_every_change(
 }
 
 #[test]
+fn a_quorum_write_over_two_data_centers_is_in_every_later_quorum_read_during_every_change() {
+    for (old, new) in
+        [("a0 b4", "a0 a1 b4"), ("a0 a1 b4", "a0 a2 b4"), ("a0 a1 b4", "a0 b4 b5"), ("a0 a1 b2 b3 b4", "a0 b2 b3")]
+    {
+        explore(old, &change(new), Level::Quorum, Mutant::None).unwrap();
+    }
+}
+
+#[test]
 fn an_aborted_change_and_the_next_one_lose_nothing() {
     let abort = [Entry::Begin("a0 a2"), Entry::Abort];
     for again in ["a0 a2", "a1 a2", "a0 a3", "a3"] {
@@ -302,6 +311,10 @@ fn a_change_right_after_another_loses_nothing() {
     for (first, second) in [("a1", "a0"), ("a1", "a2"), ("a0 a1", "a1"), ("a0 a1", "a0 a2")] {
         let script: Vec<_> = change(first).into_iter().chain(change(second)).collect();
         explore("a0", &script, Level::Quorum, Mutant::None).unwrap();
+    }
+    for second in ["a0 a1", "a1 a2"] {
+        let script: Vec<_> = change("a0 a2").into_iter().chain(change(second)).collect();
+        explore("a0 a1", &script, Level::Quorum, Mutant::None).unwrap();
     }
 }
 
