@@ -1,5 +1,5 @@
 //! Runs the simulator: many seeds, or one with its trace. Prints the command that replays a failing seed, and leaves with
-//! 1 when there was one.
+//! 1 when there was one, and with 2 when it was not told properly what to run.
 //!
 //! ```text
 //! make sim SEEDS=1000            # seeds 0 to 999
@@ -9,32 +9,79 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 
 use cube_replication::sim::{Messages, Mutant, Options, Repaired, Report, run};
 
+/// Seeds that are run where nothing else is said.
+const SEEDS: u64 = 1_000;
+/// Where the usage was wrong.
+const MISUSED: u8 = 2;
+
 fn main() -> io::Result<ExitCode> {
-    let mut out = io::stdout().lock();
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let trace = number("TRACE").is_some_and(|on| on > 0);
-    let (first, count) = match number("SEED") {
-        Some(seed) => (seed, 1),
-        None => (number("FIRST").unwrap_or(0), number("SEEDS").unwrap_or(1_000)),
-    };
-    let mutant = std::env::var("MUTANT").ok().and_then(|name| Mutant::named(&name));
-    let mut summary = Summary::default();
-    for seed in first..first + count {
-        let report = run(Options { trace, mutant, ..Options::seed(seed) });
-        for violation in &report.violations {
-            writeln!(out, "seed {seed}: {violation}\n  replay it with: make sim SEED={seed} TRACE=1")?;
-        }
-        summary.add(&report);
-        if (seed + 1 - first).is_multiple_of(500) {
-            writeln!(out, "{} of {count} seeds, {} failed", seed + 1 - first, summary.failed)?;
+    match Asked::by(|name| std::env::var(name).unwrap_or_default()) {
+        Ok(asked) => asked.run(&mut io::stdout().lock()),
+        Err(wrong) => {
+            writeln!(io::stderr(), "{wrong}")?;
+            Ok(ExitCode::from(MISUSED))
         }
     }
-    summary.print(&mut out)?;
-    Ok(if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is to be run.
+#[derive(Debug)]
+struct Asked {
+    seeds: RangeInclusive<u64>,
+    mutant: Option<Mutant>,
+    trace: bool,
+}
+
+impl Asked {
+    /// By variables, of which an empty one says nothing.
+    fn by(variable: impl Fn(&str) -> String) -> Result<Self, String> {
+        let number = |name: &str| match variable(name) {
+            value if value.is_empty() => Ok(None),
+            value => value.parse::<u64>().map(Some).map_err(|error| format!("{name}={value}: {error}")),
+        };
+        let name = variable("MUTANT");
+        let mutant = match Mutant::named(&name) {
+            None if !name.is_empty() => {
+                return Err(format!("MUTANT={name}: there is none of that name, only {:?}", Mutant::ALL));
+            }
+            mutant => mutant,
+        };
+        let (first, seeds) = (number("FIRST")?.unwrap_or(0), number("SEEDS")?.unwrap_or(SEEDS));
+        let last = seeds.checked_sub(1).and_then(|further| first.checked_add(further));
+        let seeds = match (number("SEED")?, last) {
+            (Some(seed), _) => seed..=seed,
+            (None, Some(last)) => first..=last,
+            (None, None) => return Err(format!("FIRST={first} SEEDS={seeds}: there are no such seeds")),
+        };
+        Ok(Self { seeds, mutant, trace: number("TRACE")?.is_some_and(|on| on > 0) })
+    }
+
+    /// The command that repeats a seed.
+    fn replay(&self, seed: u64) -> String {
+        let mutant = self.mutant.map(|mutant| format!(" MUTANT={mutant:?}")).unwrap_or_default();
+        format!("make sim SEED={seed}{mutant} TRACE=1")
+    }
+
+    fn run(&self, out: &mut impl Write) -> io::Result<ExitCode> {
+        let mut summary = Summary::default();
+        for seed in self.seeds.clone() {
+            let report = run(Options { trace: self.trace, mutant: self.mutant, ..Options::seed(seed) });
+            for violation in &report.violations {
+                writeln!(out, "seed {seed}: {violation}\n  replay it with: {}", self.replay(seed))?;
+            }
+            summary.add(&report);
+            if summary.seeds.is_multiple_of(500) {
+                writeln!(out, "{} seeds, {} failed", summary.seeds, summary.failed)?;
+            }
+        }
+        summary.print(out)?;
+        Ok(if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
 }
 
 #[derive(Default)]
@@ -103,5 +150,43 @@ impl Summary {
         writeln!(out, "rows purged by replicas: {}, {} of them before the heal", self.purged.1, self.purged.0)?;
         writeln!(out, "missed writes whose coordinator died before it could note them: {}", self.unnoted_by_death)?;
         writeln!(out, "marks of writes below quorum whose holders were gone: {}", self.nowhere)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(variables: &[(&str, &str)]) -> Result<Asked, String> {
+        let value = |name: &str| variables.iter().find(|(of, _)| *of == name).map(|(_, value)| (*value).to_owned());
+        Asked::by(|name| value(name).unwrap_or_default())
+    }
+
+    #[test]
+    fn what_is_not_told_properly_is_refused() {
+        for wrong in [
+            ("MUTANT", "NoSuchMutant"),
+            ("SEEDS", "abc"),
+            ("SEEDS", "0"),
+            ("SEED", "-1"),
+            ("TRACE", "yes"),
+            ("FIRST", "18446744073709551615"),
+        ] {
+            assert!(asked(&[wrong]).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn every_seed_may_be_run_and_nothing_said_is_the_usual() {
+        let last = u64::MAX.to_string();
+        assert_eq!(asked(&[("SEED", &last)]).map(|asked| asked.seeds), Ok(u64::MAX..=u64::MAX));
+        assert_eq!(asked(&[("FIRST", &last), ("SEEDS", "1")]).map(|asked| asked.seeds), Ok(u64::MAX..=u64::MAX));
+        assert_eq!(asked(&[("SEEDS", ""), ("FIRST", "7")]).map(|asked| asked.seeds), Ok(7..=1_006));
+    }
+
+    #[test]
+    fn the_command_that_repeats_a_seed_names_the_mistake() {
+        let replay = asked(&[("MUTANT", "HintSkipped")]).map(|asked| asked.replay(4));
+        assert_eq!(replay, Ok("make sim SEED=4 MUTANT=HintSkipped TRACE=1".to_owned()));
     }
 }
