@@ -91,7 +91,7 @@ impl RealNodes {
 
     /// A write to all replicas, through this node, by the REST API: a few lines need no library.
     fn wait_until_it_serves(&mut self, number: u8) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(90);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(300);
         let http = self.address(number, 8080);
         let nodes = self.processes.len();
         loop {
