@@ -31,7 +31,7 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Starts `cube` with these arguments, which need no quotes.
+    /// Starts `cube` with these arguments, as they would be typed behind it.
     pub(crate) fn start(arguments: &str, history: &std::path::Path) -> Self {
         let cube = env!("CARGO_BIN_EXE_cube");
         let line = format!("stty cols 120 rows 50; exec '{cube}' {arguments}");
@@ -99,12 +99,20 @@ impl Terminal {
     }
 
     /// Waits until the shell ends by itself: its exit code.
-    pub(crate) async fn end(mut self) -> i32 {
-        let status = timeout(PATIENCE, async {
+    pub(crate) async fn end(self) -> i32 {
+        self.rest().await.1
+    }
+
+    /// Waits until the shell ends by itself: what appeared since it was last waited for, and its exit code.
+    pub(crate) async fn rest(mut self) -> (String, i32) {
+        let ended = timeout(PATIENCE, async {
             let mut bytes = [0; 16 << 10];
-            while self.screen.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
+            while let Ok(read @ 1..) = self.screen.read(&mut bytes).await {
+                self.unread.extend_from_slice(&bytes[..read]);
+            }
             self.child.wait().await.unwrap()
         });
-        status.await.expect("the shell does not end").code().unwrap()
+        let ended = ended.await.expect("the shell does not end");
+        (String::from_utf8_lossy(&self.unread).into_owned(), ended.code().unwrap())
     }
 }
