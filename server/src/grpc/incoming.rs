@@ -13,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep, timeout};
-use tonic::transport::server::Connected;
 
 use crate::places::{Places, Seat};
 
@@ -84,12 +83,6 @@ impl Placed {
         let beginning = Beginning { bytes_left: PREFACE_BYTES, until: Box::pin(sleep(PREFACE_TIME)) };
         Self { stream, _place: place, beginning: Some(beginning) }
     }
-}
-
-impl Connected for Placed {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) -> Self::ConnectInfo {}
 }
 
 impl AsyncRead for Placed {

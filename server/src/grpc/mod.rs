@@ -1,8 +1,9 @@
 //! The gRPC front door: `cube.v1.Kv` and `cube.v1.Admin`, with the standard health and reflection services.
 //!
-//! `kv.rs` has the calls, `scan.rs` the stream of a scan's pages and `session.rs` the stream that carries many calls;
-//! `requests.rs` and `convert.rs` turn messages into requests and answers into messages, `explained.rs` accounts of the work,
-//! `status.rs` errors into statuses. Messages are as large as the configured limits let a request be, and no larger.
+//! `serve.rs` and `incoming.rs` hold the port and its connections. `kv.rs` has the calls, `scan.rs` the stream of a scan's
+//! pages and `session.rs` the stream that carries many calls; `requests.rs` and `convert.rs` turn messages into requests and
+//! answers into messages, `explained.rs` accounts of the work, `status.rs` errors into statuses. Messages are as large as
+//! the configured limits let a request be, and no larger.
 
 mod admin;
 mod convert;
@@ -17,39 +18,29 @@ mod replication;
 mod requests;
 mod scan;
 mod schema;
+mod serve;
 mod session;
 mod settings;
 mod status;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cube_proto::v1::admin_server::AdminServer;
 use cube_proto::v1::kv_server::KvServer;
 use cube_storage::model::Limits;
-use tokio::net::TcpListener;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 
 use self::admin::AdminService;
 use self::health::HealthService;
-use self::incoming::incoming;
 use self::kv::KvService;
+pub use self::serve::serve;
 use crate::edge::Edge;
-use crate::places::Places;
 
 /// What a message holds beside keys and values, for each of its rows: lengths, versions, options.
 const ROW_OVERHEAD_BYTES: usize = 64;
 /// The fields of a message that come once.
 const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
-/// Calls at once on one connection: whoever needs more opens another one, or sends batches.
-const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
-/// A client that is silent for so long is asked whether it is still there ...
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
-/// ... and hung up on when it does not answer: a half-open connection is not kept.
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
-
 /// The largest request and the largest answer: a batch or a page in full.
 pub fn message_bytes_max(limits: &Limits) -> usize {
     let rows = limits.batch_bytes_max.max(limits.page_bytes_max).max(limits.value_bytes_max + limits.key_bytes_max);
@@ -72,20 +63,4 @@ pub fn routes(edge: Arc<Edge>) -> Result<Routes, tonic_reflection::server::Error
         .add_service(described().build_v1()?)
         // Tools that are a little older ask for this one.
         .add_service(described().build_v1alpha()?))
-}
-
-/// Serves until `stop` is done and the calls under way have been answered.
-pub async fn serve(
-    listener: TcpListener,
-    routes: Routes,
-    places: Places,
-    stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
-    Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
-        .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming(listener, places), stop)
-        .await
 }

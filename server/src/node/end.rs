@@ -56,7 +56,7 @@ pub(super) struct Serving<'a> {
     pub(super) stop_doors: CancellationToken,
     pub(super) stop_peers: CancellationToken,
     pub(super) http: Door<io::Error>,
-    pub(super) grpc: Door<tonic::transport::Error>,
+    pub(super) grpc: Door<io::Error>,
     pub(super) peers: Door<PeerServerError>,
 }
 

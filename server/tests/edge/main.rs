@@ -5,6 +5,7 @@
 
 mod admin;
 mod bad_requests;
+
 #[path = "../../../storage/tests/common/cases.rs"]
 mod cases;
 mod cluster_health;
@@ -16,6 +17,7 @@ mod health;
 mod http;
 mod keys;
 mod node;
+mod raw;
 mod rows;
 mod scans;
 mod schema;
