@@ -163,8 +163,8 @@ impl HintReplay {
                 Lost::Nothing => {}
                 Lost::Hint { table, token, version, only_copy } => {
                     if only_copy {
-                        let target = log.target();
-                        tracing::error!(target, %damage, "what may have been a write's only copy is damaged: the write may be lost");
+                        let (target, told) = (log.target(), "a hint that may be a write's only copy is damaged");
+                        tracing::error!(target, %damage, "{told}: the write may be lost");
                     }
                     let leaf = (table, LeafId::of(token, handoff.bits()), version);
                     let marked = handoff.mark(log.target(), [leaf], Cause::Corrupt, &damage.to_string());
