@@ -4,15 +4,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use cube_storage::merkle::LeafId;
 use cube_storage::model::{Body, NodeId, PartitionBits, RowKey, TableId, Version};
 use cube_storage::scan::{ScanRequest, Scope};
 use cube_storage::{StoreError, SyncState};
 
-use super::control::{PLACEMENT, TABLE_ID, member_name, written_to};
+use super::control::{PLACEMENT, TABLE_ID};
 use super::history::{History, RowRead, RowWritten};
 use super::node::{BITS, SimNode};
-use super::noted::may_be_nowhere;
 use crate::catalog::ClusterState;
 use crate::topology::MemberState;
 
@@ -37,6 +35,8 @@ pub enum Violation {
     ScannedTwice(String),
     /// A replica missed an acknowledged write, and that is noted nowhere.
     MissedUnnoted(String),
+    /// A replica holds, or took, a part of a batch of one partition key.
+    BatchTorn(String),
     /// A client was never told what came of its request.
     NeverTold(String),
     /// A node still holds rows of a partition that it left.
@@ -51,13 +51,25 @@ pub enum Violation {
     PlacedTooEarly(String),
     /// A node that is no replica of a row took a hint of it.
     TakenByFormer(String),
-    /// What was deleted and purged is there again, or told to a client.
+    /// What was deleted and purged is there again.
     Resurrected(String),
-    /// After the heal, two replicas do not hold the same, or their trees do not tell it.
+    /// What was deleted and purged was told to a client.
+    ToldOfPurged(String),
+    /// After the heal, two replicas do not hold the same.
     Diverged(String),
+    /// After the heal, a tree is not what the rows add up to.
+    TreeUntrue(String),
     /// A deletion or an ended value is never purged.
     DeadKept(String),
-    /// After the heal, requests did not succeed, or a change did not complete.
+    /// After the heal, hints were not delivered.
+    HintsKept(String),
+    /// After the heal, a node that joined did not become ready.
+    NotReady(String),
+    /// After the heal, a replica did not come to be in sync.
+    OutOfSync(String),
+    /// After the heal, a change of replicas did not complete.
+    MoveStuck(String),
+    /// After the heal, requests did not succeed.
     NotAlive(String),
 }
 
@@ -73,6 +85,7 @@ impl fmt::Display for Violation {
             Self::ScannedTwice(detail) => ("a scan listed a row twice", detail),
             Self::Invented(detail) => ("a read returned what was never written", detail),
             Self::MissedUnnoted(detail) => ("what a replica missed is noted nowhere", detail),
+            Self::BatchTorn(detail) => ("a batch was torn", detail),
             Self::NeverTold(detail) => ("a client was never told", detail),
             Self::LeftBehind(detail) => ("a former replica kept rows", detail),
             Self::CameBack(detail) => ("a value that had ended came back", detail),
@@ -81,9 +94,15 @@ impl fmt::Display for Violation {
             Self::PlacedTooEarly(detail) => ("a replica was placed on a node that had not arrived", detail),
             Self::TakenByFormer(detail) => ("a node took a hint of a row that it is no replica of", detail),
             Self::Resurrected(detail) => ("what was purged came back", detail),
+            Self::ToldOfPurged(detail) => ("a client was told of what was purged", detail),
             Self::Diverged(detail) => ("replicas differ after the heal", detail),
+            Self::TreeUntrue(detail) => ("a tree is not what the rows add up to", detail),
             Self::DeadKept(detail) => ("what is dead is never purged", detail),
-            Self::NotAlive(detail) => ("the cluster did not recover after the heal", detail),
+            Self::HintsKept(detail) => ("hints were not delivered after the heal", detail),
+            Self::NotReady(detail) => ("a node that joined is not ready after the heal", detail),
+            Self::OutOfSync(detail) => ("a replica is not in sync after the heal", detail),
+            Self::MoveStuck(detail) => ("a change did not complete after the heal", detail),
+            Self::NotAlive(detail) => ("requests did not succeed after the heal", detail),
         };
         write!(f, "{what}: {detail}")
     }
@@ -263,51 +282,6 @@ fn may_be_read(row: &RowWritten, read: &RowRead) -> bool {
     row.is_of(read.table, &read.key) && row.begun_us <= read.ended_us && !refused
 }
 
-/// Every replica of an acknowledged write holds it or something newer, or its coordinator noted that it does not; unless
-/// the coordinator died before it could. How many were missed that way.
-pub(super) fn missed_is_noted(
-    history: &History,
-    nodes: &BTreeMap<NodeId, SimNode>,
-    state: &ClusterState,
-) -> (Vec<Violation>, u64) {
-    let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
-    let (mut violations, mut by_death) = (Vec::new(), 0);
-    let hints: BTreeMap<NodeId, _> =
-        nodes.iter().filter_map(|(id, node)| Some((*id, node.process.as_ref()?.hints.newest()))).collect();
-    for write in acknowledged(history).filter(|write| is_present(state, write.row.table)) {
-        let (table, key) = (write.row.table, &write.row.key);
-        let Some(coordinator) = nodes.get(&write.row.coordinator) else { continue };
-        for replica in written_to(state, bits.partition_of(key.token())) {
-            let Some(process) = nodes.get(&replica).and_then(|node| node.process.as_ref()) else { continue };
-            let held = process.store.header(table, key).ok().flatten().map(|header| header.version);
-            let row = (member_name(replica), table, key.clone());
-            let hinted = hints.get(&write.row.coordinator).and_then(|hints| hints.get(&row)).copied();
-            let leaf = LeafId::of(key.token(), bits);
-            let is_marked = coordinator.process.as_ref().is_some_and(|process| {
-                process.hints.is_marked(replica, table, leaf, write.version) || process.hints.is_damaged(replica)
-            });
-            let is_there = nodes.get(&replica).is_some_and(|node| node.covers(table, key, write.version, nodes));
-            if is_there || hinted >= Some(write.version) || is_marked {
-                continue;
-            }
-            let floor = process.store.range_state(table, bits.partition_of(key.token())).floor;
-            if write.row.client_timestamp && write.version.hlc <= floor {
-                // Too old for a hint. Who took it shows it to the others in the next comparison.
-                continue;
-            }
-            if coordinator.lives > write.row.coordinator_life {
-                by_death += 1;
-            } else if must_hold(write.row, nodes.get(&replica)) && !may_be_nowhere(write.row, nodes, state) {
-                violations.push(Violation::MissedUnnoted(format!(
-                    "{replica} holds {held:?} of {key}, write {} ({}) was acknowledged by {:?}",
-                    write.row.write, write.version, write.by
-                )));
-            }
-        }
-    }
-    (violations, by_death)
-}
-
 /// Whether a replica was one at the time of a write, and has not begun anew since: then it copied from a quorum, which need
 /// not hold writes below quorum. One that began anew by a newer map than the write's coordinator knew may have done so before.
 pub(super) fn must_hold(row: &RowWritten, replica: Option<&SimNode>) -> bool {
@@ -384,7 +358,7 @@ pub(super) fn dropped_is_gone(
 pub(super) fn joined_is_ready(state: &ClusterState) -> Vec<Violation> {
     let members = state.topology.members().values();
     let early = members.filter(|member| matches!(member.state, MemberState::Joining | MemberState::Warming));
-    early.map(|member| Violation::NotAlive(format!("{} is still {}", member.id, member.state))).collect()
+    early.map(|member| Violation::NotReady(format!("{} is still {}", member.id, member.state))).collect()
 }
 
 /// Nothing is placed on a node before it has arrived: it would be waited for by every write.
@@ -409,25 +383,25 @@ pub(super) fn all_in_sync(nodes: &BTreeMap<NodeId, SimNode>, state: &ClusterStat
         Some((partition, id, process.store.partition(PLACEMENT, partition).sync))
     });
     let unsynced = states.filter(|(_, _, sync)| *sync != SyncState::Synced);
-    unsynced.map(|(partition, id, sync)| Violation::NotAlive(format!("{partition} on {id} is {sync:?}"))).collect()
+    unsynced.map(|(partition, id, sync)| Violation::OutOfSync(format!("{partition} on {id} is {sync:?}"))).collect()
 }
 
-/// After the heal, every row was written and read through every node, and no change of replicas is under way.
-pub(super) fn liveness(history: &History, from_us: u64, nodes: usize, moves_under_way: usize) -> Vec<Violation> {
+/// After the heal, every row was written and read through every node.
+pub(super) fn liveness(history: &History, from_us: u64, nodes: usize) -> Vec<Violation> {
     let expected = super::client::all_keys().len() * nodes;
     let is_late = |write: &Acknowledged<'_>| write.row.begun_us >= from_us && write.row.table == TABLE_ID;
     let written = acknowledged(history).filter(is_late).count();
     let read = history.reads.iter().filter(|read| read.begun_us >= from_us && read.table == TABLE_ID).count();
-    let mut violations = Vec::new();
-    for (done, what) in [(written, "written"), (read, "read")] {
-        if done < expected {
-            let errors = &history.errors;
-            let detail = format!("{done} of {expected} rows could be {what}; the last errors: {errors:?}");
-            violations.push(Violation::NotAlive(detail));
-        }
-    }
-    if moves_under_way > 0 {
-        violations.push(Violation::NotAlive(format!("{moves_under_way} moves of replicas are still under way")));
-    }
-    violations
+    let counts = [(written, "written"), (read, "read")].into_iter().filter(|(done, _)| *done < expected);
+    let told = counts.map(|(done, what)| {
+        let errors = &history.errors;
+        Violation::NotAlive(format!("{done} of {expected} rows could be {what}; the last errors: {errors:?}"))
+    });
+    told.collect()
+}
+
+/// After the heal, no change of replicas is under way.
+pub(super) fn moves_complete(moves_under_way: usize) -> Option<Violation> {
+    (moves_under_way > 0)
+        .then(|| Violation::MoveStuck(format!("{moves_under_way} moves of replicas are still under way")))
 }

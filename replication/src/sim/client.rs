@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 
 use super::control::{GUEST_KEYSPACE, GUEST_TABLE, KEYSPACE, PLACEMENT, TABLE, TABLE_ID, written_to};
 use super::history::{Ended, History, Reach, RowRead, RowWritten};
-use super::mutants::Mutant;
 use super::node::{BITS, Process, SimNode};
 use super::time::Schedule;
 use crate::catalog::ClusterState;
@@ -104,10 +103,9 @@ pub(super) fn begin(
     schedule: &Schedule,
     history: &mut History,
     mailbox: &Mailbox,
-    mutant: Option<Mutant>,
 ) {
     let Some(process) = &node.process else { return };
-    let mut operation = Operation::of(client, (node, process), schedule, mailbox, mutant);
+    let mut operation = Operation::of(client, (node, process), schedule, mailbox);
     operation.is_behind = process.catalog.epoch() < newest.topology.epoch();
     if schedule.chance(GUESTS_PERCENT) {
         let found = process.catalog.current().schema.find(GUEST_KEYSPACE, GUEST_TABLE);
@@ -151,7 +149,7 @@ pub(super) fn write_all(
     is_gone: bool,
 ) {
     let Some(process) = &node.process else { return };
-    let operation = Operation::of(client, (node, process), schedule, mailbox, None);
+    let operation = Operation::of(client, (node, process), schedule, mailbox);
     if process.catalog.current().schema.find(GUEST_KEYSPACE, GUEST_TABLE).is_err() || is_gone {
         operation.write_to_dropped(&process.coordinator);
     }
@@ -161,7 +159,7 @@ pub(super) fn write_all(
 /// Has `client` read every row by quorum through `node`.
 pub(super) fn read_all(client: usize, node: &SimNode, schedule: &Schedule, mailbox: &Mailbox) {
     let Some(process) = &node.process else { return };
-    let operation = Operation::of(client, (node, process), schedule, mailbox, None);
+    let operation = Operation::of(client, (node, process), schedule, mailbox);
     operation.read(&process.coordinator, all_keys(), Level::Quorum);
 }
 
@@ -197,7 +195,6 @@ struct Operation<'a> {
     life: u64,
     schedule: &'a Schedule,
     mailbox: &'a Mailbox,
-    mutant: Option<Mutant>,
     table: (TableName, TableId),
     /// The newest map is not known to the coordinator: it may ask who is no replica any more.
     is_behind: bool,
@@ -209,18 +206,8 @@ impl<'a> Operation<'a> {
         (node, process): (&'a SimNode, &Process),
         schedule: &'a Schedule,
         mailbox: &'a Mailbox,
-        mutant: Option<Mutant>,
     ) -> Self {
-        Self {
-            client,
-            node,
-            life: process.life,
-            schedule,
-            mailbox,
-            mutant,
-            table: (resident(), TABLE_ID),
-            is_behind: false,
-        }
+        Self { client, node, life: process.life, schedule, mailbox, table: (resident(), TABLE_ID), is_behind: false }
     }
 }
 
@@ -228,7 +215,7 @@ impl Operation<'_> {
     /// A write that must be refused.
     fn write_to_dropped(&self, coordinator: &Arc<Coordinator>) {
         let rows = vec![(row_key(0, 0), Change::Delete)];
-        let terms = self.terms(Level::Any);
+        let terms = Terms::at(Level::Any);
         let request = WriteRequest { table: guest(), rows, terms, timestamp: None, seen: None, condition: None };
         let (client, mailbox) = (self.client, Arc::clone(self.mailbox));
         let done = move |results: Result<Vec<Result<Written, RequestError>>, RequestError>| {
@@ -251,10 +238,6 @@ impl Operation<'_> {
     fn gone(&self) -> Gone {
         let rows = if self.is_behind { Vec::new() } else { self.node.purged.rows() };
         rows.into_iter().filter(|((table, _), _)| *table == self.table.1).map(|((_, key), v)| (key, v)).collect()
-    }
-
-    fn terms(&self, level: Level) -> Terms {
-        Terms::at(Mutant::level(self.mutant, level))
     }
 
     /// Where its coordinator is counts for the levels of one data center.
@@ -306,7 +289,7 @@ impl Operation<'_> {
         let request = WriteRequest {
             table: self.table.0.clone(),
             rows,
-            terms: self.terms(level),
+            terms: Terms::at(level),
             timestamp,
             seen: None,
             condition: None,
@@ -325,7 +308,7 @@ impl Operation<'_> {
     }
 
     fn read(&self, coordinator: &Arc<Coordinator>, keys: Vec<RowKey>, level: Level) {
-        let request = ReadRequest { table: self.table.0.clone(), keys: keys.clone(), terms: self.terms(level) };
+        let request = ReadRequest { table: self.table.0.clone(), keys: keys.clone(), terms: Terms::at(level) };
         let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
         let (reach, table, gone) = (self.reach(level), self.table.1, self.gone());
         let done =
@@ -353,7 +336,7 @@ impl Operation<'_> {
             to: Bound::Unbounded,
             backward: self.schedule.chance(50),
             rows_max: usize::try_from(self.schedule.pick(1, SORT_KEYS + 1)).unwrap_or(1),
-            terms: self.terms(level),
+            terms: Terms::at(level),
         };
         let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
         let (reach, table, gone) = (self.reach(level), self.table.1, self.gone());

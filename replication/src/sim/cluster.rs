@@ -7,13 +7,14 @@ use cube_storage::Store;
 use cube_storage::model::NodeId;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::batches::Batch;
 use super::checkers::{self, Violation};
 use super::client::{self, Mailbox};
 use super::control::{Control, News, written_to};
 use super::event::Event;
 use super::faults::{self, FaultKind};
 use super::history::History;
-use super::mutants::{Mutant, TakesAnything};
+use super::mutants::{Mutant, SpoiledReplica};
 use super::network::{RequestId, SimNetwork};
 use super::node::SimNode;
 use super::noted::Cases;
@@ -21,7 +22,7 @@ use super::report::{Messages, Options, Repaired, Report};
 use super::strike::FLAP_MS;
 use super::time::{Schedule, SimClock};
 use crate::codec::CodecError;
-use crate::transport::{PeerError, Serve};
+use crate::transport::PeerError;
 
 /// A request's time, and the longest that a node stands still, several times over.
 const OVERDUE_MS: u64 = 15_000;
@@ -60,11 +61,11 @@ pub(super) struct Run {
     pub(super) events: u64,
     /// Since when everything must succeed.
     pub(super) lively_from_us: u64,
-    /// Missed writes that nobody noted, because the coordinator died first.
-    pub(super) unnoted_by_death: u64,
     /// Rows purged before the heal.
     pub(super) purged_early: u64,
     pub(super) violations: Vec<Violation>,
+    /// Batches that replicas took.
+    pub(super) batches: Vec<Batch>,
     /// Acknowledged writes that some replica is not known to hold.
     pub(super) cases: Cases,
 }
@@ -115,9 +116,9 @@ impl Run {
             trace: 0,
             events: 0,
             lively_from_us: 0,
-            unnoted_by_death: 0,
             purged_early: 0,
             violations: Vec::new(),
+            batches: Vec::new(),
             cases: Cases::default(),
             control,
             schedule,
@@ -147,11 +148,13 @@ impl Run {
             let epoch = self.control.state.topology.epoch();
             self.happen(event.clone());
             if self.control.state.topology.epoch() != epoch {
+                self.network.learn(&self.control.state);
                 self.tell_maps();
             }
             self.after_event();
             self.check_cases(&event);
         }
+        self.check_history();
         self.check_end();
         for node in self.nodes.values_mut() {
             node.crash(&self.network, false, 0);
@@ -169,7 +172,7 @@ impl Run {
                 let moves = self.control.moves();
                 (moves.begun, moves.done, moves.aborted)
             },
-            unnoted_by_death: self.unnoted_by_death + self.cases.died,
+            unnoted_by_death: self.cases.died,
             purged: (self.purged_early, self.history.purged.count()),
             repaired: self.nodes.values().fold(Repaired::default(), |all, node| all.and(node.repaired)),
             nowhere: self.cases.nowhere,
@@ -257,6 +260,7 @@ impl Run {
             }
         }
         self.check_taken();
+        self.check_batches();
         let told = std::mem::take(&mut *self.mailbox.lock());
         let is_told = !told.is_empty();
         for (client, told) in told {
@@ -303,11 +307,8 @@ impl Run {
         let Some(process) = self.nodes.get(&to).and_then(|node| node.process.as_ref()) else {
             return self.schedule.after_us(100, Event::RequestUnreachable(id));
         };
-        let hints_alone = self.options.mutant == Some(Mutant::HintsTakenByAnyone);
-        let anyone = TakesAnything { replica: &process.replica, hints_alone };
-        let takes_anything = hints_alone || self.options.mutant == Some(Mutant::FenceForgotten);
-        let service: &dyn Serve = if takes_anything { &anyone } else { process.replica.as_ref() };
-        let delivered = self.network.deliver((to, process.life), id, bytes, service);
+        let service = SpoiledReplica { node: to, replica: &process.replica, mutant: self.options.mutant };
+        let delivered = self.network.deliver((to, process.life), id, bytes, &service);
         self.must_decode(delivered);
     }
 
@@ -354,7 +355,13 @@ impl Run {
 
     /// A node that is down learns when it is back.
     fn learn(&mut self, node: NodeId, news: Arc<News>) {
-        if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.is_up()) {
+        let now_us = self.schedule.now_us();
+        let Some(node) = self.nodes.get_mut(&node) else { return };
+        if node.deaf_until_us > now_us {
+            let again = Event::Learn { node: node.id, news };
+            return self.schedule.after_us(node.deaf_until_us - now_us, again);
+        }
+        if node.is_up() {
             node.learn(news, self.options.mutant);
         }
     }
@@ -389,8 +396,8 @@ impl Run {
             *waiting = Some(Waiting { operation: self.begun, node: node.id });
         }
         self.schedule.after_ms(OVERDUE_MS, Event::Overdue { client, operation: self.begun });
-        let (schedule, mutant, first) = (&self.schedule, self.options.mutant, self.history.writes.len());
-        client::begin(client, (node, &self.control.state), schedule, &mut self.history, &self.mailbox, mutant);
+        let first = self.history.writes.len();
+        client::begin(client, (node, &self.control.state), &self.schedule, &mut self.history, &self.mailbox);
         self.tell_begun(first);
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cube_storage::SyncPolicy;
-use cube_storage::model::{NodeId, PartitionBits, PartitionId, PlacementId, TableId};
+use cube_storage::model::{NodeId, PartitionBits, PartitionId, PlacementId, RowKey, TableId};
 
 use super::event::Event;
 use super::node::BITS;
@@ -302,6 +302,11 @@ fn member(id: NodeId, in_data_center: u16) -> Member {
         state: MemberState::Ready,
         addresses: Addresses::default(),
     }
+}
+
+/// The partition of a row.
+pub(super) fn partition_of(key: &RowKey) -> PartitionId {
+    PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT).partition_of(key.token())
 }
 
 /// The replicas that a row is written to by a state.

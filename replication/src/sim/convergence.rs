@@ -66,8 +66,7 @@ fn replicas<'a>(nodes: &'a Nodes, state: &ClusterState) -> Vec<(Tree, Vec<Held<'
     trees
 }
 
-/// What was purged by anybody is older than all that a replica holds: nobody holds what it was purged in favour of, and
-/// nobody is told of it again.
+/// What was purged by anybody is older than all that a replica holds: nobody holds what it was purged in favour of.
 pub(super) fn nothing_rises(history: &History, nodes: &Nodes, state: &ClusterState) -> Vec<Violation> {
     let purged = history.purged.rows();
     if purged.is_empty() {
@@ -98,7 +97,7 @@ pub(super) fn nothing_rose(history: &History) -> Vec<Violation> {
     let reads = history.reads.iter().filter(|read| history.is_there(read.table, read.ended_us));
     let rose = reads.filter(|read| read.record.as_ref().is_some_and(|record| Some(record.version) < read.gone));
     rose.map(|read| {
-        Violation::Resurrected(format!(
+        Violation::ToldOfPurged(format!(
             "{} gave {:?} at {} at {} us, and {:?} of it had been purged",
             read.key, read.record, read.reach, read.ended_us, read.gone
         ))
@@ -182,7 +181,7 @@ pub(super) fn trees_are_true(nodes: &Nodes) -> Vec<Violation> {
         for (table, _) in process.store.tables() {
             match process.store.scrub_step(table, &LeafId(0).into(), ALL) {
                 Ok(scrubbed) if scrubbed.damaged.is_empty() && scrubbed.next.is_none() => {}
-                found => violations.push(Violation::Diverged(format!("{table} on {}: {found:?}", node.id))),
+                found => violations.push(Violation::TreeUntrue(format!("{table} on {}: {found:?}", node.id))),
             }
         }
     }

@@ -29,6 +29,8 @@ pub enum FaultKind {
     FalseSuspicion,
     /// The number of replicas, or the weight of a node, changes.
     Reshape,
+    /// A node hears nothing of it while replicas change, and goes on coordinating.
+    StaleCoordinator,
     /// Moves of replicas are taken back.
     AbortMoves,
     /// A segment of a hint log is cut off, or a byte of it flips.
@@ -56,7 +58,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::Crash,
         Self::Pause,
         Self::OneWayCut,
@@ -68,6 +70,7 @@ impl FaultKind {
         Self::ClockDrift,
         Self::FalseSuspicion,
         Self::Reshape,
+        Self::StaleCoordinator,
         Self::AbortMoves,
         Self::HintDamage,
         Self::HintDiskFull,
@@ -96,6 +99,7 @@ pub(super) enum Fault {
     ClockDrift { node: NodeId, ppm: i64 },
     FalseSuspicion { by: NodeId, of: NodeId, for_ms: u64 },
     Reshape { replicas: u8, heavier: NodeId, weight: u32 },
+    StaleCoordinator { node: NodeId, replicas: u8, heavier: NodeId, weight: u32, for_ms: u64 },
     AbortMoves,
     HintDamage { node: NodeId },
     HintDiskFull { node: NodeId, for_ms: u64 },
@@ -114,6 +118,8 @@ pub(super) enum Fault {
 const SKEW_MS_MAX: u64 = 300_000;
 /// Clocks run up to so much too fast or too slow: far more than real ones, so that it adds up within a run of seconds.
 const DRIFT_PPM_MAX: u64 = 50_000;
+/// So long a node does not hear that replicas change: longer than most changes take.
+const STALE_MS_MAX: u64 = 4_000;
 /// Every so many-th fault at least is a crash, a partition or a reshape.
 const ALTERNATE: u64 = 2;
 
@@ -138,6 +144,7 @@ pub(super) fn next(schedule: &Schedule, nodes: &[NodeId]) -> Option<(FaultKind, 
         FaultKind::Crash,
         FaultKind::Partition,
         FaultKind::Reshape,
+        FaultKind::StaleCoordinator,
         FaultKind::OneWayCut,
         FaultKind::Damage,
         FaultKind::CopyCrash,
@@ -146,6 +153,12 @@ pub(super) fn next(schedule: &Schedule, nodes: &[NodeId]) -> Option<(FaultKind, 
     let kind =
         if schedule.pick(1, ALTERNATE) == 1 { schedule.one_of(&heavy)? } else { schedule.one_of(&FaultKind::ALL)? };
     Some((kind, make(schedule, nodes, kind)?))
+}
+
+/// A number of replicas, and the weight of a node.
+fn shape(schedule: &Schedule) -> Option<(u8, u32)> {
+    let replicas = schedule.one_of(&[1, 3, 3, 3, 5])?;
+    Some((replicas, u32::try_from(schedule.pick(1, 3)).unwrap_or(1)))
 }
 
 fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault> {
@@ -170,8 +183,18 @@ fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault>
         FaultKind::ClockDrift => Fault::ClockDrift { node, ppm: drift_ppm(schedule) },
         FaultKind::FalseSuspicion => Fault::FalseSuspicion { by: node, of: other, for_ms },
         FaultKind::Reshape => {
-            let replicas = schedule.one_of(&[1, 3, 3, 3, 5])?;
-            Fault::Reshape { replicas, heavier: node, weight: u32::try_from(schedule.pick(1, 3)).unwrap_or(1) }
+            let (replicas, weight) = shape(schedule)?;
+            Fault::Reshape { replicas, heavier: node, weight }
+        }
+        FaultKind::StaleCoordinator => {
+            let (replicas, weight) = shape(schedule)?;
+            Fault::StaleCoordinator {
+                node,
+                replicas,
+                heavier: other,
+                weight,
+                for_ms: schedule.pick(1_000, STALE_MS_MAX),
+            }
         }
         FaultKind::AbortMoves => Fault::AbortMoves,
         FaultKind::HintDamage => Fault::HintDamage { node },

@@ -85,6 +85,12 @@ pub(super) fn report_to(schedule: &Schedule, mutant: Option<Mutant>) -> Box<dyn 
             let early: Vec<_> = fenced.map(|report| MoveReport { done: MoveDone::CaughtUp, ..*report }).collect();
             reports.extend(early);
         }
+        let unreported = match mutant {
+            Some(Mutant::LossUnreported) => Some(MoveDone::Lost),
+            Some(Mutant::CatchingUpUnreported) => Some(MoveDone::CaughtUp),
+            _ => None,
+        };
+        reports.retain(|report| Some(report.done) != unreported);
         if !schedule.chance(REPORT_LOST_PERCENT) {
             schedule.after_ms(schedule.pick(1, 100), Event::Report(reports));
         }

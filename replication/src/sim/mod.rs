@@ -6,6 +6,7 @@
 //! Everything is ordered and nothing reads the machine's clock, so a seed is a run: it can be repeated, and two runs of
 //! it give the same trace. That the checkers can fail is proven by mutants (`mutants.rs`).
 
+mod batches;
 mod checkers;
 mod client;
 mod cluster;

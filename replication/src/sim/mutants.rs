@@ -1,25 +1,28 @@
 //! Seeded mistakes, put where the code meets its seams, each of which a checker must catch. They keep the checkers
 //! honest: a checker that no mistake can trip proves nothing.
 
-use cube_storage::engine::{
-    Direction, Durability, Engine, EngineError, GetVisitor, MemoryEngine, Reader, Recovery, ScanVisitor, Space, Writes,
-};
-use cube_storage::keyspace::KeyRange;
-use cube_storage::merkle::LeafSum;
+mod engine;
+mod membership;
+mod replica;
+mod transport;
+
 use cube_storage::model::{Epoch, Hlc, Origin, Outcome};
 
-use super::control::PLACEMENT;
 use crate::anti_entropy::questions::{Answer, LeafRows, Proof, Question};
-use crate::consistency::Level;
 use crate::messages::{Reply, ReplyBody, Request, RequestBody, ScanTable};
-use crate::replica::{OnAnswer, Replica};
-use crate::transport::{Lane, Serve};
+use crate::transport::Lane;
+
+pub(super) use self::membership::NeverRevived;
+pub(super) use self::replica::SpoiledReplica;
+pub(super) use self::transport::{Counting, Remembered};
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mutant {
-    /// The coordinator is content with one acknowledgement where a quorum is asked for.
+    /// Coordinators count the first replica that they send a write to before it has answered.
     OneAcknowledgementTooFew,
+    /// Coordinators count replicas that are in the new set alone before they have answered.
+    OneSetCounted,
     /// Replicas acknowledge before their log is synced.
     AcknowledgedBeforeSync,
     /// Replicas say that a row was applied when a newer one is there: the coordinator never stamps again.
@@ -34,7 +37,7 @@ pub enum Mutant {
     HintsNeverReplayed,
     /// Deletions are acknowledged and not applied.
     TombstoneIgnored,
-    /// Replicas do not look at the map that a request is counted by.
+    /// Replicas do not look at the map that a client's read or write is counted by.
     FenceForgotten,
     /// New replicas call themselves complete without copying.
     CopySkipped,
@@ -50,7 +53,7 @@ pub enum Mutant {
     ValueMixedUp,
     /// Coordinators do not look at the time.
     DeadlineForgotten,
-    /// Who was once believed dead stays dead to the others.
+    /// Who was once believed dead stays dead to coordinators.
     SuspicionKept,
     /// A scan that goes on leaves a partition out.
     ScanLeavesOut,
@@ -74,7 +77,8 @@ pub enum Mutant {
     ArrivalForgotten,
     /// Nodes take hints of rows whatever map they are counted by.
     HintsTakenByAnyone,
-    /// A replica that is not reached counts as equal and as one that has fenced whatever floor.
+    /// A replica that is not reached counts as equal and as one that has fenced whatever floor. Nor does anybody tell what is
+    /// kept for it.
     PurgedWithoutProof,
     /// Comparisons leave out deletions, and values that end.
     DeletionsNotCompared,
@@ -84,6 +88,18 @@ pub enum Mutant {
     NeverPurged,
     /// Watermarks tell nothing of hints and of writes under way.
     WatermarkForgotten,
+    /// Replicas go on telling clients of rows that they have purged.
+    PurgedRemembered,
+    /// The leaf of some rows is never brought up to date.
+    LeafForgotten,
+    /// A replica that lost something does not report it.
+    LossUnreported,
+    /// Nodes never report that they caught up.
+    CatchingUpUnreported,
+    /// The last row of what is committed together is synced with whatever is committed next.
+    CommitTorn,
+    /// Replicas refuse the first row of a batch by itself.
+    RowsJudgedAlone,
 }
 
 impl Mutant {
@@ -93,8 +109,9 @@ impl Mutant {
     }
 
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 40] = [
         Self::OneAcknowledgementTooFew,
+        Self::OneSetCounted,
         Self::AcknowledgedBeforeSync,
         Self::SupersededNotTold,
         Self::ReadRepairSkipped,
@@ -127,44 +144,25 @@ impl Mutant {
         Self::FloorForgotten,
         Self::NeverPurged,
         Self::WatermarkForgotten,
+        Self::PurgedRemembered,
+        Self::LeafForgotten,
+        Self::LossUnreported,
+        Self::CatchingUpUnreported,
+        Self::CommitTorn,
+        Self::RowsJudgedAlone,
     ];
 
-    /// The level a coordinator counts by.
-    pub(super) fn level(mutant: Option<Self>, level: Level) -> Level {
-        match (mutant, level) {
-            (Some(Self::OneAcknowledgementTooFew), Level::Quorum) => Level::One,
-            _ => level,
-        }
-    }
-
     /// A request as a replica understands it.
-    pub(super) fn spoil_request(mutant: Option<Self>, request: &Request) -> Request {
+    pub(super) fn spoil_request(mutant: Option<Self>, lane: Lane, request: &Request) -> Request {
         let mut request = request.clone();
-        if mutant == Some(Self::FenceForgotten) {
+        if mutant == Some(Self::FenceForgotten) && lane == Lane::Foreground {
             forget_claims(&mut request.body);
         }
         if let (RequestBody::ScanTable(scan), Some(mutant)) = (&mut request.body, mutant) {
             mutant.spoil_scan(scan);
         }
-        if let RequestBody::Write(write) = &mut request.body {
-            let is_repair = matches!(write.origin, Origin::Replica { .. });
-            if mutant == Some(Self::FloorForgotten) {
-                write.origin = Origin::Replica { floor: Hlc(u64::MAX) };
-            }
-            for mutation in &mut write.mutations {
-                let dropped = match mutant {
-                    Some(Self::TombstoneIgnored) => mutation.record.is_tombstone(),
-                    Some(Self::DeletionsNotCompared) => is_repair && mutation.record.is_tombstone(),
-                    Some(Self::ReadRepairSkipped) => is_repair,
-                    Some(Self::HintDroppedByTarget) => write.origin == Origin::Hint,
-                    _ => false,
-                };
-                if dropped {
-                    // Kept where nobody looks, so that the answer still fits the question.
-                    mutation.key.partition = [b"dropped ", mutation.key.partition.as_ref()].concat().into();
-                    mutation.claim = None;
-                }
-            }
+        if let (RequestBody::Write(write), Some(Self::FloorForgotten)) = (&mut request.body, mutant) {
+            write.origin = Origin::Replica { floor: Hlc(u64::MAX) };
         }
         request
     }
@@ -228,36 +226,6 @@ impl Mutant {
             _ => None,
         }
     }
-
-    /// The engine a node runs on.
-    pub(super) fn engine(mutant: Option<Self>, engine: MemoryEngine) -> Box<dyn Engine> {
-        match mutant {
-            Some(Self::AcknowledgedBeforeSync) => Box::new(Spoiled { engine, syncs: false, deletes_ranges: true }),
-            Some(Self::RangesKept) => Box::new(Spoiled { engine, syncs: true, deletes_ranges: false }),
-            _ => Box::new(engine),
-        }
-    }
-}
-
-/// A replica that takes rows as if they were counted by its own map: hints alone, or whatever comes.
-pub(super) struct TakesAnything<'a> {
-    pub(super) replica: &'a Replica,
-    pub(super) hints_alone: bool,
-}
-
-impl Serve for TakesAnything<'_> {
-    fn serve(&self, mut request: Request, answer: OnAnswer) {
-        if let RequestBody::Write(write) = &mut request.body
-            && (write.origin == Origin::Hint || !self.hints_alone)
-        {
-            let store = self.replica.store();
-            for mutation in &mut write.mutations {
-                let partition = store.bits().partition_of(mutation.key.token());
-                mutation.claim = Some(store.partition(PLACEMENT, partition).epoch);
-            }
-        }
-        self.replica.handle(request, answer);
-    }
 }
 
 fn leave_out_deletions(answer: &mut Answer) {
@@ -292,83 +260,5 @@ fn forget_claims(body: &mut RequestBody) {
         | RequestBody::AntiEntropy(_)
         | RequestBody::Repair(_)
         | RequestBody::Unknown { .. } => {}
-    }
-}
-
-/// An engine that calls everything synced and syncs nothing, or one that deletes no range of rows.
-struct Spoiled {
-    engine: MemoryEngine,
-    syncs: bool,
-    deletes_ranges: bool,
-}
-
-/// Changes but those that delete ranges of rows.
-struct WithoutRanges<'a>(&'a mut dyn Writes);
-
-impl Writes for WithoutRanges<'_> {
-    fn put(&mut self, space: Space, key: &[u8], value: &[u8]) {
-        self.0.put(space, key, value);
-    }
-
-    fn delete(&mut self, space: Space, key: &[u8]) {
-        self.0.delete(space, key);
-    }
-
-    fn delete_range(&mut self, space: Space, range: &KeyRange) {
-        if space != Space::Data {
-            self.0.delete_range(space, range);
-        }
-    }
-
-    fn add(&mut self, key: &[u8], delta: LeafSum) {
-        self.0.add(key, delta);
-    }
-}
-
-impl Reader for Spoiled {
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<bytes::Bytes>, EngineError> {
-        self.engine.get(space, key)
-    }
-
-    fn multi_get(&self, space: Space, keys: &[&[u8]], visit: &mut GetVisitor<'_>) {
-        self.engine.multi_get(space, keys, visit);
-    }
-
-    fn scan(
-        &self,
-        space: Space,
-        range: &KeyRange,
-        direction: Direction,
-        visit: &mut ScanVisitor<'_>,
-    ) -> Result<(), EngineError> {
-        self.engine.scan(space, range, direction, visit)
-    }
-}
-
-impl Engine for Spoiled {
-    fn snapshot(&self) -> Box<dyn Reader + '_> {
-        self.engine.snapshot()
-    }
-
-    fn write(&self, durability: Durability, fill: &mut dyn FnMut(&mut dyn Writes)) -> Result<(), EngineError> {
-        let durability = if self.syncs { durability } else { Durability::Buffered };
-        let mut without_ranges = |writes: &mut dyn Writes| fill(&mut WithoutRanges(writes));
-        self.engine.write(durability, if self.deletes_ranges { fill } else { &mut without_ranges })
-    }
-
-    fn sync(&self) -> Result<(), EngineError> {
-        if self.syncs { self.engine.sync() } else { Ok(()) }
-    }
-
-    fn recovery(&self) -> Recovery {
-        Recovery::Complete
-    }
-
-    fn acknowledge_recovery(&self) -> Result<(), EngineError> {
-        Ok(())
-    }
-
-    fn space_debt_bytes(&self) -> u64 {
-        0
     }
 }

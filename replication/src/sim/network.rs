@@ -7,13 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use cube_storage::model::{NodeId, Origin, Outcome, Token};
+use cube_storage::model::{NodeId, Origin, Outcome, RowKey, TableId, Token};
 use parking_lot::Mutex;
 
+use super::batches::{Answered, Batch};
 use super::event::Event;
-use super::mutants::Mutant;
+use super::mutants::{Counting, Mutant, Remembered};
 use super::report::Messages;
 use super::time::Schedule;
+use crate::catalog::ClusterState;
 use crate::codec::{self, CodecError};
 use crate::messages::{Reply, ReplyBody, Request, RequestBody, Want};
 use crate::transport::{Lane, OnReply, PeerError, PeerTransport, Serve, unsent};
@@ -57,6 +59,11 @@ struct State {
     /// The newest request that came, by where from and where to.
     newest: BTreeMap<(NodeId, NodeId), RequestId>,
     toll: Messages,
+    /// Batches that were answered, until somebody looks.
+    batches: Vec<Answered>,
+    /// Mistakes that remember something.
+    counting: Counting,
+    remembered: Remembered,
     /// Hints that were taken, until somebody looks.
     hints_taken: Vec<(NodeId, Token)>,
     /// Whom each node asked for rows the last time.
@@ -97,6 +104,13 @@ impl SimNetwork {
         change(&mut self.state.lock().weather);
     }
 
+    /// As a mistake, coordinators count by less than a state.
+    pub(super) fn learn(&self, state: &ClusterState) {
+        if self.mutant == Some(Mutant::OneSetCounted) {
+            self.state.lock().counting.learn(state);
+        }
+    }
+
     /// What became of messages so far.
     pub(super) fn toll(&self) -> Messages {
         self.state.lock().toll
@@ -129,9 +143,13 @@ impl SimNetwork {
         let (id, clock) = (state.next_id, request.clock);
         state.next_id += 1;
         state.pending.insert(id, Pending { from, life, to, lane, reply });
+        let granted = state.counting.take_for_granted(self.mutant, (from, to), request);
         drop(state);
+        if let Some(bytes) = granted.and_then(|reply| codec::encode_reply(reply).ok()) {
+            self.schedule.after_us(0, Event::DeliverReply { to: from, id, bytes });
+        }
         self.schedule.after_ms(u64::from(request.time_left_ms), Event::RequestTimeout(id));
-        match codec::encode(&Mutant::spoil_request(self.mutant, request)) {
+        match codec::encode(&Mutant::spoil_request(self.mutant, lane, request)) {
             Ok(bytes) if is_up => self.carry(from, to, |bytes| Event::Deliver { to, id, bytes }, bytes),
             // A refused connection, told after a moment.
             Ok(_) => self.schedule.after_us(self.schedule.pick(50, 500), Event::RequestUnreachable(id)),
@@ -172,15 +190,24 @@ impl SimNetwork {
         let request: Request = codec::decode(bytes)?;
         self.state.lock().note_order((request.from, to), id);
         let network = self.clone();
-        let hinted = tokens_hinted(&request);
+        let (hinted, read, batches) = (tokens_hinted(&request), rows_read(&request), Batch::all_of(to, &request));
         service.serve(
             request,
-            Box::new(move |reply| {
+            Box::new(move |mut reply| {
+                network.recall(to, read, &mut reply);
                 network.note_taken(to, &hinted, &reply);
+                network.note_answered(batches, &reply);
                 network.answer((to, life), id, &reply);
             }),
         );
         Ok(())
+    }
+
+    /// As a mistake, rows that are gone are told once more.
+    fn recall(&self, by: NodeId, read: Option<(TableId, Vec<RowKey>)>, reply: &mut Reply) {
+        if let Some(read) = read.filter(|_| self.mutant == Some(Mutant::PurgedRemembered)) {
+            self.state.lock().remembered.recall(by, &read, reply);
+        }
     }
 
     /// Keeps the hints that were taken, until somebody looks.
@@ -193,6 +220,17 @@ impl SimNetwork {
         };
         let taken = hinted.iter().enumerate().filter(|(place, _)| took(*place)).map(|(_, token)| (taker, *token));
         self.state.lock().hints_taken.extend(taken);
+    }
+
+    /// Keeps the batches that were answered, until somebody looks.
+    fn note_answered(&self, batches: Vec<Batch>, reply: &Reply) {
+        let answered = batches.into_iter().filter_map(|batch| batch.answered(reply));
+        self.state.lock().batches.extend(answered);
+    }
+
+    /// Batches that were answered since.
+    pub(super) fn take_batches(&self) -> Vec<Answered> {
+        std::mem::take(&mut self.state.lock().batches)
     }
 
     /// Hints that were taken since, each with who took it.
@@ -246,6 +284,16 @@ fn tokens_hinted(request: &Request) -> Vec<Token> {
             write.mutations.iter().map(|mutation| mutation.key.token()).collect()
         }
         _ => Vec::new(),
+    }
+}
+
+/// The rows of which a request asks for the records.
+fn rows_read(request: &Request) -> Option<(TableId, Vec<RowKey>)> {
+    match &request.body {
+        RequestBody::Read(read) if read.want == Want::Record => {
+            Some((read.table, read.rows.iter().map(|(key, _)| key.clone()).collect()))
+        }
+        _ => None,
     }
 }
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::control::{News, TABLE_ID};
 use super::follow::{self, Bell, Following};
 use super::hints::SimHints;
-use super::mutants::Mutant;
+use super::mutants::{Mutant, NeverRevived};
 use super::network::SimNetwork;
 use super::purged::{Purged, Watched};
 use super::repair::{RepairParts, SimRepair};
@@ -79,6 +79,8 @@ pub(super) struct SimNode {
     pub(super) repaired: Repaired,
     /// Until when it stands still.
     pub(super) paused_until_us: u64,
+    /// Until when it hears nothing of the cluster's state.
+    pub(super) deaf_until_us: u64,
 }
 
 impl SimNode {
@@ -99,6 +101,7 @@ impl SimNode {
             lost_hints: false,
             repaired: Repaired::default(),
             paused_until_us: 0,
+            deaf_until_us: 0,
         }
     }
 
@@ -157,7 +160,10 @@ impl SimNode {
             me: self.id,
             clock: Arc::clone(&clock),
             catalog: Arc::clone(&catalog),
-            membership: self.view.clone(),
+            membership: match mutant {
+                Some(Mutant::SuspicionKept) => Arc::new(NeverRevived::new(self.view.clone())),
+                _ => self.view.clone(),
+            },
             transport: Arc::clone(&transport),
             replica: Arc::clone(&replica),
             hints: hints.clone(),

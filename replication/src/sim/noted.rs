@@ -71,7 +71,8 @@ pub(super) fn may_be_nowhere(write: &RowWritten, nodes: &BTreeMap<NodeId, SimNod
     let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
     let written_to = written_to(state, bits.partition_of(write.key.token()));
     let has_stayed = |node: &NodeId| written_to.contains(node) && must_hold(write, nodes.get(node));
-    let is_damaged = || nodes.get(&write.coordinator).is_some_and(|coordinator| coordinator.lost_hints);
+    let is_damaged =
+        || nodes.get(&write.coordinator).is_some_and(|coordinator| coordinator.lost_hints);
     !acknowledged_by.iter().any(has_stayed)
         && (!write.replicas.iter().all(has_stayed) || (acknowledged_by.is_empty() && is_damaged()))
 }
@@ -222,7 +223,7 @@ impl Run {
         for id in self.hints_left().into_keys() {
             let process = self.nodes.get(&id).and_then(|node| node.process.as_ref());
             let stands = process.map_or_else(String::new, |process| process.hints.stands());
-            self.violations.push(Violation::NotAlive(format!("{id} still has hints: {stands}")));
+            self.violations.push(Violation::HintsKept(format!("{id} still has hints: {stands}")));
         }
     }
 }

@@ -81,7 +81,7 @@ impl SimRepair {
             (Arc::clone(coordinator.writes_under_way()), Arc::clone(hints.handoff()), Arc::clone(&woken));
         let (kept, coming) = (Arc::clone(&handoff), replica.hint_receiver());
         let watermark = move || match mutant {
-            Some(Mutant::WatermarkForgotten) => Some(Hlc(u64::MAX)),
+            Some(Mutant::WatermarkForgotten | Mutant::PurgedWithoutProof) => Some(Hlc(u64::MAX)),
             _ => watermark(&writes, &kept),
         };
         let shared = AntiEntropy::new(

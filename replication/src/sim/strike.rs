@@ -11,7 +11,6 @@ use super::convergence;
 use super::event::Event;
 use super::faults::{self, Fault};
 use super::hints;
-use super::mutants::Mutant;
 use super::node::{BITS, Process, SimNode};
 use super::time::SimClock;
 use crate::consistency::Level;
@@ -98,6 +97,13 @@ impl Run {
             }
             Fault::Reshape { replicas, heavier, weight } => {
                 return self.control.reshape(&schedule, replicas, heavier, weight);
+            }
+            Fault::StaleCoordinator { node, replicas, heavier, weight, for_ms } => {
+                if !self.control.reshape(&schedule, replicas, heavier, weight) {
+                    return false;
+                }
+                let Some(node) = self.nodes.get_mut(&node) else { return false };
+                node.deaf_until_us = schedule.now_us() + 1_000 * for_ms;
             }
             Fault::HintDamage { node } => {
                 let Some(node) = self.nodes.get_mut(&node) else { return false };
@@ -231,7 +237,6 @@ impl Run {
 
     pub(super) fn believe(&mut self, by: NodeId, of: NodeId, alive: bool) {
         match self.nodes.get(&by) {
-            Some(_) if alive && self.options.mutant == Some(Mutant::SuspicionKept) => {}
             Some(node) if alive => node.view.revive(of),
             Some(node) => node.view.kill(of),
             None => {}
@@ -255,5 +260,6 @@ impl Run {
             self.schedule.after_ms(lag_ms + self.schedule.pick(1, 300), Event::Arrive(id));
         }
         self.check_acknowledged(id);
+        self.check_batches_on(Some(id));
     }
 }

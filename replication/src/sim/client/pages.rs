@@ -11,7 +11,7 @@ use super::super::history::{Cursor, History, Reach, RowRead};
 use super::super::node::{BITS, Process};
 use super::{Gone, Operation, Told, all_keys, name, resident};
 use crate::consistency::Level;
-use crate::coordinator::{PrefixPage, PrefixRequest, RequestError};
+use crate::coordinator::{PrefixPage, PrefixRequest, RequestError, Terms};
 
 impl Operation<'_> {
     /// Goes on with the client's scan, through whichever node this is, or begins one.
@@ -25,7 +25,7 @@ impl Operation<'_> {
             rows_max: usize::try_from(self.schedule.pick(1, 4)).unwrap_or(1),
             bytes_max: None,
             resume: cursor.map(|cursor| cursor.resume.clone()),
-            terms: self.terms(level),
+            terms: Terms::at(level),
         };
         let (client, mailbox, begun_us) = (self.client, Arc::clone(self.mailbox), self.schedule.now_us());
         let (reach, gone) = (self.reach(level), self.gone());
