@@ -98,6 +98,7 @@ struct Summary {
     purged: (u64, u64),
     repaired: Repaired,
     nowhere: u64,
+    excused: BTreeMap<&'static str, u64>,
     interleavings: BTreeSet<u64>,
 }
 
@@ -122,6 +123,9 @@ impl Summary {
         self.purged = (self.purged.0 + report.purged.0, self.purged.1 + report.purged.1);
         self.repaired = self.repaired.and(report.repaired);
         self.nowhere += report.nowhere;
+        for (why, count) in &report.excused {
+            *self.excused.entry(why).or_default() += count;
+        }
         self.interleavings.insert(report.interleaving);
     }
 
@@ -149,6 +153,7 @@ impl Summary {
         writeln!(out, "rounds of purging {purge_rounds}")?;
         writeln!(out, "rows purged by replicas: {}, {} of them before the heal", self.purged.1, self.purged.0)?;
         writeln!(out, "missed writes whose coordinator died before it could note them: {}", self.unnoted_by_death)?;
+        writeln!(out, "missed writes that were let pass: {:?}", self.excused)?;
         writeln!(out, "marks of writes below quorum whose holders were gone: {}", self.nowhere)
     }
 }

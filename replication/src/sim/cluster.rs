@@ -88,6 +88,7 @@ pub fn run(options: Options) -> Report {
             purged: (0, 0),
             repaired: Repaired::default(),
             nowhere: 0,
+            excused: BTreeMap::new(),
             violations: vec![Violation::Setup(error)],
         },
     }
@@ -176,6 +177,7 @@ impl Run {
             purged: (self.purged_early, self.history.purged.count()),
             repaired: self.nodes.values().fold(Repaired::default(), |all, node| all.and(node.repaired)),
             nowhere: self.cases.nowhere,
+            excused: self.cases.excused,
             violations: self.violations,
         }
     }
@@ -261,6 +263,8 @@ impl Run {
         }
         self.check_taken();
         self.check_batches();
+        let now_us = self.schedule.now_us();
+        self.nodes.values_mut().for_each(|node| node.note_damage_found(now_us));
         let told = std::mem::take(&mut *self.mailbox.lock());
         let is_told = !told.is_empty();
         for (client, told) in told {

@@ -23,7 +23,7 @@ const WAKE_US_MAX: u64 = 5_000;
 /// After an error it steps again behind this.
 const AGAIN_MS: u64 = 50;
 
-const DAMAGED: SyncState = SyncState::Unsynced(UnsyncedCause::DamagedData);
+pub(super) const DAMAGED: SyncState = SyncState::Unsynced(UnsyncedCause::DamagedData);
 
 /// When a follower steps next. Shared with what wakes it.
 pub(super) struct Bell {

@@ -73,8 +73,10 @@ pub(super) struct SimNode {
     pub(super) purged: Purged,
     /// Rows that were damaged on its disk.
     pub(super) flipped: BTreeSet<RowKey>,
-    /// Hints were damaged on its disk.
-    pub(super) lost_hints: bool,
+    /// Partitions that it has marked as damaged, and not made whole yet.
+    damage_found: BTreeSet<PartitionId>,
+    /// When hints were last damaged on its disk.
+    pub(super) lost_hints_us: Option<u64>,
     /// What anti-entropy did in its earlier lives.
     pub(super) repaired: Repaired,
     /// Until when it stands still.
@@ -98,7 +100,8 @@ impl SimNode {
             cleared_at: BTreeMap::new(),
             purged,
             flipped: BTreeSet::new(),
-            lost_hints: false,
+            damage_found: BTreeSet::new(),
+            lost_hints_us: None,
             repaired: Repaired::default(),
             paused_until_us: 0,
             deaf_until_us: 0,
@@ -239,13 +242,7 @@ impl SimNode {
 
     /// Flips a bit of a row's record on the disk. Whether there was such a bit. As a mistake, the record stays one that
     /// checks out.
-    pub(super) fn flip_row(
-        &mut self,
-        (key, partition): (RowKey, PartitionId),
-        bit: u64,
-        now_us: u64,
-        mutant: Option<Mutant>,
-    ) -> bool {
+    pub(super) fn flip_row(&mut self, key: RowKey, bit: u64, mutant: Option<Mutant>) -> bool {
         let place = data_key(TABLE_ID, &key);
         let (byte, bit) = (usize::try_from(bit / 8).unwrap_or(0), u8::try_from(bit % 8).unwrap_or(0));
         let flipped = if mutant == Some(Mutant::DamageUnseen) {
@@ -255,9 +252,20 @@ impl SimNode {
         };
         if flipped {
             self.flipped.insert(key);
-            self.cleared_us.insert(partition, now_us);
         }
         flipped
+    }
+
+    /// Takes note of the partitions in which it has found damage: from then on it may begin anew.
+    pub(super) fn note_damage_found(&mut self, now_us: u64) {
+        let Some(process) = self.process.as_ref().filter(|_| !self.flipped.is_empty()) else { return };
+        for (partition, state) in follow::partitions(&process.store) {
+            if state.sync != follow::DAMAGED {
+                self.damage_found.remove(&partition);
+            } else if self.damage_found.insert(partition) {
+                self.cleared_us.insert(partition, now_us);
+            }
+        }
     }
 
     fn spoil_value(&self, place: &[u8]) -> bool {

@@ -45,6 +45,8 @@ struct Case {
 enum Fate {
     Open,
     Closed,
+    /// It is missing, and let pass: why.
+    Excused(&'static str),
     Died,
     Nowhere,
     Broken(String),
@@ -60,6 +62,8 @@ pub(super) struct Cases {
     pub(super) died: u64,
     /// Cases whose mark was cleared when nobody held the write any more.
     pub(super) nowhere: u64,
+    /// Cases that were let pass, by why.
+    pub(super) excused: BTreeMap<&'static str, u64>,
 }
 
 /// Whether all that is left of a write below quorum may be dirty marks, which point to nothing then and are cleared. Whoever
@@ -72,7 +76,7 @@ pub(super) fn may_be_nowhere(write: &RowWritten, nodes: &BTreeMap<NodeId, SimNod
     let written_to = written_to(state, bits.partition_of(write.key.token()));
     let has_stayed = |node: &NodeId| written_to.contains(node) && must_hold(write, nodes.get(node));
     let is_damaged =
-        || nodes.get(&write.coordinator).is_some_and(|coordinator| coordinator.lost_hints);
+        || nodes.get(&write.coordinator).is_some_and(|coordinator| coordinator.lost_hints_us >= Some(write.begun_us));
     !acknowledged_by.iter().any(has_stayed)
         && (!write.replicas.iter().all(has_stayed) || (acknowledged_by.is_empty() && is_damaged()))
 }
@@ -120,6 +124,10 @@ impl Run {
             match self.look(case, ticked) {
                 Fate::Open => true,
                 Fate::Closed => false,
+                Fate::Excused(why) => {
+                    *self.cases.excused.entry(why).or_default() += 1;
+                    false
+                }
                 Fate::Died => {
                     self.cases.died += 1;
                     false
@@ -168,9 +176,14 @@ impl Run {
             return Fate::Closed;
         }
         let Some(write) = self.history.writes.get(case.place) else { return Fate::Closed };
-        let is_replica = written_to(&self.control.state, partition).contains(&case.replica);
-        if !is_replica || !must_hold(write, Some(replica)) || (case.was_damaged && !write.reach.is_quorum()) {
-            return Fate::Closed;
+        if !written_to(&self.control.state, partition).contains(&case.replica) {
+            return Fate::Excused("no replica any more");
+        }
+        if !must_hold(write, Some(replica)) {
+            return Fate::Excused("began anew");
+        }
+        if case.was_damaged && !write.reach.is_quorum() {
+            return Fate::Excused("damaged below quorum");
         }
         if held.catalog.epoch() < self.control.state.topology.epoch() {
             // It may be about to begin anew, as the replica of a map that it has not heard of.
@@ -198,7 +211,7 @@ impl Run {
         let floor = held.store.range_state(case.table, partition).floor;
         if write.client_timestamp && case.version.hlc <= floor {
             // Too old for a hint. Who took it shows it to the others in the next comparison.
-            return Fate::Closed;
+            return Fate::Excused("below the purge floor");
         }
         if case.was_noted {
             let may_be = may_be_nowhere(write, &self.nodes, &self.control.state);

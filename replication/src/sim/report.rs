@@ -58,6 +58,8 @@ pub struct Report {
     pub repaired: Repaired,
     /// Acknowledged writes below quorum whose holders are gone, and of which a replica was told by a mark alone.
     pub nowhere: u64,
+    /// Acknowledged writes that a replica misses, unnoted, by why that is let pass.
+    pub excused: BTreeMap<&'static str, u64>,
     /// What is wrong.
     pub violations: Vec<Violation>,
 }

@@ -108,7 +108,7 @@ impl Run {
             Fault::HintDamage { node } => {
                 let Some(node) = self.nodes.get_mut(&node) else { return false };
                 let is_damaged = hints::damage(&node.files, &schedule);
-                node.lost_hints |= is_damaged;
+                node.lost_hints_us = is_damaged.then(|| schedule.now_us()).max(node.lost_hints_us);
                 return is_damaged;
             }
             Fault::HintDiskFull { node: id, for_ms } => {
@@ -184,7 +184,6 @@ impl Run {
 
     /// A bit of a row flips on a replica, where the others still hold it. The replica finds out when it reads the row.
     fn damage_row(&mut self, id: NodeId, row: u64, bit: u64) -> bool {
-        let now_us = self.schedule.now_us();
         let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
         let mut keys = client::all_keys();
         let Some(key) = usize::try_from(row).ok().map(|row| keys.swap_remove(row % keys.len())) else { return false };
@@ -193,7 +192,7 @@ impl Run {
             return false;
         }
         let mutant = self.options.mutant;
-        self.nodes.get_mut(&id).is_some_and(|node| node.flip_row((key, partition), bit, now_us, mutant))
+        self.nodes.get_mut(&id).is_some_and(|node| node.flip_row(key, bit, mutant))
     }
 
     /// Whether a replica may lose what it holds of a partition.

@@ -49,8 +49,8 @@ impl Story {
         self
     }
 
-    fn after_damage_of_hints(mut self) -> Self {
-        self.nodes.get_mut(&NodeId(0)).unwrap().lost_hints = true;
+    fn after_damage_of_hints(mut self, at_us: u64) -> Self {
+        self.nodes.get_mut(&NodeId(0)).unwrap().lost_hints_us = Some(at_us);
         self
     }
 
@@ -71,8 +71,9 @@ fn a_write_below_quorum_may_go_with_the_last_replica_that_acknowledged_it() {
 #[test]
 fn an_only_copy_may_go_with_the_hint_that_it_is() {
     assert!(!story(Level::Any, &[]).may_be_nowhere());
-    assert!(story(Level::Any, &[]).after_damage_of_hints().may_be_nowhere());
-    assert!(!story(Level::Any, &[1]).after_damage_of_hints().may_be_nowhere(), "a replica holds it");
+    assert!(story(Level::Any, &[]).after_damage_of_hints(BEGUN_US + 1).may_be_nowhere());
+    assert!(!story(Level::Any, &[]).after_damage_of_hints(BEGUN_US - 1).may_be_nowhere(), "others were damaged");
+    assert!(!story(Level::Any, &[1]).after_damage_of_hints(BEGUN_US + 1).may_be_nowhere(), "a replica holds it");
 }
 
 #[test]
