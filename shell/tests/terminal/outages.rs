@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Desk, RealNodes, host_and_port};
+use super::{Desk, PATIENCE, RealNodes, host_and_port};
 use crate::pty::Terminal;
 
 /// What commands have; nodes give up on what they cannot agree on a little earlier.
@@ -47,6 +47,7 @@ const STATEMENTS: &[(&str, &str, &str)] = &[
 const NO_QUORUM: &str = "QUORUM needs 2 live replicas, and 1 is alive";
 const NO_MAJORITY: &str = "NODES shows who is down";
 const NOT_THERE: &str = "there is no keyspace";
+const LATE: [&str; 2] = ["after its time was over", "no answer in time"];
 const SILENT: &str = "Not counted, because they do not answer: ";
 
 /// Runs it in a terminal of its own: what appears, its exit code, and whether that was in time.
@@ -61,8 +62,16 @@ async fn run(nodes: &RealNodes, arguments: &str) -> (String, i32) {
 
 async fn try_all(nodes: &RealNodes, expected: impl Fn(&(&'static str, &'static str, &'static str)) -> &'static str) {
     for each in STATEMENTS {
-        let (seen, _) = run(nodes, &format!("-e '{}'", each.0)).await;
-        assert!(seen.contains(expected(each)), "{}: {}: {seen}", each.0, expected(each));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (seen, _) = run(nodes, &format!("-e '{}'", each.0)).await;
+            if seen.contains(expected(each)) {
+                break;
+            }
+            // Nodes that a busy machine leaves no time are told as that, and asked again.
+            let is_late = LATE.iter().any(|words| seen.contains(words)) && Instant::now() < deadline;
+            assert!(is_late, "{}: {}: {seen}", each.0, expected(each));
+        }
     }
 }
 
