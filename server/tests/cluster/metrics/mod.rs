@@ -115,6 +115,19 @@ fn a_node_that_waits_for_its_cluster_tells_that_it_lives_and_does_not_serve() {
 }
 
 #[test]
+fn what_was_never_compared_has_no_age_and_not_that_of_time() {
+    let cluster = Cluster::of(3).start();
+    eventually("everything is compared", 2 * PATIENCE, || {
+        let families = metrics(&cluster, 1);
+        let family = families.get("cube_sync_age_seconds").ok_or("it is no member yet")?;
+        let ages: Vec<f64> = family.samples.iter().map(|sample| sample.value).collect();
+        assert!(ages.iter().all(|age| *age < 86_400.0), "{ages:?}");
+        let new = sum(&families, "cube_sync_uncompared_partitions", &[]);
+        if new == 0.0 && !ages.is_empty() { Ok(()) } else { Err(format!("{new} partitions are new, {ages:?}")) }
+    });
+}
+
+#[test]
 fn the_documentation_lists_every_family_with_its_kind_and_no_other() {
     let cluster = Cluster::of(1).start();
     let families = metrics(&cluster, 1);
