@@ -80,7 +80,7 @@ impl Batch {
         // A damaged row tells nothing: its replica begins anew.
         let held: Vec<_> = held.collect::<Result<_, _>>().ok()?;
         let is_there = held.iter().flatten().any(|header| header.version == self.version);
-        let lacks = |key: &&RowKey| !node.covers(self.table, key, self.version, &run.nodes);
+        let lacks = |key: &&RowKey| !node.covers(self.table, key, self.version);
         let lacking: BTreeSet<&RowKey> = self.keys.iter().filter(lacks).collect();
         let told = || {
             let held: Vec<_> = held.iter().map(|header| header.as_ref().map(|header| header.version)).collect();

@@ -126,12 +126,7 @@ fn acknowledged(history: &History) -> impl Iterator<Item = Acknowledged<'_>> {
 
 /// Every replica that acknowledged a write holds it or something newer, or has purged that, as long as it is counted. One
 /// that was cleared to become a replica again copied from a quorum, which holds what was acknowledged by quorum.
-pub(super) fn acknowledged_is_held(
-    history: &History,
-    node: &SimNode,
-    nodes: &BTreeMap<NodeId, SimNode>,
-    state: &ClusterState,
-) -> Vec<Violation> {
+pub(super) fn acknowledged_is_held(history: &History, node: &SimNode, state: &ClusterState) -> Vec<Violation> {
     let Some(process) = &node.process else { return Vec::new() };
     let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
     let mut held: BTreeMap<(TableId, &RowKey), Result<Option<Version>, StoreError>> = BTreeMap::new();
@@ -151,7 +146,7 @@ pub(super) fn acknowledged_is_held(
         match held.entry((table, key)).or_insert_with(read) {
             Ok(Some(version)) if *version >= write.version => {}
             Err(StoreError::Corrupt(_)) if node.flipped.contains(key) => {}
-            Ok(_) if node.covers(table, key, write.version, nodes) => {}
+            Ok(_) if node.covers(table, key, write.version) => {}
             found => violations.push(Violation::AcknowledgedLost(format!(
                 "{} acknowledged write {} of {key} ({}) at {} us and holds {found:?}",
                 node.id, write.row.write, write.version, write.at_us

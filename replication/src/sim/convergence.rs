@@ -28,7 +28,7 @@ struct Held<'a> {
 impl SimNode {
     /// Whether the node holds a version of a row or something newer, or what is the same as that: it has purged it, or holds
     /// nothing of a row that is deleted below its floor.
-    pub(super) fn covers(&self, table: TableId, key: &RowKey, version: Version, nodes: &Nodes) -> bool {
+    pub(super) fn covers(&self, table: TableId, key: &RowKey, version: Version) -> bool {
         let Some(process) = &self.process else { return false };
         let held = process.store.header(table, key).ok().flatten();
         if held.as_ref().is_some_and(|held| held.version >= version)
@@ -37,12 +37,7 @@ impl SimNode {
             return true;
         }
         let floor = process.store.range_state(table, process.store.bits().partition_of(key.token())).floor;
-        let is_behind = |dead: Version| dead >= version && dead.hlc <= floor;
-        let is_dead = |node: &SimNode| {
-            let header = node.process.as_ref().and_then(|process| process.store.header(table, key).ok().flatten());
-            header.is_some_and(|header| header.is_purgeable(floor) && is_behind(header.version))
-        };
-        held.is_none() && (self.purged.newest(table, key).is_some_and(is_behind) || nodes.values().any(is_dead))
+        held.is_none() && self.purged.is_dead_below(floor, table, key, version)
     }
 }
 

@@ -172,7 +172,7 @@ impl Run {
             case.was_damaged = true;
             return Fate::Open;
         };
-        if replica.covers(case.table, &case.key, case.version, &self.nodes) {
+        if replica.covers(case.table, &case.key, case.version) {
             return Fate::Closed;
         }
         let Some(write) = self.history.writes.get(case.place) else { return Fate::Closed };

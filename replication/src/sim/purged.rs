@@ -13,41 +13,61 @@ use cube_storage::engine::{
 };
 use cube_storage::keyspace::{KeyRange, decode_data_key};
 use cube_storage::merkle::LeafSum;
-use cube_storage::model::{NodeId, RecordHeader, RowKey, TableId, Version};
+use cube_storage::model::{Hlc, NodeId, RecordHeader, RowKey, TableId, Version};
 use parking_lot::Mutex;
 
 type Row = (TableId, RowKey);
 
-/// The newest version of each row that each node has purged. Shared by all of a run.
+/// The newest version of each row that each node has purged, and what may be purged some time. Shared by all of a run.
 #[derive(Clone, Default)]
-pub(super) struct Purged(Arc<Mutex<BTreeMap<Row, BTreeMap<NodeId, Version>>>>);
+pub(super) struct Purged(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    purged: BTreeMap<Row, BTreeMap<NodeId, Version>>,
+    /// Deletions, and values that end, which some node has held. Who copies a partition does not take them in below the
+    /// floor that it takes over, and who gives the partition up holds them no more: then nobody ever purges them.
+    mortal: BTreeMap<Row, BTreeMap<Version, RecordHeader>>,
+}
 
 impl Purged {
     fn note(&self, by: NodeId, row: Row, version: Version) {
-        let mut rows = self.0.lock();
-        let newest = rows.entry(row).or_default().entry(by).or_insert(version);
+        let known = &mut *self.0.lock();
+        let newest = known.purged.entry(row).or_default().entry(by).or_insert(version);
         *newest = version.max(*newest);
     }
 
     /// What a node has purged of a row.
     pub(super) fn by(&self, node: NodeId, table: TableId, key: &RowKey) -> Option<Version> {
-        self.0.lock().get(&(table, key.clone()))?.get(&node).copied()
+        self.0.lock().purged.get(&(table, key.clone()))?.get(&node).copied()
     }
 
     /// What anybody has purged of a row.
     pub(super) fn newest(&self, table: TableId, key: &RowKey) -> Option<Version> {
-        self.0.lock().get(&(table, key.clone()))?.values().max().copied()
+        self.0.lock().purged.get(&(table, key.clone()))?.values().max().copied()
+    }
+
+    fn note_mortal(&self, row: Row, header: RecordHeader) {
+        self.0.lock().mortal.entry(row).or_default().insert(header.version, header);
+    }
+
+    /// Whether a row has died in this version or after it, so long ago that nobody with this floor holds it.
+    pub(super) fn is_dead_below(&self, floor: Hlc, table: TableId, key: &RowKey, version: Version) -> bool {
+        let known = self.0.lock();
+        let headers = known.mortal.get(&(table, key.clone())).into_iter().flat_map(|mortal| mortal.range(version..));
+        let mut headers = headers.map(|(_, header)| header);
+        headers.any(|header| header.version.hlc <= floor && header.is_purgeable(floor))
     }
 
     /// All rows that somebody has purged, and the newest version of each.
     pub(super) fn rows(&self) -> Vec<(Row, Version)> {
-        let rows = self.0.lock();
-        rows.iter().filter_map(|(row, by)| Some((row.clone(), *by.values().max()?))).collect()
+        let known = self.0.lock();
+        known.purged.iter().filter_map(|(row, by)| Some((row.clone(), *by.values().max()?))).collect()
     }
 
     /// Rows that somebody has purged, each as often as somebody did.
     pub(super) fn count(&self) -> u64 {
-        self.0.lock().values().map(|by| by.len() as u64).sum()
+        self.0.lock().purged.values().map(|by| by.len() as u64).sum()
     }
 }
 
@@ -81,6 +101,7 @@ fn note_version(versions: &mut BTreeMap<Vec<u8>, Version>, key: &[u8], value: &[
 
 struct Noted<'a> {
     writes: &'a mut dyn Writes,
+    purged: &'a Purged,
     versions: &'a mut BTreeMap<Vec<u8>, Version>,
     rows: &'a mut Vec<(Row, Version)>,
 }
@@ -89,6 +110,11 @@ impl Writes for Noted<'_> {
     fn put(&mut self, space: Space, key: &[u8], value: &[u8]) {
         if space == Space::Data {
             note_version(self.versions, key, value);
+            let header = RecordHeader::verify(key, value).ok();
+            let mortal = header.filter(|header| header.tombstone || header.expiry.is_some());
+            if let (Some(header), Some((table, _, row))) = (mortal, decode_data_key(key)) {
+                self.purged.note_mortal((table, row), header);
+            }
         }
         self.writes.put(space, key, value);
     }
@@ -140,7 +166,7 @@ impl Engine for Watched {
         let mut rows = Vec::new();
         let mut versions = self.versions.lock();
         self.engine.write(durability, &mut |writes| {
-            fill(&mut Noted { writes, versions: &mut versions, rows: &mut rows });
+            fill(&mut Noted { writes, purged: &self.purged, versions: &mut versions, rows: &mut rows });
         })?;
         rows.into_iter().for_each(|(row, version)| self.purged.note(self.node, row, version));
         Ok(())

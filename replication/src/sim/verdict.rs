@@ -122,12 +122,7 @@ impl Run {
 
     pub(super) fn check_acknowledged(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get(&id) {
-            self.violations.extend(checkers::acknowledged_is_held(
-                &self.history,
-                node,
-                &self.nodes,
-                &self.control.state,
-            ));
+            self.violations.extend(checkers::acknowledged_is_held(&self.history, node, &self.control.state));
         }
     }
 
@@ -135,12 +130,7 @@ impl Run {
     fn check_disks(&mut self) {
         self.check_batches_on(None);
         for node in self.nodes.values() {
-            self.violations.extend(checkers::acknowledged_is_held(
-                &self.history,
-                node,
-                &self.nodes,
-                &self.control.state,
-            ));
+            self.violations.extend(checkers::acknowledged_is_held(&self.history, node, &self.control.state));
         }
         self.violations.extend(convergence::nothing_rises(&self.history, &self.nodes, &self.control.state));
     }
