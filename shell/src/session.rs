@@ -54,6 +54,9 @@ pub(crate) struct Session {
     pub(crate) is_watched: bool,
 }
 
+/// Of the time to connect this is kept for the reason why it failed, or a fifth where that is less.
+const REASON_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// `host:port`, with brackets around an IPv6 address.
 pub(crate) fn address(host: &str, port: u16) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
@@ -112,8 +115,8 @@ impl Session {
     /// Connects to the cluster of which a node has this address. The session stays where it is if that fails.
     pub(crate) async fn connect(&mut self, target: String) -> Result<Client, ShellError> {
         let time = self.left();
-        let options = Options { timeout: time, ..Options::default() };
-        // The attempt that is under way when the time is over is not waited for.
+        // It is tried for a little less, to be told why it failed. The attempt that is under way then is not waited for.
+        let options = Options { timeout: time.saturating_sub((time / 5).min(REASON_WAIT_MAX)), ..Options::default() };
         let connected = match timeout(time, Client::connect_with([&target], options)).await {
             Ok(connected) => connected.map_err(|error| match error {
                 Error::Unreachable { node, reason, .. } => (node, plainly(&reason)),

@@ -12,6 +12,19 @@ fn of_this_node<T: Clone>(told: Option<&T>) -> Answer<T> {
 }
 
 impl FakeNode {
+    /// What this node keeps for others, who do not answer.
+    fn hints_kept(&self) -> v1::HintsReply {
+        let node_hints = self.0.hints.lock().unwrap().clone();
+        let of_node = |hints: u64| v1::NodeHints {
+            hints,
+            state: "BACKING_OFF".into(),
+            last_error: Some("it does not answer".into()),
+            ..Default::default()
+        };
+        let nodes = node_hints.iter().map(|(name, hints)| (name.clone(), of_node(*hints))).collect();
+        v1::HintsReply { total_hints: node_hints.values().sum(), node_hints, nodes, ..Default::default() }
+    }
+
     /// A look at the repair: the last one stays.
     fn look(&self, asked: String, id: &str) -> Answer<v1::Repair> {
         self.0.repairs_asked.lock().unwrap().push(asked);
@@ -50,17 +63,7 @@ impl Admin for FakeNode {
 
     async fn hints(&self, _: Request<v1::HintsRequest>) -> Answer<v1::HintsReply> {
         self.judge_admin().await;
-        let node_hints = self.0.hints.lock().unwrap().clone();
-        let total_hints = node_hints.values().sum();
-        let error = Some("it does not answer".to_owned());
-        let of_node = |hints: u64| v1::NodeHints {
-            hints,
-            state: "BACKING_OFF".into(),
-            last_error: error.clone(),
-            ..Default::default()
-        };
-        let nodes = node_hints.iter().map(|(name, hints)| (name.clone(), of_node(*hints))).collect();
-        Ok(Response::new(v1::HintsReply { total_hints, node_hints, nodes, ..Default::default() }))
+        Ok(Response::new(self.hints_kept()))
     }
 
     async fn replication(&self, _: Request<v1::ReplicationRequest>) -> Answer<v1::ReplicationReply> {
@@ -203,8 +206,7 @@ impl Admin for FakeNode {
             chance_repairs: repairs(1),
             ..Default::default()
         };
-        let node_hints = self.0.hints.lock().unwrap().clone();
-        let hints = v1::HintsReply { total_hints: node_hints.values().sum(), node_hints, ..Default::default() };
+        let hints = self.hints_kept();
         let reads = [("default.kv".into(), table)].into();
         Ok(Response::new(v1::StatsReply { hints: Some(hints), reads, ..Default::default() }))
     }
