@@ -4,9 +4,9 @@
 //! queue), too far ahead or not understood; it
 //! answers reads only from what counts (`replica/read.rs`). It takes no write that is counted by a map it has not adopted:
 //! it might be about to clear what an earlier time left behind; and none that no map counts where it holds nothing: what a
-//! former replica takes is lost to everybody. Rows of a message that it cannot take keep it from none of
-//! the others, but rows of one partition key that were written together it takes all or none. Older maps are fenced by `storage/apply` itself, in the same step that makes a write durable; only adopting
-//! a map raises a fence.
+//! former replica takes is lost to everybody. Rows of a message that it cannot take keep it from none of the others, but
+//! rows of one partition key that were written together it takes all or none. Older maps are fenced by `storage/apply`
+//! itself, in the same step that makes a write durable; only adopting a map raises a fence.
 
 mod read;
 mod scan;
