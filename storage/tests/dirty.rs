@@ -180,16 +180,22 @@ fn the_number_of_marks_is_bounded_and_everything_stays_covered() {
 }
 
 #[test]
-fn a_new_target_on_a_full_disk_is_an_error_that_says_so() {
+fn marks_of_a_new_target_on_a_full_disk_stay_in_memory_until_there_is_room() {
     let (disk, files) = simulated();
     disk.set_capacity(Some(1000));
     let store = open(&files);
-    let error = store.target(TARGET).unwrap_err();
+    let marks = store.target(TARGET).unwrap();
+    marks.mark(TABLE, LeafId(7), version(3), Cause::Disk);
+    let error = marks.sync().unwrap_err();
     assert!(matches!(&error, DirtyError::Files { source: FilesError::NoSpace { .. }, .. }), "{error}");
     assert!(error.to_string().contains("node-3"), "{error}");
     assert_eq!((disk.used_bytes(), files.list(Path::new(ROOT)).unwrap()), (0, vec![]), "nothing is left behind");
+    assert!(marks.needs_sync() && marks.covering(TABLE, LeafId(7)).is_some());
     disk.set_capacity(None);
-    store.target(TARGET).unwrap().sync().unwrap();
+    marks.sync().unwrap();
+    assert!(!marks.needs_sync());
+    let reopened = open(&files).target(TARGET).unwrap();
+    assert_eq!(reopened.covering(TABLE, LeafId(7)).map(|mark| mark.version), Some(version(3)));
 }
 
 #[test]

@@ -98,8 +98,8 @@ impl SimHints {
     /// keeps nobody from marking.
     pub(super) fn prepare_marks(&self, state: &ClusterState) {
         for Member { name, .. } in state.topology.members().values() {
-            if let Err(error) = self.handoff.marks().target(name) {
-                tracing::warn!(%error, name, "the file for dirty marks cannot be made");
+            if let Err(error) = self.handoff.marks().target(name).and_then(|marks| marks.sync()) {
+                tracing::warn!(%error, name, "the file for dirty marks cannot be made yet");
             }
         }
     }

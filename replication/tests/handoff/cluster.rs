@@ -144,7 +144,7 @@ impl Cluster {
         });
         let handoff = Arc::new(handoff.unwrap());
         for target in 0..4 {
-            handoff.marks().target(&format!("node-{target}")).unwrap();
+            handoff.marks().target(&format!("node-{target}")).unwrap().sync().unwrap();
         }
         let replica = Arc::new(Replica::new(id, store.clone(), clock.clone()));
         let parts = ReceiverParts { handoff: handoff.clone(), store: store.clone(), clock: clock.clone() };

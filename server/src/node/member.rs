@@ -306,8 +306,8 @@ impl Member {
     }
 
     fn prepare_marks(&self, name: &str) {
-        if let Err(error) = self.handoff.marks().target(name) {
-            tracing::warn!(%error, name, "the file for dirty marks cannot be made");
+        if let Err(error) = self.handoff.marks().target(name).and_then(|marks| marks.sync()) {
+            tracing::warn!(%error, name, "the file for dirty marks cannot be made yet: marks are kept in memory until then");
         }
     }
 

@@ -23,35 +23,32 @@ struct Read {
 }
 
 impl DirtyMarks {
-    /// Opens the marks of a target. When they are damaged, everything is marked with `horizon`, which is no less than
-    /// any version this node has seen.
-    pub(super) fn open(files: &dyn Files, path: PathBuf, target: &str, horizon: Version) -> Result<Self, DirtyError> {
+    /// Opens the marks of a target, which has none where there is no file. When they are damaged, everything is marked with
+    /// `horizon`, which is no less than any version this node has seen.
+    pub(super) fn open(
+        files: Arc<dyn Files>,
+        path: PathBuf,
+        target: &str,
+        horizon: Version,
+    ) -> Result<Self, DirtyError> {
         let failed = |source| DirtyError::Files { target: target.to_owned(), source };
-        let file = match files.open(&path, Access::Write) {
-            Err(FilesError::NotFound { .. }) => create(files, &path, target).map_err(failed)?,
-            other => other.map_err(failed)?,
-        };
-        // The process that made the file may have died before its name was durable.
-        files.sync_folder(path.parent().unwrap_or(Path::new(""))).map_err(failed)?;
-        repair_header(&*file, &path, target)?;
-        let mut slots = layout::durable_slots();
-        let noted = match slots.read(&*file) {
-            Err(FilesError::Io { .. }) => None,
-            other => other.map_err(failed)?,
-        };
-        let capacity = layout::capacity(file.len().map_err(failed)?);
-        let mut read = read(&*file, target, noted.map(decode_noted)).map_err(failed)?;
-        read.state.file_bytes = layout::file_len(capacity);
-        if read.damaged {
-            tracing::error!(target, path = %path.display(), "dirty marks are damaged: everything is marked");
-            let greatest = read.state.marks.iter().map(|mark| mark.version).max().unwrap_or(horizon);
-            read.state.marks.mark(DirtyRange::Everything, greatest.max(horizon));
-            read.state.by_cause.insert(Cause::Corrupt, 1);
-            read.state.rewrite = true;
+        let (mut state, mut log) = (State::default(), None);
+        match files.open(&path, Access::Write) {
+            Err(FilesError::NotFound { .. }) => {}
+            file => {
+                let found = load(&*files, file.map_err(failed)?, &path, target)?;
+                (state, log) = (found.state, Some(found.log));
+                if found.damaged {
+                    tracing::error!(target, path = %path.display(), "dirty marks are damaged: everything is marked");
+                    let greatest = state.marks.iter().map(|mark| mark.version).max().unwrap_or(horizon);
+                    state.marks.mark(DirtyRange::Everything, greatest.max(horizon));
+                    state.by_cause.insert(Cause::Corrupt, 1);
+                    state.rewrite = true;
+                }
+            }
         }
-        let log = Log { file, slots, epoch: read.epoch, last_epoch: read.last_epoch, len: read.len, capacity };
-        let (state, log) = (Mutex::new(read.state), Mutex::new(log));
-        let marks = Self { target: target.to_owned(), path, state, log };
+        let (state, log) = (Mutex::new(state), Mutex::new(log));
+        let marks = Self { target: target.to_owned(), files, path, state, log };
         if marks.state.lock().rewrite
             && let Err(error) = marks.sync()
         {
@@ -59,6 +56,37 @@ impl DirtyMarks {
         }
         Ok(marks)
     }
+}
+
+/// What a file holds.
+struct Loaded {
+    state: State,
+    log: Log,
+    damaged: bool,
+}
+
+fn load(files: &dyn Files, file: Arc<dyn File>, path: &Path, target: &str) -> Result<Loaded, DirtyError> {
+    let failed = |source| DirtyError::Files { target: target.to_owned(), source };
+    // The process that made the file may have died before its name was durable.
+    files.sync_folder(path.parent().unwrap_or(Path::new(""))).map_err(failed)?;
+    repair_header(&*file, path, target)?;
+    let mut slots = layout::durable_slots();
+    let noted = match slots.read(&*file) {
+        Err(FilesError::Io { .. }) => None,
+        other => other.map_err(failed)?,
+    };
+    let capacity = layout::capacity(file.len().map_err(failed)?);
+    let Read { mut state, damaged, epoch, last_epoch, len } =
+        read(&*file, target, noted.map(decode_noted)).map_err(failed)?;
+    state.file_bytes = layout::file_len(capacity);
+    Ok(Loaded { state, log: Log { file, slots, epoch, last_epoch, len, capacity }, damaged })
+}
+
+/// Makes a file without marks.
+pub(super) fn make(files: &dyn Files, path: &Path, target: &str) -> Result<Log, DirtyError> {
+    let file = create(files, path, target);
+    let file = file.map_err(|source| DirtyError::Files { target: target.to_owned(), source })?;
+    Ok(load(files, file, path, target)?.log)
 }
 
 /// Checks whose marks they are and in which format. A damaged copy of the header is written again: the marks themselves
@@ -83,7 +111,7 @@ fn repair_header(file: &dyn File, path: &Path, target: &str) -> Result<(), Dirty
     file.write_at(damaged.start, copies).map_err(|source| DirtyError::Files { target, source })
 }
 
-/// Makes a file without marks, under its name only when it is whole: a file that is there was always sound once.
+/// Makes a file, under its name only when it is whole: a file that is there was always sound once.
 fn create(files: &dyn Files, path: &Path, target: &str) -> Result<Arc<dyn File>, FilesError> {
     let new = path.with_extension("new");
     match files.remove(&new) {

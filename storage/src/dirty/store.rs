@@ -55,7 +55,7 @@ impl DirtyStore {
                 foreign.push(path);
                 continue;
             };
-            match DirtyMarks::open(&*files, path, &target, horizon) {
+            match DirtyMarks::open(Arc::clone(&files), path, &target, horizon) {
                 Ok(marks) => drop(targets.insert(target, Arc::new(marks))),
                 Err(error) => failed.push((target, error)),
             }
@@ -64,20 +64,20 @@ impl DirtyStore {
         Ok(OpenedDirty { store, failed, foreign })
     }
 
-    /// The marks of a target. Asking for them sets the space of the first marks aside, so it is to be done for every
-    /// member as soon as it is known, not when the disk is full.
+    /// The marks of a target. The first [`DirtyMarks::sync`] sets the space of its first marks aside, so it is to be done for
+    /// every member as soon as it is known, not when the disk is full.
     pub fn target(&self, target: &str) -> Result<Arc<DirtyMarks>, DirtyError> {
         let mut targets = self.targets.lock();
         if let Some(marks) = targets.get(target) {
             return Ok(marks.clone());
         }
         let path = self.root.join(format!("{}{SUFFIX}", escape_name(target)?));
-        let marks = Arc::new(DirtyMarks::open(&*self.files, path, target, self.horizon)?);
+        let marks = Arc::new(DirtyMarks::open(Arc::clone(&self.files), path, target, self.horizon)?);
         targets.insert(target.to_owned(), marks.clone());
         Ok(marks)
     }
 
-    /// The marks of all targets that have a file.
+    /// The marks of all targets that were asked for or have a file.
     pub fn targets(&self) -> Vec<Arc<DirtyMarks>> {
         self.targets.lock().values().cloned().collect()
     }
@@ -88,7 +88,10 @@ impl DirtyStore {
         let totals = marks.totals();
         let _syncing = marks.log.lock();
         marks.state.lock().removed = true;
-        let removed = self.files.remove(&marks.path).and_then(|()| self.files.sync_folder(&self.root));
+        let removed = match self.files.remove(&marks.path) {
+            Err(FilesError::NotFound { .. }) => Ok(()),
+            other => other.and_then(|()| self.files.sync_folder(&self.root)),
+        };
         removed.map_err(|source| DirtyError::Files { target: target.to_owned(), source })?;
         self.targets.lock().remove(target);
         Ok(totals)

@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use super::entry::{Entry, Operation};
 use super::layout::{self, CHUNK_ENTRIES, DurableSlots, ENTRIES_MAX};
 use super::marks::MarkSet;
+use super::recovery;
 use super::{Cause, DirtyError, DirtyRange, Generation, Mark};
-use crate::files::{File, FilesError};
+use crate::files::{File, Files, FilesError};
 use crate::merkle::LeafId;
 use crate::model::{TableId, Version};
 
@@ -18,10 +19,11 @@ use crate::model::{TableId, Version};
 #[derive(Debug)]
 pub struct DirtyMarks {
     pub(super) target: String,
+    pub(super) files: Arc<dyn Files>,
     pub(super) path: PathBuf,
     pub(super) state: Mutex<State>,
-    /// One sync at a time. Taken before the lock on the state.
-    pub(super) log: Mutex<Log>,
+    /// One sync at a time. Taken before the lock on the state. Nothing before the file was made.
+    pub(super) log: Mutex<Option<Log>>,
 }
 
 #[derive(Debug, Default)]
@@ -122,15 +124,29 @@ impl DirtyMarks {
         totals
     }
 
-    /// Makes every mark made before durable; all that wait share one sync. After an error none of them may be called
-    /// durable; they stay, and the next sync tries again.
+    /// Whether something is not durable yet: the next [`DirtyMarks::sync`] has something to do.
+    pub fn needs_sync(&self) -> bool {
+        let state = self.state.lock();
+        state.marks.has_unwritten() || state.rewrite
+    }
+
+    /// Makes every mark made before durable; all that wait share one sync. The first one makes the file, whether or not
+    /// something is marked. After an error no mark may be called durable; they stay, and the next sync tries again.
     pub fn sync(&self) -> Result<(), DirtyError> {
         let mut log = self.log.lock();
+        if self.state.lock().removed {
+            return Err(DirtyError::Removed { target: self.target.clone() });
+        }
+        let log = match &mut *log {
+            Some(log) => log,
+            none => {
+                let made = none.insert(recovery::make(&*self.files, &self.path, &self.target)?);
+                self.state.lock().file_bytes = layout::file_len(made.capacity);
+                made
+            }
+        };
         let (changes, rewrite) = {
             let mut state = self.state.lock();
-            if state.removed {
-                return Err(DirtyError::Removed { target: self.target.clone() });
-            }
             if !state.marks.has_unwritten() && !state.rewrite {
                 return Ok(());
             }
@@ -140,7 +156,7 @@ impl DirtyMarks {
             state.rewrite = true;
             (changes, rewrite)
         };
-        let written = if rewrite { self.rewrite(&mut log) } else { log.append(&self.target, &changes) };
+        let written = if rewrite { self.rewrite(log) } else { log.append(&self.target, &changes) };
         written.map_err(|source| DirtyError::Files { target: self.target.clone(), source })?;
         self.state.lock().rewrite = false;
         log.note_durable(&self.target);

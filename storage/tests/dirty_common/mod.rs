@@ -29,7 +29,9 @@ pub(crate) fn open(files: &Arc<dyn Files>) -> DirtyStore {
 }
 
 pub(crate) fn open_marks(files: &Arc<dyn Files>) -> Arc<DirtyMarks> {
-    open(files).target(TARGET).unwrap()
+    let marks = open(files).target(TARGET).unwrap();
+    marks.sync().unwrap();
+    marks
 }
 
 pub(crate) fn simulated() -> (SimulatedFiles, Arc<dyn Files>) {

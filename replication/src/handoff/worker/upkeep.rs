@@ -49,7 +49,7 @@ impl HintReplay {
                 None => self.remove(log.target()),
             }
         }
-        self.remove_marks_of_the_gone(&members);
+        self.look_after_marks(&members);
         for id in cluster.topology.members().keys().filter(|id| !with_log.contains(id)) {
             state.elsewhere.remove(id);
             let alive = self.parts.membership.is_alive(*id);
@@ -108,11 +108,16 @@ impl HintReplay {
         }
     }
 
-    /// Nodes that left without hints for them may have marks all the same.
-    fn remove_marks_of_the_gone(&self, members: &BTreeMap<&str, &Member>) {
+    /// Marks that no disk took yet are tried again. Nodes that left without hints for them may have marks all the same.
+    fn look_after_marks(&self, members: &BTreeMap<&str, &Member>) {
         let handoff = &self.parts.handoff;
         for marks in handoff.marks().targets() {
             let target = marks.target();
+            if marks.needs_sync()
+                && let Err(error) = marks.sync()
+            {
+                tracing::warn!(target, %error, "dirty marks are not durable yet");
+            }
             let is_gone = members.get(target).is_none_or(|member| member.state == MemberState::Left);
             if !is_gone || handoff.hints().totals().contains_key(target) {
                 continue;
