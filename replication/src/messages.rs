@@ -41,17 +41,26 @@ impl Features {
     pub const REPAIRS: Self = Self(1 << 3);
     /// Who was compared with is told up to when the two are equal.
     pub const SYNC_TIMES: Self = Self(1 << 4);
+    /// Whoever asks for a watermark tells whom it knows.
+    pub const WATERMARKS_AMONG: Self = Self(1 << 5);
     /// What this build can: a bit is given once and never another meaning.
-    pub const OF_THIS_BUILD: Self =
-        Self(Self::HINTS.0 | Self::TABLE_SCANS.0 | Self::ANTI_ENTROPY.0 | Self::REPAIRS.0 | Self::SYNC_TIMES.0);
+    pub const OF_THIS_BUILD: Self = Self(
+        Self::HINTS.0
+            | Self::TABLE_SCANS.0
+            | Self::ANTI_ENTROPY.0
+            | Self::REPAIRS.0
+            | Self::SYNC_TIMES.0
+            | Self::WATERMARKS_AMONG.0,
+    );
 
     /// In words, for those that have one.
-    const NAMES: [(Self, &str); 5] = [
+    const NAMES: [(Self, &str); 6] = [
         (Self::HINTS, "hints"),
         (Self::TABLE_SCANS, "table scans"),
         (Self::ANTI_ENTROPY, "anti-entropy"),
         (Self::REPAIRS, "repairs"),
         (Self::SYNC_TIMES, "in-sync times"),
+        (Self::WATERMARKS_AMONG, "watermarks among known members"),
     ];
 
     /// Those that both have.
@@ -137,6 +146,7 @@ impl RequestBody {
             Self::ScanTable(_) => Features::TABLE_SCANS,
             Self::AntiEntropy(question) => match **question {
                 Question::Equal { .. } => Features::SYNC_TIMES,
+                Question::WatermarkAmong { .. } => Features::WATERMARKS_AMONG,
                 _ => Features::ANTI_ENTROPY,
             },
             Self::Repair(_) => Features::REPAIRS,
@@ -384,6 +394,9 @@ pub enum Refusal {
     /// The request is not one it can carry out.
     #[error("it calls the request invalid: {0}")]
     Invalid(String),
+    /// The request is about all members, and the sender has not heard of all.
+    #[error("it knows a member that joined after {0}, the last one that the request knows of")]
+    MembersBehind(NodeId),
 }
 
 impl From<StoreError> for Refusal {

@@ -68,6 +68,9 @@ pub trait Attendant: Send + Sync {
     /// Below which version this node holds, and will create, no hint and no write in flight; nothing while it cannot say.
     fn watermark(&self) -> Option<Hlc>;
 
+    /// The last member to have joined, as this node has heard.
+    fn last_member(&self) -> Option<NodeId>;
+
     /// Whether hints come to it: a comparison would send once more what is on its way.
     fn catches_up(&self) -> bool;
 
@@ -124,7 +127,11 @@ pub fn answer(
             };
             Ok(Answer::Proofs(trees.iter().map(proof).collect()))
         }
-        Question::Watermark => {
+        Question::Watermark => Err(Refusal::Unsupported("watermarks for who does not tell whom it knows".into())),
+        Question::WatermarkAmong { last } => {
+            if attendant.and_then(Attendant::last_member).is_some_and(|known| known > *last) {
+                return Err(Refusal::MembersBehind(*last));
+            }
             let watermark = attendant.and_then(Attendant::watermark);
             watermark.map(Answer::Watermark).ok_or_else(|| Refusal::Unsupported("watermarks".into()))
         }

@@ -319,6 +319,11 @@ impl AntiEntropy {
         members.filter(|member| member.state != MemberState::Left).map(|member| member.id).collect()
     }
 
+    /// The last one to have become a member, whether or not it has left since.
+    pub(super) fn last_member(state: &ClusterState) -> Option<NodeId> {
+        state.topology.members().last_key_value().map(|(last, _)| *last)
+    }
+
     /// A comparison came to its end, or did not.
     pub(super) fn note(&self, peer: NodeId, tally: &Tally, ended: Ended<'_>) {
         let now_ms = self.parts.clock.monotonic_ms();
@@ -344,6 +349,10 @@ impl AntiEntropy {
 impl Attendant for AntiEntropy {
     fn watermark(&self) -> Option<Hlc> {
         (self.parts.watermark)()
+    }
+
+    fn last_member(&self) -> Option<NodeId> {
+        Self::last_member(&self.parts.catalog.current())
     }
 
     fn catches_up(&self) -> bool {

@@ -77,9 +77,11 @@ pub struct Round {
 }
 
 impl Round {
-    /// A round over some trees. `watermarks` are the last answers that members gave.
+    /// A round over some trees, asked for by who has heard of members up to `last`. `watermarks` are the last answers that
+    /// members gave.
     pub fn new(
         now: Hlc,
+        last: NodeId,
         members: impl IntoIterator<Item = NodeId>,
         watermarks: BTreeMap<NodeId, Hlc>,
         trees: impl IntoIterator<Item = (Tree, RoundTree)>,
@@ -94,7 +96,7 @@ impl Round {
         };
         let trees: BTreeMap<Tree, State> = trees.into_iter().map(|(at, tree)| (at, state(tree))).collect();
         let left = if trees.is_empty() { Vec::new() } else { members.clone() };
-        let left = left.into_iter().map(|member| (member, Question::Watermark)).collect();
+        let left = left.into_iter().map(|member| (member, Question::WatermarkAmong { last })).collect();
         let (asked, to_look, blocked) = (None, VecDeque::new(), BTreeMap::new());
         Self { now, phase: Phase::Watermarks, members, watermarks, trees, left, asked, to_look, blocked, rows: 0 }
     }
@@ -160,7 +162,7 @@ impl Round {
     pub fn on_answer(&mut self, answer: Option<Answer>) {
         let Some((node, question)) = self.asked.take() else { return };
         match (question, answer) {
-            (Question::Watermark, Some(Answer::Watermark(watermark))) => {
+            (Question::WatermarkAmong { .. }, Some(Answer::Watermark(watermark))) => {
                 let known = self.watermarks.entry(node).or_insert(watermark);
                 *known = watermark.max(*known);
             }
@@ -299,7 +301,7 @@ mod tests {
     fn run(nodes: &[Node], grace_ms: u64, known: BTreeMap<NodeId, Hlc>) -> (Round, Asked, Asked) {
         let replicas: Vec<NodeId> = (0..nodes.len() as u16).map(NodeId).collect();
         let tree = RoundTree { epoch: Epoch(1), replicas: replicas.clone(), grace_ms };
-        let mut round = Round::new(NOW, replicas, known, [(TREE, tree)]);
+        let mut round = Round::new(NOW, NodeId(9), replicas, known, [(TREE, tree)]);
         let (mut fenced, mut purged) = (Vec::new(), Vec::new());
         loop {
             let (node, question) = match round.next_step() {
@@ -313,7 +315,7 @@ mod tests {
             let told = &nodes[usize::from(node.0)];
             let at = |ms: u64| Hlc::new(ms, 0);
             round.on_answer(match question {
-                Question::Watermark => told.watermark.map(|ms| Answer::Watermark(at(ms))),
+                Question::WatermarkAmong { .. } => told.watermark.map(|ms| Answer::Watermark(at(ms))),
                 Question::Proofs { .. } => {
                     let proof = told.proof.map(|ms| Proof { floor: Hlc(0), synced_through: at(ms), epoch: Epoch(1) });
                     Some(Answer::Proofs(vec![proof]))

@@ -4,7 +4,7 @@
 //! of what was asked, and whoever asked comes back for the rest.
 
 use cube_storage::merkle::{LeafId, LeafSum};
-use cube_storage::model::{Epoch, Hlc, PartitionId, Record, RowKey, TableId};
+use cube_storage::model::{Epoch, Hlc, NodeId, PartitionId, Record, RowKey, TableId};
 use cube_storage::{Children, HeaderPage, Piece, RowDigest, TreeNodes, UnsyncedCause};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -145,7 +145,8 @@ pub enum Question {
         /// The trees.
         trees: Vec<Tree>,
     },
-    /// Below which version does the node hold, and will it create, no hint and no write in flight?
+    /// What releases asked before [`Question::WatermarkAmong`]. Refused: the asker may have left out a member that it has
+    /// not heard of.
     Watermark,
     /// May these trees be purged up to here? Durably fenced where they may.
     Fence {
@@ -163,6 +164,12 @@ pub enum Question {
         horizon: Hlc,
         /// The trees.
         trees: Vec<Tree>,
+    },
+    /// Below which version does the node hold, and will it create, no hint and no write in flight? Refused by whoever
+    /// knows a member that joined later than the asker has heard of: that one is not asked, and may hold something.
+    WatermarkAmong {
+        /// The last member to have joined, as the asker has heard.
+        last: NodeId,
     },
 }
 

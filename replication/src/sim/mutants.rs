@@ -216,7 +216,7 @@ impl Mutant {
         let all = Hlc(u64::MAX);
         match question.as_ref() {
             Question::Roots { .. } => Some(Answer::Roots(Vec::new())),
-            Question::Watermark => Some(Answer::Watermark(all)),
+            Question::WatermarkAmong { .. } => Some(Answer::Watermark(all)),
             Question::Proofs { trees } => {
                 let proof = Proof { floor: Hlc(0), synced_through: all, epoch: Epoch(u64::MAX) };
                 Some(Answer::Proofs(vec![Some(proof); trees.len()]))

@@ -189,6 +189,23 @@ impl Cluster {
         }
     }
 
+    /// Has a node join that holds nothing; some have not heard of it.
+    pub(crate) fn join_empty(&mut self, unheard_by: &[u16]) {
+        let id = NodeId(self.nodes.len() as u16);
+        let state = state_with(self.nodes.len() as u16, id);
+        for (_, node) in (0..).zip(&self.nodes).filter(|(id, _)| !unheard_by.contains(id)) {
+            assert!(node.catalog.advance(state.clone()));
+        }
+        let node = self.node_of(id, fresh_store(&state), state);
+        self.nodes.push(node);
+    }
+
+    /// Has a node hear of all who joined.
+    pub(crate) fn hear(&self, node: u16) {
+        let state = self.nodes.last().unwrap().catalog.current();
+        assert!(self.nodes[usize::from(node)].catalog.advance(ClusterState::clone(&state)));
+    }
+
     pub(crate) fn revive(&mut self, node: u16) {
         let at = usize::from(node);
         self.nodes[at].is_up = true;
@@ -288,6 +305,12 @@ fn member(id: NodeId) -> Member {
 
 fn state(count: u16) -> ClusterState {
     state_without(count, None)
+}
+
+/// The state of so many replicas, and of one that joined after them and holds nothing.
+fn state_with(count: u16, joined: NodeId) -> ClusterState {
+    let state = state(count);
+    ClusterState { topology: state.topology.after(&TopologyChange::Join(member(joined))).unwrap(), ..state }
 }
 
 /// The state of so many nodes of which one may have left, so that the others are all replicas.

@@ -1,6 +1,6 @@
 //! What the workers do when nobody does anything.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use cube_replication::anti_entropy::Settings;
 use cube_replication::anti_entropy::answer::Attendant as _;
@@ -170,6 +170,24 @@ fn a_replica_that_is_away_blocks_the_purge_visibly_and_brings_nothing_back() {
     assert!((0..3).all(|node| cluster.held(node, "key").is_none_or(|record| record.is_tombstone())));
     cluster.pass_ms(30_000);
     assert!((0..3).all(|node| cluster.held(node, "key").is_none()), "then all of them purge it");
+    assert!(cluster.nodes[0].shared.status().purge_blocked.is_empty());
+}
+
+#[test]
+fn a_replica_that_has_not_heard_of_a_member_purges_nothing_until_it_has() {
+    let mut cluster = Cluster::of(2, settings());
+    cluster.plant(&[0, 1], "dead", Record::tombstone(cluster.now()));
+    cluster.join_empty(&[0]);
+    // What the member that joined may have in flight, nobody has asked it.
+    cluster.pass_ms(GRACE_MS + 30_000);
+    let of_first = || PartitionBits::new(2).unwrap().partition_of(RowKey::of("dead").token());
+    let blocked = cluster.nodes[0].shared.status().purge_blocked;
+    assert!(cluster.held(0, "dead").is_some() && cluster.held(1, "dead").is_some());
+    assert_eq!(blocked.get(&(TABLE, of_first())), Some(&BTreeSet::from([NodeId(1)])), "{blocked:?}");
+
+    cluster.hear(0);
+    cluster.pass_ms(30_000);
+    assert_eq!((cluster.held(0, "dead"), cluster.held(1, "dead")), (None, None));
     assert!(cluster.nodes[0].shared.status().purge_blocked.is_empty());
 }
 

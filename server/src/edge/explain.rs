@@ -226,6 +226,7 @@ pub(crate) fn failure_code(failure: &Failure) -> &'static str {
         Failure::Refused(Refusal::Damaged(_)) => "damaged",
         Failure::Refused(Refusal::Unsupported(_)) => "unsupported",
         Failure::Refused(Refusal::Invalid(_)) | Failure::Nonsense => "misunderstood",
+        Failure::Refused(Refusal::MembersBehind(_)) => "members_behind",
         Failure::BelowFloor(_) => "below_floor",
     }
 }

@@ -98,8 +98,9 @@ impl AntiEntropyWorker {
         self.next_purge_ms = now_ms.saturating_add(self.settings.purge_interval_ms);
         let (members, trees) = (AntiEntropy::members(&state), self.shared.to_purge(&state));
         self.watermarks.retain(|member, _| members.contains(member));
-        let now = self.shared.parts.clock.peek();
-        let round = Round::new(now, members, self.watermarks.clone(), trees);
+        let (now, last) =
+            (self.shared.parts.clock.peek(), AntiEntropy::last_member(&state).unwrap_or(self.shared.parts.me));
+        let round = Round::new(now, last, members, self.watermarks.clone(), trees);
         self.look = None;
         self.activity = Activity::Purging(Box::new(round));
     }

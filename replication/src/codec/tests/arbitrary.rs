@@ -212,6 +212,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         ".{0,20}".prop_map(Refusal::Damaged),
         ".{0,20}".prop_map(Refusal::Unsupported),
         ".{0,20}".prop_map(Refusal::Invalid),
+        any::<u16>().prop_map(|last| Refusal::MembersBehind(NodeId(last))),
     ]
 }
 
@@ -297,6 +298,7 @@ fn question() -> impl Strategy<Value = Question> {
         floors().prop_map(|floors| Question::Fence { floors }),
         floors().prop_map(|floors| Question::Purge { floors }),
         (hlc(), self::trees()).prop_map(|(horizon, trees)| Question::Equal { horizon, trees }),
+        any::<u16>().prop_map(|last| Question::WatermarkAmong { last: NodeId(last) }),
     ]
 }
 
@@ -457,7 +459,7 @@ pub(super) fn one_of_each() -> Vec<RequestBody> {
         RequestBody::HintCredits(Coming { records: 0, bytes: 0, sent_records: 0, sent_bytes: 0 }),
         RequestBody::TakeHints(TakeHints { target: NodeId(1), hints: Vec::new() }),
         RequestBody::ScanTable(scan_table),
-        RequestBody::AntiEntropy(Box::new(Question::Watermark)),
+        RequestBody::AntiEntropy(Box::new(Question::WatermarkAmong { last: NodeId(4) })),
         RequestBody::TakeMarks(TakeMarks { target: NodeId(1), marks: Vec::new() }),
         RequestBody::Repair(Box::new(RepairQuestion::Active)),
     ]
