@@ -4,6 +4,9 @@
 //! kept here is never more than what is under way, however long the time of a request. It has one entry, which stands where
 //! it is to be told next; behind an early look it is put back to the deadline in the same step, so that the deadline is
 //! never missed.
+//!
+//! Whoever looks at the time rests until something is due ([`Deadlines::rest_until`]), and is woken for what is due earlier: a
+//! node that nobody asks anything looks at nothing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +15,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::Timed;
+use crate::alarm::Alarm;
 
 /// An operation's place among the others: by its deadline, then by its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +28,8 @@ pub(super) struct Place {
 pub(super) struct Deadlines {
     operations: Mutex<BTreeMap<Place, Entry>>,
     begun: AtomicU64,
+    /// Of who looks at the time.
+    pub(super) alarm: Alarm,
 }
 
 struct Entry {
@@ -82,6 +88,14 @@ impl Deadlines {
         operations.contains_key(&deadline.entry())
     }
 
+    /// When to look at the time again: see [`Alarm::rest_until`]. What `also_due` tells is due too.
+    pub(super) fn rest_until(&self, soon_ms: u64, longest_ms: u64, also_due: impl FnOnce() -> Option<u64>) -> u64 {
+        self.alarm.rest_until(soon_ms, longest_ms, || {
+            let first_ms = self.operations.lock().first_key_value().map(|(place, _)| place.deadline_ms);
+            [first_ms, also_due()].into_iter().flatten().min()
+        })
+    }
+
     /// Operations that have not ended, nor been told that their time is over.
     pub(super) fn len(&self) -> usize {
         self.operations.lock().len()
@@ -101,6 +115,7 @@ impl Deadline {
     pub(super) fn watch(&self, operation: Weak<dyn Timed>) {
         let entry = Entry { operation, deadline_ms: self.place.deadline_ms };
         self.deadlines.operations.lock().insert(self.place, entry);
+        self.deadlines.alarm.on_due(self.place.deadline_ms);
     }
 
     /// Has the operation told at `at_ms` too, if that is before it is told anyway.
@@ -113,6 +128,8 @@ impl Deadline {
         if let Some(entry) = operations.remove(&stands) {
             self.early_ms.store(at_ms, Ordering::Relaxed);
             operations.insert(Place { deadline_ms: at_ms, ..self.place }, entry);
+            drop(operations);
+            self.deadlines.alarm.on_due(at_ms);
         }
     }
 

@@ -189,8 +189,19 @@ impl Coordinator {
         })
     }
 
+    /// Has `wake` called when [`Self::tick`] is to be called earlier than [`Self::next_tick_ms`] said.
+    pub fn wake_by(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        self.deadlines.alarm.wake_by(wake);
+    }
+
+    /// When to call [`Self::tick`] next: when something is due, but not before `soon_ms`, and at `longest_ms` at the latest.
+    pub fn next_tick_ms(&self, soon_ms: u64, longest_ms: u64) -> u64 {
+        let next_resend_ms = || self.resends.lock().first_key_value().map(|(due_ms, _)| *due_ms);
+        self.deadlines.rest_until(soon_ms, longest_ms, next_resend_ms)
+    }
+
     /// Ends operations whose time is over, asks others where a replica is slow, and sends again what is due. Called every
-    /// few milliseconds.
+    /// few milliseconds, or when something is due.
     pub fn tick(&self) {
         let now_ms = self.parts.clock.monotonic_ms();
         for due in self.deadlines.due(now_ms) {
@@ -218,6 +229,7 @@ impl Coordinator {
 
     fn resend(&self, due_ms: u64, resend: Resend) {
         self.resends.lock().entry(due_ms).or_default().push(resend);
+        self.deadlines.alarm.on_due(due_ms);
     }
 
     /// Called when the cluster's state has changed: operations that wait for a newer map go on.

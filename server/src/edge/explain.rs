@@ -225,8 +225,8 @@ pub(crate) fn failure_code(failure: &Failure) -> &'static str {
         Failure::Refused(Refusal::Stopped) => "disk_failed",
         Failure::Refused(Refusal::Damaged(_)) => "damaged",
         Failure::Refused(Refusal::Unsupported(_)) => "unsupported",
-        Failure::Refused(Refusal::Invalid(_)) | Failure::Nonsense => "misunderstood",
-        Failure::Refused(Refusal::MembersBehind(_)) => "members_behind",
+        // The second is never told of a client's rows.
+        Failure::Refused(Refusal::Invalid(_) | Refusal::MembersBehind(_)) | Failure::Nonsense => "misunderstood",
         Failure::BelowFloor(_) => "below_floor",
     }
 }

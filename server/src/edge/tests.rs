@@ -247,7 +247,6 @@ fn the_documentation_lists_every_code_of_a_replicas_failure() {
         Refusal::Damaged("bits".into()),
         Refusal::Unsupported("this".into()),
         Refusal::Invalid("that".into()),
-        Refusal::MembersBehind(peer),
     ];
     let others = vec![
         Failure::Down,

@@ -192,7 +192,7 @@ impl Member {
             hints: Arc::clone(&handoff) as Arc<dyn cube_replication::handoff::HintKeeper>,
         };
         let coordinator = Coordinator::new(parts, config.coordinator());
-        threads.tick(Arc::clone(&coordinator))?;
+        threads.tick(Arc::clone(&coordinator), Arc::clone(&clock))?;
         let traces = config.telemetry.traces.endpoint.clone().map(|endpoint| {
             Traces::start(TraceParts {
                 endpoint,

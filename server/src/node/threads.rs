@@ -17,7 +17,9 @@ use cube_replication::worker::Workers;
 use super::bell::Bell;
 
 /// How exactly deadlines are kept: requests run for seconds.
-const TICK: Duration = Duration::from_millis(5);
+const TICK_MS: u64 = 5;
+/// How long the thread that looks at deadlines rests while there are none.
+const REST_MS: u64 = 500;
 /// Threads for background workers: two long steps (a scan, a clearing, a scrub) leave another one for the rest.
 const WORKER_THREADS: usize = 3;
 /// How long a thread waits at the most before it looks whether it is to end.
@@ -44,11 +46,17 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// Ends operations whose time is over.
-    pub(crate) fn tick(&mut self, coordinator: Arc<Coordinator>) -> io::Result<()> {
+    /// Ends operations whose time is over, and rests while there are none.
+    pub(crate) fn tick(&mut self, coordinator: Arc<Coordinator>, clock: Arc<NodeClock>) -> io::Result<()> {
+        let bell = Arc::new(Bell::default());
+        self.bells.push(Arc::clone(&bell));
+        let wake = Arc::clone(&bell);
+        coordinator.wake_by(Box::new(move || wake.ring()));
         self.start("cube-tick", move || {
             coordinator.tick();
-            std::thread::park_timeout(TICK);
+            let now_ms = clock.monotonic_ms();
+            let next_ms = coordinator.next_tick_ms(now_ms + TICK_MS, now_ms + REST_MS);
+            bell.wait(Duration::from_millis(next_ms.saturating_sub(clock.monotonic_ms())));
         })
     }
 

@@ -133,14 +133,14 @@ impl Lane {
         state.refusal(self, 0, needs).map_or(Ok(state.agreed), Err)
     }
 
-    /// Queues a request. It comes back with what it is to be told if it is refused.
+    /// Queues a request, and says when its time is over. It comes back with what it is to be told if it is refused.
     pub(super) fn push(
         &self,
         body: Bytes,
         needs: Features,
         time_left_ms: u32,
         reply: OnReply,
-    ) -> Result<(), (Instead, OnReply)> {
+    ) -> Result<u64, (Instead, OnReply)> {
         let deadline_ms = self.clock.monotonic_ms().saturating_add(u64::from(time_left_ms));
         let mut state = self.state.lock();
         if let Some(instead) = state.refusal(self, body.len(), needs) {
@@ -156,7 +156,12 @@ impl Lane {
         let waker = state.waker.take();
         drop(state);
         wake(waker);
-        Ok(())
+        Ok(deadline_ms)
+    }
+
+    /// No request's time is over before this; nothing while there may be none.
+    pub(super) fn first_due_ms(&self) -> Option<u64> {
+        Some(self.state.lock().earliest_deadline_ms).filter(|due_ms| *due_ms != u64::MAX)
     }
 
     /// The next frame of a connection, with everything that waits as far as there is room; the end, when the connection

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cube_replication::alarm::Alarm;
 use cube_replication::codec;
 use cube_replication::messages::Request;
 use cube_replication::transport::{Lane, OnReply, PeerError, PeerTransport};
@@ -18,7 +19,8 @@ use cube_storage::model::NodeId;
 use parking_lot::{Mutex, RwLock};
 use rand::RngCore;
 use tokio::runtime::Handle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::Notify;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{CheckPeer, Negotiated, PeerIdentity};
@@ -26,8 +28,10 @@ use super::link::Link;
 use super::settings::PeerSettings;
 use super::status::PeerStatus;
 
-/// How often requests are looked at whose time may be over.
-const TICK: Duration = Duration::from_millis(5);
+/// How exactly the time of requests is kept.
+const TICK_MS: u64 = 5;
+/// How long nobody looks at the time while no request is under way.
+const REST_MS: u64 = 500;
 
 /// Where peers are. Asked anew for each connection, so that a peer that moved is found.
 pub trait AddressBook: Send + Sync {
@@ -85,6 +89,8 @@ pub(super) struct Common {
     pub(super) settings: PeerSettings,
     /// This node is about to end, maybe together with its peers.
     pub(super) is_leaving: AtomicBool,
+    /// Of who ends requests whose time is over.
+    alarm: Alarm,
 }
 
 type Peers = Arc<RwLock<BTreeMap<NodeId, Peer>>>;
@@ -122,11 +128,12 @@ impl GrpcTransport {
     /// A transport without connections: they are made when a peer is first asked or woken.
     pub fn new(parts: GrpcTransportParts) -> Self {
         let GrpcTransportParts { identity, check, addresses, clock, random, on_ping, runtime, settings } = parts;
-        let (random, is_leaving) = (Mutex::new(random), AtomicBool::new(false));
-        let common = Common { identity, check, addresses, clock, random, on_ping, settings, is_leaving };
+        let (random, is_leaving, alarm) = (Mutex::new(random), AtomicBool::new(false), Alarm::default());
+        let common = Common { identity, check, addresses, clock, random, on_ping, settings, is_leaving, alarm };
         let transport =
             Self { common: Arc::new(common), peers: Peers::default(), runtime, stop: CancellationToken::new() };
-        transport.runtime.spawn(tick(Arc::clone(&transport.peers), transport.stop.clone()));
+        let peers = Arc::clone(&transport.peers);
+        transport.runtime.spawn(tick(peers, Arc::clone(&transport.common), transport.stop.clone()));
         transport
     }
 
@@ -219,8 +226,9 @@ impl PeerTransport for GrpcTransport {
             // Larger than any request that the limits let through.
             return reply(Err(PeerError::Unreachable { peer: to }));
         };
-        if let Err((instead, reply)) = link.lane.push(Bytes::from(body), needs, time_left_ms, reply) {
-            reply(instead);
+        match link.lane.push(Bytes::from(body), needs, time_left_ms, reply) {
+            Ok(deadline_ms) => self.common.alarm.on_due(deadline_ms),
+            Err((instead, reply)) => reply(instead),
         }
     }
 }
@@ -232,17 +240,22 @@ impl Drop for GrpcTransport {
 }
 
 /// Ends requests whose time is over.
-async fn tick(peers: Peers, stop: CancellationToken) {
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn tick(peers: Peers, common: Arc<Common>, stop: CancellationToken) {
+    let woken = Arc::new(Notify::new());
+    let wake = Arc::clone(&woken);
+    common.alarm.wake_by(Box::new(move || wake.notify_one()));
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return,
-        }
         let links: Vec<Arc<Link>> = peers.read().values().flat_map(|peer| peer.links().map(Arc::clone)).collect();
-        for link in links {
+        for link in &links {
             link.lane.expired().tell();
+        }
+        let now_ms = common.clock.monotonic_ms();
+        let first_due = || links.iter().filter_map(|link| link.lane.first_due_ms()).min();
+        let next_ms = common.alarm.rest_until(now_ms + TICK_MS, now_ms + REST_MS, first_due);
+        tokio::select! {
+            () = sleep(Duration::from_millis(next_ms.saturating_sub(now_ms))) => {}
+            () = woken.notified() => {}
+            () = stop.cancelled() => return,
         }
     }
 }
