@@ -1,13 +1,14 @@
 //! Keeping what replicas missed: on this node's disk, as hints, or as dirty marks where hints cannot be.
 //!
 //! `keep` only queues; [`HintedHandoff::flush`] writes everything that waits, target by target, with one sync of the
-//! hints and one of the marks for all of it, and then tells. Its owner (a thread, or the simulator's clock) calls it when
-//! it is woken. What waits is bounded in bytes: past the bound only marks are taken, which are small, and only copies are
+//! hints and one of the marks for all of it, and then tells. Its owner (some threads, or the simulator's clock) calls it
+//! when it is woken; each thread writes another target. What waits is bounded in bytes: past the bound only marks are taken, which are small, and only copies are
 //! refused.
 //!
 //! Rows that are no hints are marked by `keeper/marking.rs`.
 
 mod marking;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,6 +22,7 @@ use cube_storage::merkle::LeafId;
 use cube_storage::model::{Hlc, Mutation, NodeId, PartitionBits, TableId, Version};
 use parking_lot::{Mutex, MutexGuard};
 
+use self::waiting::Waiting;
 use super::{HandoffCounters, HandoffSettings, HintKeeper, Kept, Missed, NotKept, OnKept};
 use crate::bursts::Bursts;
 use crate::catalog::Catalog;
@@ -56,14 +58,6 @@ pub struct HintedHandoff {
 const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Bytes of rows that are appended at once: all that waits is more than one append takes.
 const APPEND_BYTES: usize = 8 << 20;
-
-/// What waits to be written.
-#[derive(Default)]
-struct Waiting {
-    entries: Vec<Entry>,
-    /// Bytes of the rows among them.
-    bytes: usize,
-}
 
 /// What one target missed of one write, and who is told how it was kept.
 struct Entry {
@@ -222,22 +216,26 @@ impl HintedHandoff {
 
     /// Drops what waits without telling anyone, as the end of the process would.
     pub fn abandon(&self) {
-        let waiting = std::mem::take(&mut *self.waiting.lock());
+        let waiting = self.waiting.lock().take_all();
         drop(waiting);
     }
 
-    /// Writes everything that waits, and tells.
+    /// Writes everything that waits and that nobody else writes, and tells.
     pub fn flush(&self) {
-        let waiting = std::mem::take(&mut *self.waiting.lock());
-        let mut by_target: BTreeMap<NodeId, Vec<Entry>> = BTreeMap::new();
-        for entry in waiting.entries {
-            by_target.entry(entry.target).or_default().push(entry);
-        }
-        for (target, entries) in by_target {
+        loop {
+            let mut waiting = self.waiting.lock();
+            let Some((target, entries)) = waiting.next() else { return };
+            let has_more = waiting.has_more();
+            drop(waiting);
+            if has_more {
+                // Another thread need not wait for this one's sync.
+                (self.wake)();
+            }
             let results = self.keep_all(target, &entries);
             for (entry, result) in entries.into_iter().zip(results) {
                 (entry.kept)(result);
             }
+            self.waiting.lock().done(target);
         }
     }
 
@@ -383,15 +381,14 @@ impl HintedHandoff {
     fn enqueue(&self, missed: Missed, created_ms: Option<u64>, kept: OnKept) {
         let Missed { target, mutations, only_copy } = missed;
         let bytes: usize = mutations.iter().map(bytes_of).sum();
-        let mut waiting = self.waiting.lock();
-        let has_room = waiting.bytes == 0 || waiting.bytes + bytes <= WAITING_BYTES_MAX;
+        let waiting = self.waiting.lock();
+        let has_room = waiting.bytes() == 0 || waiting.bytes() + bytes <= WAITING_BYTES_MAX;
         if !has_room && only_copy {
             drop(waiting);
             let cause = format!("rows of {WAITING_BYTES_MAX} bytes wait to be written already");
             return kept(Err(NotKept { target, cause }));
         }
         let rows = if has_room {
-            waiting.bytes += bytes;
             Rows::Whole(mutations, created_ms)
         } else {
             Rows::Leaves(mutations.iter().map(|row| self.leaf_of(row)).collect())
@@ -400,10 +397,9 @@ impl HintedHandoff {
     }
 
     fn push(&self, mut waiting: MutexGuard<'_, Waiting>, entry: Entry) {
-        waiting.entries.push(entry);
-        let is_first = waiting.entries.len() == 1;
+        let wakes = waiting.push(entry);
         drop(waiting);
-        if is_first {
+        if wakes {
             (self.wake)();
         }
     }
@@ -415,6 +411,14 @@ impl Rows {
             Self::Whole(mutations, _) => mutations.len(),
             Self::Leaves(leaves) => leaves.len(),
             Self::Marks(marks) => marks.len(),
+        }
+    }
+
+    /// Bytes that count while they wait: those of whole rows.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Whole(mutations, _) => mutations.iter().map(bytes_of).sum(),
+            Self::Leaves(_) | Self::Marks(_) => 0,
         }
     }
 }

@@ -132,7 +132,7 @@ impl Member {
         let mut threads = Threads::default();
         let hint_bell = Arc::new(Bell::default());
         let handoff = opening::open_handoff(config, dir.path(), &store, &catalog, &clock, &hint_bell).await?;
-        threads.flush(Arc::clone(&handoff), hint_bell)?;
+        threads.flush(&handoff, &hint_bell)?;
 
         let clock_watch = Arc::new(Mutex::new(ClockWatch::new()));
         let peer_identity = PeerIdentity::of_this_build(identity.cluster, me, identity.name.clone(), dir.instance());

@@ -1,6 +1,6 @@
 //! The node's own threads: what must go on whatever the async runtime is busy with.
 //!
-//! One ticks the coordinator, one writes hints, some run the background workers. Each ends when it is told to and is
+//! One ticks the coordinator, some write hints, some run the background workers. Each ends when it is told to and is
 //! joined, so that nothing touches the store after it was closed.
 
 use std::io;
@@ -22,6 +22,8 @@ const TICK_MS: u64 = 5;
 const REST_MS: u64 = 500;
 /// Threads for background workers: two long steps (a scan, a clearing, a scrub) leave another one for the rest.
 const WORKER_THREADS: usize = 3;
+/// Threads that write hints: with as many nodes down a write still waits for one sync only.
+const HINT_THREADS: usize = 2;
 /// How long a thread waits at the most before it looks whether it is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -61,12 +63,16 @@ impl Threads {
     }
 
     /// Writes hints and marks whenever the bell is rung.
-    pub(crate) fn flush(&mut self, handoff: Arc<HintedHandoff>, bell: Arc<Bell>) -> io::Result<()> {
-        self.bells.push(Arc::clone(&bell));
-        self.start("cube-hints", move || {
-            bell.wait(LOOK_EVERY);
-            handoff.flush();
-        })
+    pub(crate) fn flush(&mut self, handoff: &Arc<HintedHandoff>, bell: &Arc<Bell>) -> io::Result<()> {
+        self.bells.push(Arc::clone(bell));
+        for number in 0..HINT_THREADS {
+            let (handoff, bell) = (Arc::clone(handoff), Arc::clone(bell));
+            self.start(&format!("cube-hints-{number}"), move || {
+                bell.wait(LOOK_EVERY);
+                handoff.flush();
+            })?;
+        }
+        Ok(())
     }
 
     /// Runs background workers; the bell is rung when one was woken.

@@ -62,7 +62,7 @@ fn past_its_bound_rows_that_wait_are_only_marked_and_only_copies_are_refused() {
     let more = keep(&handoff, missed(100, false));
     let only = keep(&handoff, missed(100, true));
     assert!(only.lock().as_ref().is_some_and(Result::is_err), "it is refused at once");
-    assert!(handoff.waiting.lock().bytes <= WAITING_BYTES_MAX + 200);
+    assert!(handoff.waiting.lock().bytes() <= WAITING_BYTES_MAX + 200);
     assert!(first.lock().is_none() && more.lock().is_none(), "nothing is durable yet");
     handoff.flush();
     assert_eq!(*more.lock(), Some(Ok(Kept::Mark)));
@@ -73,4 +73,25 @@ fn past_its_bound_rows_that_wait_are_only_marked_and_only_copies_are_refused() {
     let again = keep(&handoff, missed(100, true));
     handoff.flush();
     assert_eq!(*again.lock(), Some(Ok(Kept::Hint)), "there is room again");
+}
+
+#[test]
+fn while_one_target_is_written_others_are_and_what_comes_for_it_is_written_next() {
+    let handoff = Arc::new(open(&SimulatedFiles::new()).unwrap());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (inner, order) = (Arc::clone(&handoff), Arc::clone(&told));
+    let in_the_middle = move |_| {
+        // This target is being written: another thread that flushes now writes what waits for others, and only that.
+        for (target, name) in [(THERE, "same"), (NodeId(9), "other")] {
+            let order = Arc::clone(&order);
+            let missed = Missed { target, ..missed(100, false) };
+            inner.keep(missed, Box::new(move |_| order.lock().push(name)));
+        }
+        inner.flush();
+        order.lock().push("first");
+    };
+    handoff.keep(missed(100, false), Box::new(in_the_middle));
+    handoff.flush();
+    assert_eq!(*told.lock(), ["other", "first", "same"]);
+    assert_eq!(handoff.waiting.lock().bytes(), 0);
 }
