@@ -54,6 +54,7 @@ pub use self::scan::{OnPrefix, PrefixPage, Scanning};
 use self::slow_log::SlowLog;
 use self::spans::wrong_with;
 pub use self::write::{OnWritten, Written};
+use crate::bursts::Bursts;
 use crate::catalog::{Catalog, ClusterState, Target};
 use crate::clock::NodeClock;
 use crate::handoff::HintKeeper;
@@ -126,6 +127,8 @@ pub struct Coordinator {
     figures: Figures,
     mends: Mends,
     slow: SlowLog,
+    /// For whom it was told lately that what they missed is not noted.
+    unnoted: Mutex<Bursts<NodeId>>,
     /// From when on a request is slow, in milliseconds; [`NEVER_SLOW`] where none is recorded.
     slow_ms: AtomicU32,
     random: Mutex<Xoshiro256StarStar>,
@@ -180,6 +183,7 @@ impl Coordinator {
             figures: Figures::default(),
             mends: Mends::default(),
             slow: SlowLog::default(),
+            unnoted: Mutex::default(),
             slow_ms: AtomicU32::new(settings.slow_ms.unwrap_or(NEVER_SLOW)),
             random: Mutex::new(Xoshiro256StarStar::seed_from_u64(settings.seed ^ seed_of(parts.me))),
             tracer: OnceLock::new(),

@@ -344,7 +344,10 @@ impl WriteOperation {
         kept: Result<Kept, NotKept>,
     ) {
         if let Err(error) = &kept {
-            tracing::error!(%error, "what a replica missed is not noted");
+            let now_ms = self.coordinator.parts.clock.monotonic_ms();
+            if self.coordinator.unnoted.lock().begins(node, now_ms) {
+                tracing::error!(%error, "what a replica missed is not noted");
+            }
         }
         self.ledger.iter().for_each(|ledger| ledger.noted(node, &kept));
         let mut actions = Vec::new();
