@@ -280,6 +280,11 @@ fn a_list_of_files_that_is_damaged_or_missing_is_refused_with_what_to_do_and_a_t
     fs::write(&manifest, &whole).unwrap();
     fs::remove_file(rocks.join("CURRENT")).unwrap();
     refused("nothing that names the list");
+    let position = disk.dir.path().join("POSITION");
+    let noted = fs::read(&position).unwrap();
+    fs::remove_file(&position).unwrap();
+    refused("nothing that tells of an earlier time but the files");
+    fs::write(&position, noted).unwrap();
     fs::write(rocks.join("CURRENT"), "MANIFEST-999999\n").unwrap();
     refused("another name");
     fs::write(rocks.join("CURRENT"), &current).unwrap();
@@ -288,6 +293,22 @@ fn a_list_of_files_that_is_damaged_or_missing_is_refused_with_what_to_do_and_a_t
     let (engine, store) = open(&disk);
     assert_eq!(engine.recovery(), Recovery::Complete);
     assert_eq!(rows_left(&store), ROWS);
+}
+
+#[test]
+fn rows_that_are_in_the_log_alone_are_refused_too_when_nothing_tells_of_them() {
+    let disk = RocksDisk::new();
+    let (engine, store) = open(&disk);
+    store.put_table(TABLE, TableOptions::default()).unwrap();
+    write_rows(&store);
+    drop((engine, store));
+    assert_eq!(files(&disk, ".sst"), Vec::<PathBuf>::new());
+    for name in ["rocks/CURRENT", "POSITION"] {
+        fs::remove_file(disk.dir.path().join(name)).unwrap();
+    }
+    let logs = files(&disk, ".log");
+    assert!(matches!(disk.open().map(drop), Err(EngineError::Unusable { .. })));
+    assert_eq!(files(&disk, ".log"), logs, "nothing was removed");
 }
 
 #[test]

@@ -144,10 +144,10 @@ fn check_manifest(dir: &Path) -> Result<(), EngineError> {
         Ok(current) => current,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let position = SyncedPosition::open(&dir.join("POSITION")).map_err(|e| io_error(dir, &e))?;
-            return match position.last() {
-                Some(_) => unusable("CURRENT is missing, which names the list of the database's files".into()),
-                None => Ok(()),
-            };
+            if position.last().is_none() && !holds_rows(&rocks_dir).map_err(|e| io_error(&rocks_dir, &e))? {
+                return Ok(());
+            }
+            return unusable("CURRENT is missing, which names the list of the database's files".into());
         }
         Err(error) => return Err(io_error(&rocks_dir, &error)),
     };
@@ -162,6 +162,18 @@ fn check_manifest(dir: &Path) -> Result<(), EngineError> {
         End::Whole | End::Torn => Ok(()),
         End::Damaged => unusable(format!("{name}, the list of the database's files, is damaged")),
     }
+}
+
+/// Whether there are files with rows, which RocksDB would remove when it makes a new database beside them. One that is
+/// killed at making its first has none yet.
+fn holds_rows(rocks_dir: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(rocks_dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "sst" || end == "blob" || end == "log") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Opens what is there without writing anything, since there is no room for it.
