@@ -15,6 +15,7 @@ use cube_storage::{Store, SyncState};
 use crate::common::model::Model;
 use crate::common::{bits, disks, observe, open_store};
 use crate::hints::{self, Kept};
+use crate::marks::{self, Marked};
 use crate::work;
 
 /// What the killed processes said they had made durable.
@@ -28,6 +29,7 @@ pub(crate) struct Acknowledged {
     epoch: u64,
     purged: Option<u64>,
     hints: BTreeMap<u64, Kept>,
+    marks: Marked,
     pub(crate) errors: Vec<String>,
     pub(crate) lines: usize,
     taken_bytes: u64,
@@ -83,6 +85,7 @@ impl Acknowledged {
             ("p", &[n]) => self.purged = Some(n),
             ("h", &[keeper, n]) => self.hints.entry(keeper).or_default().durable.push(n),
             ("r", &[keeper, n]) => self.hints.entry(keeper).or_default().replayed = n,
+            ("d", &[n]) => self.marks.take(n),
             ("e", _) => self.errors.push(rest.to_owned()),
             _ => panic!("{line}"),
         }
@@ -108,6 +111,7 @@ pub(crate) fn check(dir: &Path, acknowledged: &Acknowledged) -> Vec<String> {
         return wrong;
     }
     hints::check(dir, &acknowledged.hints, &mut wrong);
+    marks::check(dir, &acknowledged.marks, &mut wrong);
     check_writes(&store, acknowledged, &mut wrong);
     check_purged(&store, acknowledged, &mut wrong);
     check_marks(&store, acknowledged, &mut wrong);

@@ -8,6 +8,7 @@
 //! p <n>              the first partition's purge floor, and that all up to it is purged
 //! h <keeper> <n>     a keeper's n-th hint
 //! r <keeper> <n>     the keeper's hints up to here may be gone: they are about to be acknowledged
+//! d <n>              the n-th dirty mark, durable
 //! e <error>          a write that failed
 //! ```
 
@@ -27,6 +28,7 @@ use cube_storage::{ApplyWorker, Store, StoreError, SyncPolicy};
 
 use crate::common::{disks, mark_all_synced, open_store, pause};
 use crate::hints::{KEEPERS, Keeper};
+use crate::marks::Marker;
 use crate::work;
 
 /// The variables that make this test binary a child.
@@ -60,6 +62,7 @@ pub(crate) const UNTOLD_MAX: usize = WAITING as usize + (work::WRITERS - WAITING
 pub(crate) struct Child {
     store: Arc<Store>,
     hints: Keeper,
+    marks: Marker,
     acknowledged: File,
     first: u64,
     /// A write failed: the process is to end.
@@ -103,8 +106,9 @@ impl Child {
             mark_all_synced(&store, work::PLACEMENT);
         }
         let hints = Keeper::open(dir, sync == SyncPolicy::Sync);
+        let marks = Marker::open(dir);
         let acknowledged = OpenOptions::new().append(true).create(true).open(acknowledged).unwrap();
-        Self { store: Arc::new(store), hints, acknowledged, first, failed: AtomicBool::new(false) }
+        Self { store: Arc::new(store), hints, marks, acknowledged, first, failed: AtomicBool::new(false) }
     }
 
     /// Until it is killed, or a write fails.
@@ -119,6 +123,7 @@ impl Child {
             for keeper in 0..KEEPERS {
                 threads.spawn(move || self.keep_hints(keeper));
             }
+            threads.spawn(|| self.keep_marks());
             threads.spawn(|| self.purge());
             threads.spawn(|| self.fence());
         });
@@ -239,6 +244,14 @@ impl Child {
         // Hints are on a log of their own: what happens to them stops no writes, and they go on when writes have stopped.
         let goes_on = || !self.failed.load(Ordering::Relaxed);
         if let Err(error) = self.hints.work(keeper, self.first, goes_on, |line| self.tell(line)) {
+            self.tell(format_args!("e {error}"));
+        }
+    }
+
+    fn keep_marks(&self) {
+        // As hints do.
+        let goes_on = || !self.failed.load(Ordering::Relaxed);
+        if let Err(error) = self.marks.work(self.first, goes_on, |line| self.tell(line)) {
             self.tell(format_args!("e {error}"));
         }
     }

@@ -7,6 +7,8 @@
  *
  *   FSYNC_RECORD     the file to append "<size> <path>\n" to, one line for each sync
  *   FSYNC_NAMES      if set, the file to append "0 <path>\n" to, one line for each file in a folder that is synced
+ *   FSYNC_COPIES     if set, the folder to keep what was synced of files that are overwritten in place, under their paths
+ *                    with '!' for '/'
  *   FSYNC_SKIP       paths that end so are not synced at all, while the caller is told they were: the fsync taken out
  *   FSYNC_FAIL       syncs of paths that end so fail with EIO, or where FSYNC_FULL is set with ENOSPC ...
  *   FSYNC_FAIL_WHEN  ... from the moment this file exists
@@ -19,6 +21,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +70,35 @@ static void record_names(DIR *folder, const char *path)
     }
 }
 
+static int is_overwritten(const char *path)
+{
+    const char *const ends[] = {"/POSITION", "/cursor", ".marks", ".new"};
+    size_t length = strlen(path);
+
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (strlen(ends[i]) <= length && strcmp(path + length - strlen(ends[i]), ends[i]) == 0)
+            return 1;
+    return 0;
+}
+
+/* Copies a file as it is before its sync: what comes while that runs may not be covered. */
+static void copy_to(const char *draft, const char *path, long long size)
+{
+    int from = open(path, O_RDONLY | O_CLOEXEC);
+    int to = open(draft, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    char *bytes = malloc((size_t)size + 1);
+    ssize_t length;
+
+    if (from < 0 || to < 0 || !bytes)
+        abort();
+    length = pread(from, bytes, (size_t)size, 0);
+    if (length < 0 || write(to, bytes, (size_t)length) != length)
+        abort();
+    free(bytes);
+    close(from);
+    close(to);
+}
+
 /* Returns when syncs are not held, or no longer. */
 static void hold(const char *path, const struct stat *before)
 {
@@ -81,9 +113,33 @@ static void hold(const char *path, const struct stat *before)
         nanosleep(&a_moment, NULL);
 }
 
+/* The sync of a file that is overwritten in place, and the copy that goes with it. One at a time: of two syncs the copy of
+ * the later one must stay. */
+static int sync_and_copy(int fd, long number, const char *copies, const char *path, long long size)
+{
+    static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+    char draft[PATH_MAX + 32], copy[PATH_MAX];
+    int prefix = snprintf(copy, sizeof copy, "%s/", copies);
+    int result;
+
+    snprintf(copy + prefix, sizeof copy - (size_t)prefix, "%s", path);
+    for (char *at = copy + prefix; *at; at++)
+        if (*at == '/')
+            *at = '!';
+    snprintf(draft, sizeof draft, "%s.draft", copy);
+    pthread_mutex_lock(&turn);
+    copy_to(draft, path, size);
+    result = (int)syscall(number, fd);
+    if (result == 0 && rename(draft, copy) != 0)
+        abort();
+    pthread_mutex_unlock(&turn);
+    return result;
+}
+
 static int sync_with(int fd, long number)
 {
     char link[64], path[PATH_MAX];
+    const char *copies = getenv("FSYNC_COPIES");
     struct stat before;
     ssize_t length;
     DIR *folder;
@@ -103,7 +159,10 @@ static int sync_with(int fd, long number)
         return 0;
     /* Listed before the call: what comes while it runs may not be covered. */
     folder = getenv("FSYNC_NAMES") && S_ISDIR(before.st_mode) ? opendir(path) : NULL;
-    result = (int)syscall(number, fd);
+    if (copies && is_overwritten(path))
+        result = sync_and_copy(fd, number, copies, path, (long long)before.st_size);
+    else
+        result = (int)syscall(number, fd);
     if (folder) {
         int kept = errno;
 

@@ -4,7 +4,7 @@
 //! A killed process keeps the page cache, so a kill alone proves nothing about fsync. `fsync_recorder.c` is preloaded
 //! into the process and knows what was synced (`power.rs` cuts the rest, `names.rs` removes files whose folder was not
 //! synced); some tests take the fsync out and see that the losses are noticed. The process is this test binary itself
-//! (`child.rs`); what it writes is in `work.rs` and `hints.rs`, what must hold afterwards in `check.rs`.
+//! (`child.rs`); what it writes is in `work.rs`, `hints.rs` and `marks.rs`, what must hold afterwards in `check.rs`.
 
 #![cfg(feature = "rocks")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
@@ -14,6 +14,7 @@ mod child;
 #[path = "../common/mod.rs"]
 mod common;
 mod hints;
+mod marks;
 mod names;
 mod power;
 mod work;
@@ -40,6 +41,9 @@ const KILLS_AT_WORK_MIN: usize = 30;
 const KILLS_BY_INTERVAL: usize = 8;
 /// Longer than anything here takes.
 const PATIENCE_MS: u64 = 120_000;
+/// For so long syncs are held back at a time, and for so long not: some times what a held one looks.
+const HELD_MS: u64 = 2_000;
+const LET_GO: Duration = Duration::from_millis(50);
 
 /// Not a test of its own: the way into the process that the others start.
 #[test]
@@ -97,8 +101,6 @@ struct Scene {
     lines_max: u64,
     /// Files that were lost with their names.
     gone: usize,
-    /// What stood in notes that are overwritten in place, at an earlier loss of power.
-    earlier: Vec<(PathBuf, Vec<u8>)>,
     variables: Vec<(&'static str, PathBuf)>,
 }
 
@@ -117,7 +119,6 @@ impl Scene {
             acknowledged,
             lines_max: 400,
             gone: 0,
-            earlier: Vec::new(),
             variables: Vec::new(),
         }
     }
@@ -141,6 +142,7 @@ impl Scene {
             .env("LD_PRELOAD", &self.recorder.library)
             .env("FSYNC_RECORD", &self.recorder.record)
             .env("FSYNC_NAMES", self.path("names"))
+            .env("FSYNC_COPIES", &self.recorder.copies)
             .env("FSYNC_HOLD_WHEN", &self.recorder.hold)
             .env("FSYNC_HELD", &self.recorder.held)
             .env(child::DIR, self.path("data"))
@@ -180,8 +182,7 @@ impl Scene {
             }
             Moment::Syncing => {
                 self.wait_for(&mut child, |scene| scene.follow().lines >= lines)?;
-                fs::write(&self.recorder.hold, "").unwrap();
-                self.wait_for(&mut child, |scene| scene.recorder.holds_what_is_not_synced())?;
+                self.hold_syncs(&mut child)?;
             }
         }
         goes_on(&mut child)?;
@@ -201,7 +202,6 @@ impl Scene {
     /// What a loss of power does after the process was killed.
     fn lose_power(&mut self, moment: Moment) -> Cut {
         self.settle();
-        self.put_back_unsynced_notes();
         self.acknowledged.forget_log();
         self.gone += lose_names(&self.path("data"), &self.path("names"), &mut self.random);
         let cut = cut_back(&self.path("data"), &self.recorder, &mut self.random);
@@ -209,20 +209,22 @@ impl Scene {
         cut
     }
 
-    /// Notes that are overwritten in place without a sync may be what they were at an earlier time: `POSITION`, and how far
-    /// hints are durable. An earlier time than the last sync, too: nothing relies on more than that they are not ahead.
-    fn put_back_unsynced_notes(&mut self) {
-        let files = power::files_below(&self.path("data"));
-        let notes: Vec<_> = files.into_iter().filter_map(|path| Some((power::unsynced_part(&path)?, path))).collect();
-        let now: Vec<_> = notes.iter().map(|(part, path)| (path.clone(), power::read_part(path, *part))).collect();
-        for (part, path) in notes {
-            let earlier = self.earlier.iter().find(|(of, _)| *of == path);
-            if let Some((_, bytes)) = earlier.filter(|_| self.random.below(2) == 0) {
-                power::write_part(&path, part, bytes);
+    /// Holds syncs back until one is that has something to lose. Should all threads wait for those of notes and folders,
+    /// they are let go on for a moment.
+    fn hold_syncs(&mut self, child: &mut Running) -> Result<(), String> {
+        let clock = SystemClock::new(0);
+        let mut until_ms = HELD_MS;
+        loop {
+            fs::write(&self.recorder.hold, "").unwrap();
+            let is_over = || clock.monotonic_ms() >= until_ms;
+            self.wait_for(child, |scene| scene.recorder.holds_what_is_not_synced() || is_over())?;
+            if self.recorder.holds_what_is_not_synced() {
+                return Ok(());
             }
-        }
-        if self.earlier.is_empty() || self.random.below(3) == 0 {
-            self.earlier = now;
+            assert!(until_ms < PATIENCE_MS, "nothing is written");
+            fs::remove_file(&self.recorder.hold).unwrap();
+            pause(LET_GO);
+            until_ms = clock.monotonic_ms() + HELD_MS;
         }
     }
 
@@ -328,7 +330,9 @@ fn a_disk_that_only_says_it_synced_is_caught() {
 
 #[test]
 fn a_folder_that_is_not_synced_is_caught() {
-    assert_caught(&[("FSYNC_SKIP", "/rocks")], 4_000, |wrong| !wrong.is_empty());
+    assert_caught(&[("FSYNC_SKIP", "/rocks")], 4_000, |wrong| {
+        are_writes_lost(wrong) || wrong.iter().any(|wrong| wrong.contains("does not open"))
+    });
 }
 
 #[test]
@@ -378,6 +382,11 @@ fn how_far_the_log_is_synced_is_synced_itself_now_and_then() {
 }
 
 #[test]
+fn marks_that_are_told_durable_without_a_sync_are_caught() {
+    assert_caught(&[("FSYNC_SKIP", ".marks")], 6_000, |wrong| wrong.iter().any(|wrong| wrong.contains("marks")));
+}
+
+#[test]
 fn after_a_failed_fsync_nothing_is_acknowledged_until_a_restart() {
     let mut scene = Scene::new(3);
     let armed = scene.path("armed");
@@ -406,8 +415,8 @@ fn after_a_failed_fsync_nothing_is_acknowledged_until_a_restart() {
     assert!(errors.iter().any(|error| error.contains("Input/output error")), "{errors:?}");
     assert!(errors.last().unwrap().contains("stopped"), "{errors:?}");
     let first_error = lines.lines().position(|line| line.starts_with('e')).unwrap();
-    // Threads that were told before the failure may still write their line; none was told after it. Hints go on.
-    let late = lines.lines().skip(first_error).filter(|line| !line.starts_with(['e', 'h', 'r'])).count();
+    // Threads that were told before the failure may still write their line; none was told after it. Hints and marks go on.
+    let late = lines.lines().skip(first_error).filter(|line| !line.starts_with(['d', 'e', 'h', 'r'])).count();
     assert!(late <= child::UNTOLD_MAX, "{late} acknowledgements after the failure");
     cut_back(&scene.path("data"), &scene.recorder, &mut scene.random);
     assert_eq!(scene.check(), Vec::<String>::new());

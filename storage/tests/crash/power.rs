@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,7 +15,12 @@ pub(crate) struct Recorder {
     /// While this file exists, no sync returns; each is noted in the other.
     pub(crate) hold: PathBuf,
     pub(crate) held: PathBuf,
+    /// What was synced of files that are overwritten in place.
+    pub(crate) copies: PathBuf,
 }
+
+/// What a disk writes whole or not at all.
+const SECTOR_LEN: usize = 512;
 
 impl Recorder {
     /// Compiles the library. A C compiler is there where RocksDB was compiled.
@@ -31,7 +35,14 @@ impl Recorder {
             .status()
             .unwrap_or_else(|error| panic!("{compiler}: {error}"));
         assert!(compiled.success(), "{compiler} could not compile {}", source.display());
-        Self { library, record: dir.join("fsyncs"), hold: dir.join("hold"), held: dir.join("held") }
+        let copies = dir.join("copies");
+        fs::create_dir(&copies).unwrap();
+        Self { library, record: dir.join("fsyncs"), hold: dir.join("hold"), held: dir.join("held"), copies }
+    }
+
+    /// Where the recorder keeps what was synced of a file.
+    fn copy_of(&self, path: &Path) -> PathBuf {
+        self.copies.join(path.to_str().unwrap().replace('/', "!"))
     }
 
     /// How much of each file was synced, by its path.
@@ -127,6 +138,9 @@ pub(crate) struct Cut {
 pub(crate) fn cut_back(dir: &Path, recorder: &Recorder, random: &mut Random) -> Cut {
     let synced = recorder.synced();
     let mut cut = Cut::default();
+    for path in files_below(dir).into_iter().filter(|path| is_overwritten(path)) {
+        put_back(&path, recorder, random);
+    }
     for path in files_below(dir).into_iter().filter(|path| is_log_structured(path)) {
         let kept = synced.get(&path).copied().unwrap_or_default();
         let len = fs::metadata(&path).unwrap().len();
@@ -151,30 +165,31 @@ pub(crate) fn cut_back(dir: &Path, recorder: &Recorder, random: &mut Random) -> 
     cut
 }
 
-/// Where a file holds notes that are overwritten in place and not synced each time, if it does.
-pub(crate) fn unsynced_part(path: &Path) -> Option<Part> {
-    match path.file_name()?.to_str()? {
-        "POSITION" => Some(Part { offset: 0, len: 12 }),
-        // How far hints are durable: see `storage/src/hints/cursor.rs`.
-        "cursor" => Some(Part { offset: 1024, len: 1024 }),
-        _ => None,
+/// Whether a file is overwritten in place, so that what was not synced is anywhere in it.
+fn is_overwritten(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name == "POSITION" || name == "cursor" || name.ends_with(".marks")
+}
+
+/// Puts each sector of a file that is overwritten in place back to what was synced of it, or leaves it, as a disk may.
+fn put_back(path: &Path, recorder: &Recorder, random: &mut Random) {
+    let copy = recorder.copy_of(path);
+    // Some are made and synced under another name first, also in place of an earlier one that is gone: the later sync
+    // counts. What was never synced is as it was made.
+    let copies = [recorder.copy_of(&path.with_extension("new")), copy.clone()];
+    let when = |copy: &PathBuf| fs::metadata(copy).and_then(|copy| copy.modified()).ok();
+    let last = copies.iter().filter(|copy| copy.exists()).max_by_key(|copy| when(copy));
+    let mut synced = last.map(|copy| fs::read(copy).unwrap()).unwrap_or_default();
+    let mut bytes = fs::read(path).unwrap();
+    synced.resize(bytes.len(), 0);
+    for (sector, synced) in bytes.chunks_mut(SECTOR_LEN).zip(synced.chunks(SECTOR_LEN)) {
+        if sector != synced && random.below(2) == 0 {
+            sector.copy_from_slice(synced);
+        }
     }
-}
-
-/// A part of a file.
-#[derive(Clone, Copy)]
-pub(crate) struct Part {
-    offset: u64,
-    len: usize,
-}
-
-pub(crate) fn read_part(path: &Path, part: Part) -> Vec<u8> {
-    let bytes = fs::read(path).unwrap();
-    bytes.into_iter().skip(part.offset as usize).take(part.len).collect()
-}
-
-pub(crate) fn write_part(path: &Path, part: Part, bytes: &[u8]) {
-    fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, part.offset).unwrap();
+    fs::write(path, &bytes).unwrap();
+    // What the disk kept it will keep.
+    fs::write(copy, bytes).unwrap();
 }
 
 fn truncate(path: &Path, len: u64) {

@@ -31,16 +31,22 @@ impl Power {
     }
 
     /// What makes a process tell in `record` what it has fsynced, and lets its fsyncs be held.
-    pub(crate) fn variables(&self, record: &Path) -> [(String, String); 4] {
-        let Recorder { library, record, hold, held } = self.recorder(record);
-        let files =
-            [("LD_PRELOAD", library), ("FSYNC_RECORD", record), ("FSYNC_HOLD_WHEN", hold), ("FSYNC_HELD", held)];
+    pub(crate) fn variables(&self, record: &Path) -> [(String, String); 5] {
+        let Recorder { library, record, hold, held, copies } = self.recorder(record);
+        fs::create_dir_all(&copies).unwrap();
+        let files = [
+            ("LD_PRELOAD", library),
+            ("FSYNC_RECORD", record),
+            ("FSYNC_HOLD_WHEN", hold),
+            ("FSYNC_HELD", held),
+            ("FSYNC_COPIES", copies),
+        ];
         files.map(|(name, path)| (name.to_owned(), path.to_str().unwrap().to_owned()))
     }
 
     fn recorder(&self, record: &Path) -> Recorder {
-        let (hold, held) = (record.with_extension("hold"), record.with_extension("held"));
-        Recorder { library: self.library.clone(), record: record.to_owned(), hold, held }
+        let [hold, held, copies] = ["hold", "held", "copies"].map(|end| record.with_extension(end));
+        Recorder { library: self.library.clone(), record: record.to_owned(), hold, held, copies }
     }
 
     /// From now on no fsync of this process begins, until it is released or has lost its power.
