@@ -222,7 +222,7 @@ impl Admin {
         let deadline = Instant::now() + self.timeout;
         let nodes = self.candidates()?;
         let mut words = Words::default();
-        let asked = || Asked { operation, key: key.to_owned() };
+        let asked = || Asked { operation, key: key.to_owned(), changes: kind != Kind::Read };
         for (attempt, node) in (1..).zip(nodes.iter().cycle()) {
             let left = deadline.saturating_duration_since(Instant::now());
             // Another node can be asked while a question waits for this one; a change waits to the end.

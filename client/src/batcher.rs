@@ -130,7 +130,7 @@ async fn fill(
 
 async fn send(table: &Table, level: Level, rows: Vec<Waiting>) {
     let pairs: Vec<(Key, Bytes)> = rows.iter().map(|row| (row.key.clone(), row.value.clone())).collect();
-    let asked = |key: &Key| crate::error::Asked { operation: "PUT", key: key.to_string() };
+    let asked = |key: &Key| crate::error::Asked { operation: "PUT", key: key.to_string(), changes: true };
     let answer = table.put_all(pairs).level(level).send().await;
     for row in rows {
         let outcome = match &answer {

@@ -82,6 +82,16 @@ pub struct Asked {
     pub operation: &'static str,
     /// The row, or the first of several.
     pub key: String,
+    /// Whether it was to change something.
+    pub changes: bool,
+}
+
+impl Asked {
+    /// What is added to words that do not say so, for who asked to change something.
+    fn nothing_written(&self, words: &str) -> &'static str {
+        const NOTHING: &str = "; nothing was written";
+        if self.changes && !words.contains(NOTHING) { NOTHING } else { "" }
+    }
 }
 
 impl fmt::Display for Asked {
@@ -98,7 +108,7 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
     /// A node refused, and no other one did better in time. Nothing was written.
-    #[error("{asked}: refused by {node}: {refusal}; nothing was written")]
+    #[error("{asked}: refused by {node}: {refusal}{}", .asked.nothing_written(&.refusal.message))]
     Refused {
         /// What was asked.
         asked: Asked,
@@ -109,7 +119,8 @@ pub enum Error {
     },
     /// No node could be reached. Nothing was written.
     #[error(
-        "{asked}: no node could be reached in {attempts} attempts, the last by {node}: {reason}; nothing was written"
+        "{asked}: no node could be reached in {attempts} attempts, the last by {node}: {reason}{}",
+        .asked.nothing_written(.reason)
     )]
     Unreachable {
         /// What was asked.

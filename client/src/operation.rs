@@ -38,7 +38,7 @@ pub(crate) trait Operation: Clone + Send + Sync + 'static {
     fn reply(outcome: Outcome) -> Result<Self::Reply, Failure>;
 
     fn asked(&self) -> Asked {
-        Asked { operation: Self::NAME, key: self.first_key().to_string() }
+        Asked { operation: Self::NAME, key: self.first_key().to_string(), changes: self.kind() != Kind::Read }
     }
 }
 

@@ -214,7 +214,7 @@ impl Scan {
 
     fn error(&self, (node, failure): (Arc<Node>, Failure), attempts: u32) -> Error {
         let prefix = Key { partition: self.request.prefix.clone(), sort: Bytes::new() };
-        let asked = Asked { operation: "SCAN", key: prefix.to_string() };
+        let asked = Asked { operation: "SCAN", key: prefix.to_string(), changes: false };
         let node = node.address.clone();
         match failure {
             Failure::Refused(refusal) => Error::Refused { asked, node, refusal },

@@ -39,7 +39,7 @@ pub(crate) async fn first(inner: &Inner) -> Result<(), Error> {
         attempts += 1;
         let Err((node, reason)) = refresh(inner).await else { return Ok(()) };
         if Instant::now() + ROUND_GAP >= deadline {
-            let asked = Asked { operation: "CONNECT", key: "the cluster".to_owned() };
+            let asked = Asked { operation: "CONNECT", key: "the cluster".to_owned(), changes: false };
             return Err(Error::Unreachable { asked, node, attempts, reason });
         }
         sleep_until(Instant::now() + ROUND_GAP).await;

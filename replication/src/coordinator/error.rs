@@ -26,9 +26,12 @@ pub enum RequestError {
     /// It asks to read at ANY. Nothing was done.
     #[error(transparent)]
     ReadAtAny(#[from] ReadAtAny),
-    /// Too few replicas are alive for its level. Nothing was written.
+    /// Too few replicas are alive for the level of a write. Nothing was written.
     #[error("{0}; nothing was written")]
     Unavailable(Unavailable),
+    /// Too few replicas are alive for the level of a read, which changes nothing anyway.
+    #[error("{0}")]
+    ReadUnavailable(Unavailable),
     /// It carries a condition, which this release does not know. Nothing was written.
     #[error("conditional writes are not supported yet; nothing was written")]
     ConditionUnsupported,

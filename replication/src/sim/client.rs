@@ -427,7 +427,7 @@ fn is_refused(error: &RequestError) -> bool {
 
 fn name(error: &RequestError) -> &'static str {
     match error {
-        RequestError::Unavailable(_) => "unavailable",
+        RequestError::Unavailable(_) | RequestError::ReadUnavailable(_) => "unavailable",
         RequestError::Unknown(_) => "unknown write",
         RequestError::ReadIncomplete(_) => "incomplete read",
         RequestError::Overloaded { .. } => "overloaded",

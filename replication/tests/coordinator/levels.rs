@@ -77,7 +77,7 @@ fn write_and_read(cluster: &Cluster, by: u16, level: Level, live: &BTreeSet<Node
             assert_eq!(row.value().cloned(), expected, "{case}");
         }
         Err(RequestError::ReadAtAny(_)) => assert_eq!(level, Level::Any, "{case}"),
-        Err(error) => assert!(!met && matches!(error, RequestError::Unavailable(_)), "{case}: {error}"),
+        Err(error) => assert!(!met && matches!(error, RequestError::ReadUnavailable(_)), "{case}: {error}"),
     }
     assert_eq!(cluster.node(by).coordinator.in_flight(), 0, "{case}");
 }
@@ -103,9 +103,9 @@ fn a_refusal_says_how_many_are_needed_and_how_many_are_alive() {
     cluster.kill(2);
     let error = cluster.put(0, "k", "v", Level::Quorum).unwrap_err();
     assert_eq!(error.to_string(), "QUORUM needs 2 live replicas, and 1 is alive; nothing was written");
-    let Err(RequestError::Unavailable(short)) = cluster.get(0, "k", Level::All).map(|_| ()) else {
-        panic!("it was read")
-    };
+    let Err(error) = cluster.get(0, "k", Level::All).map(|_| ()) else { panic!("it was read") };
+    assert_eq!(error.to_string(), "ALL needs 3 live replicas, and 1 is alive", "a read says nothing of writing");
+    let RequestError::ReadUnavailable(short) = error else { panic!("{error}") };
     assert_eq!((short.required, short.alive), (3, 1));
 }
 

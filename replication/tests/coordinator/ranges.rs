@@ -203,6 +203,6 @@ fn a_page_that_cannot_be_is_refused() {
     for node in [1, 2] {
         cluster.kill(node);
     }
-    assert!(matches!(cluster.range(0, request(Level::Quorum, false, 1)), Err(RequestError::Unavailable(_))));
+    assert!(matches!(cluster.range(0, request(Level::Quorum, false, 1)), Err(RequestError::ReadUnavailable(_))));
     assert_eq!(cluster.node(0).coordinator.in_flight(), 0);
 }

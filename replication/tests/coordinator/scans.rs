@@ -168,7 +168,7 @@ fn a_page_that_nobody_can_tell_is_an_error() {
     cluster.kill(0);
     cluster.kill(1);
     let refused = page(&cluster, 3, request(Level::Quorum, "user:", 10));
-    assert!(matches!(refused, Err(RequestError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(RequestError::ReadUnavailable(_))), "{refused:?}");
     let (cluster, _) = torn(Hedge::Off);
     [0, 1].iter().for_each(|node| cluster.deafen(*node));
     let (told, done) = Told::new();

@@ -25,7 +25,9 @@ pub fn explain(error: RequestError, names: &Names<'_>) -> EdgeError {
             let details = Details { level: Some(Level::Any.name()), allowed: allowed.collect(), ..Details::default() };
             EdgeError::with(code, message, details)
         }
-        RequestError::Unavailable(unavailable) => EdgeError::with(code, message, too_few(unavailable)),
+        RequestError::Unavailable(unavailable) | RequestError::ReadUnavailable(unavailable) => {
+            EdgeError::with(code, message, too_few(unavailable))
+        }
         RequestError::Clock(ClockError::Drift { ahead_ms, max_drift_ms }) => {
             let details = Details { ahead_ms: Some(ahead_ms), limit: Some(max_drift_ms), ..Details::default() };
             EdgeError::with(code, message, details)
@@ -59,7 +61,7 @@ pub(super) const fn code_of(error: &RequestError) -> Code {
         RequestError::UnknownName(UnknownName::Table { .. }) => Code::UnknownTable,
         RequestError::Invalid(invalid) => code_of_invalid(invalid),
         RequestError::ReadAtAny(_) => Code::LevelNotForReading,
-        RequestError::Unavailable(_) => Code::Unavailable,
+        RequestError::Unavailable(_) | RequestError::ReadUnavailable(_) => Code::Unavailable,
         RequestError::ConditionUnsupported => Code::ConditionUnsupported,
         RequestError::Clock(ClockError::Drift { .. }) => Code::TimestampTooFarAhead,
         RequestError::Clock(ClockError::Bound(_)) => Code::CannotStamp,

@@ -102,7 +102,7 @@ impl Coordinator {
         let token = Token::of(&request.partition);
         let route = self.route(&cluster, target, token)?;
         let alive = |node| self.is_alive(node);
-        level.check_alive(&route.map.read_sets(), &local, alive).map_err(RequestError::Unavailable)?;
+        level.check_alive(&route.map.read_sets(), &local, alive).map_err(RequestError::ReadUnavailable)?;
         let timeout_ms = request.terms.timeout_ms.unwrap_or(self.settings.read_timeout_ms);
         let bounds =
             Bounds { backward: request.backward, rows_max: request.rows_max, bytes_max: self.limits.page_bytes_max };

@@ -141,7 +141,7 @@ impl Coordinator {
             self.limits.check_key(&key)?;
             let route = self.route(&state, target, key.token())?;
             let alive = |node| self.is_alive(node);
-            level.check_alive(&route.map.read_sets(), &local, alive).map_err(RequestError::Unavailable)?;
+            level.check_alive(&route.map.read_sets(), &local, alive).map_err(RequestError::ReadUnavailable)?;
             rows.push(Row::new(target.table.id, key, route.partition, route.map, level, &local));
         }
         let timeout_ms = request.terms.timeout_ms.unwrap_or(self.settings.read_timeout_ms);

@@ -210,7 +210,7 @@ impl Coordinator {
             }
         }
         match refused {
-            Some(unavailable) if !is_any => return Err(RequestError::Unavailable(unavailable)),
+            Some(unavailable) if !is_any => return Err(RequestError::ReadUnavailable(unavailable)),
             _ if !is_any => return Err(RequestError::NoReplicas),
             _ => {}
         }
