@@ -62,14 +62,44 @@ pub(crate) fn address(host: &str, port: u16) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// What a first user most probably did when something answers that is no gRPC: took a node's HTTP port. Which of these is
-/// told depends on who hangs up first.
-fn plainly(reason: &str) -> String {
+/// So long each attempt to connect takes at the least; what is under way then is waited for.
+const ATTEMPT: Duration = Duration::from_secs(1);
+/// After so many attempts in a row that something answered which is no gRPC, the rest of the time would change nothing. A
+/// node that ends or begins may look so for a moment.
+const STRANGE_ANSWERS_MAX: u32 = 3;
+
+/// Whether something answers that is no gRPC. Which of these is told depends on who hangs up first.
+fn speaks_no_grpc(reason: &str) -> bool {
     const SIGNS: [&str; 4] = ["protocol error", "404 Not Found", "transport error", "operation was canceled"];
-    if SIGNS.iter().any(|sign| reason.contains(sign)) {
+    SIGNS.iter().any(|sign| reason.contains(sign))
+}
+
+/// What a first user most probably did in that case: took a node's HTTP port.
+fn plainly(reason: &str) -> String {
+    if speaks_no_grpc(reason) {
         return format!("what answers there speaks no gRPC, as a node's HTTP port would ({reason})");
     }
     reason.to_owned()
+}
+
+/// Tries to connect until the time is over, or something else than a node has answered often enough.
+async fn connect(target: &str, time: Duration) -> Result<Client, Error> {
+    let deadline = Instant::now() + time;
+    let mut strange_answers = 0;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Statements say themselves how long they take: this is the time to connect alone.
+        let options = Options { timeout: left.min(ATTEMPT), ..Options::default() };
+        let error = match Client::connect_with([target], options).await {
+            Err(error @ Error::Unreachable { .. }) => error,
+            ended => return ended,
+        };
+        let is_strange = matches!(&error, Error::Unreachable { reason, .. } if speaks_no_grpc(reason));
+        strange_answers = if is_strange { strange_answers + 1 } else { 0 };
+        if strange_answers >= STRANGE_ANSWERS_MAX || left <= ATTEMPT {
+            return Err(error);
+        }
+    }
 }
 
 impl Session {
@@ -116,8 +146,8 @@ impl Session {
     pub(crate) async fn connect(&mut self, target: String) -> Result<Client, ShellError> {
         let time = self.left();
         // It is tried for a little less, to be told why it failed. The attempt that is under way then is not waited for.
-        let options = Options { timeout: time.saturating_sub((time / 5).min(REASON_WAIT_MAX)), ..Options::default() };
-        let connected = match timeout(time, Client::connect_with([&target], options)).await {
+        let tried = time.saturating_sub((time / 5).min(REASON_WAIT_MAX));
+        let connected = match timeout(time, connect(&target, tried)).await {
             Ok(connected) => connected.map_err(|error| match error {
                 Error::Unreachable { node, reason, .. } => (node, plainly(&reason)),
                 error => (target.clone(), error.to_string()),

@@ -12,7 +12,7 @@ mod repairing;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 use tonic::Code;
@@ -252,6 +252,23 @@ async fn what_a_request_did_is_told_in_every_form() {
     );
     let ran = cube(cluster.port(1), &["--csv", "-e", "GET a EXPLAIN"]).await;
     assert_eq!(ran.out, "replica,role,asked,answer,why,sentMs,answeredMs,rows\nnode-2,near,record,done,level,1,3,1\n");
+}
+
+#[tokio::test]
+async fn that_a_port_speaks_no_grpc_is_told_long_before_the_time_to_connect_is_over() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // As a node's HTTP port does with what is none.
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.read_exact(&mut [0; 24]).await.unwrap();
+        }
+    });
+    let began = Instant::now();
+    let ran = cube(port, &["--timeout", "100s", "-e", "NODES"]).await;
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.err.contains("speaks no gRPC"), "{}", ran.err);
+    assert!(began.elapsed() < Duration::from_secs(50), "told after {:?}", began.elapsed());
 }
 
 #[tokio::test]
