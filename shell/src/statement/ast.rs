@@ -185,16 +185,24 @@ impl fmt::Display for Place<'_> {
     }
 }
 
+/// So that it is read again, however long it is: many milliseconds in one number are not.
+fn show_duration(time: Duration) -> String {
+    match (time.as_secs(), time.subsec_millis()) {
+        (0, ms) => format!("{ms}ms"),
+        (seconds, 0) => format!("{seconds}s"),
+        (seconds, ms) => format!("{seconds}s{ms}ms"),
+    }
+}
+
 impl fmt::Display for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = |time: Duration| format!("{}ms", time.as_millis());
         let told = [
             ("SORT", self.sort.as_ref().map(|sort| quote(sort))),
             ("IN", self.table.as_ref().map(TableName::to_string)),
             ("CL", self.level.map(|level| level.to_string())),
-            ("TTL", self.ttl.map(millis)),
+            ("TTL", self.ttl.map(show_duration)),
             ("AT", self.at_ms.map(|at| at.to_string())),
-            ("TIMEOUT", self.timeout.map(millis)),
+            ("TIMEOUT", self.timeout.map(show_duration)),
         ];
         for (name, value) in told {
             if let Some(value) = value {

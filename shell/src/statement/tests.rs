@@ -194,7 +194,8 @@ fn table() -> impl Strategy<Value = TableName> {
 }
 
 fn duration() -> impl Strategy<Value = Duration> {
-    (1..u64::from(u32::MAX)).prop_map(Duration::from_millis)
+    // The usual ones, and as long as can be.
+    prop_oneof![1..u64::from(u32::MAX), 1..=u64::MAX].prop_map(Duration::from_millis)
 }
 
 fn level() -> impl Strategy<Value = Level> {
