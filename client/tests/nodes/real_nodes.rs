@@ -49,7 +49,7 @@ impl RealNodes {
             let small = ["storage.disk_reserve=64MiB", "storage.upkeep_reserve=32MiB", "storage.block_cache=16MiB"];
             // A machine that is busy with other tests is slow, not broken.
             for setting in
-                small.into_iter().chain(["timeouts.write=20s", "timeouts.read=20s", "anti_entropy.horizon=60s"])
+                small.into_iter().chain(["timeouts.write=20s", "timeouts.read=20s", "anti_entropy.horizon=20s"])
             {
                 command.args(["--set", setting]);
             }

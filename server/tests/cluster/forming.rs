@@ -1,5 +1,6 @@
 //! Nodes that start together become one cluster.
 
+use std::thread;
 use std::time::Duration;
 
 use crate::harness::Cluster;
@@ -13,27 +14,33 @@ fn three_nodes_started_together_form_one_cluster() {
 
 #[test]
 fn in_whatever_order_three_nodes_start_they_form_one_cluster_when_the_last_is_there() {
-    for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
-        let mut cluster = Cluster::of(3);
-        let [first, second, last] = order;
-        for node in [first, second] {
-            cluster.node(node).start();
-            wait_alive(&cluster, node);
+    thread::scope(|scope| {
+        for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {
+            let form = move || form_in_order(order);
+            thread::Builder::new().name(format!("order {order:?}")).spawn_scoped(scope, form).unwrap();
         }
-        // Two of three seeds have said that there is no cluster, and the third has not been heard.
-        throughout("nobody serves before every seed was heard", Duration::from_secs(1), || {
-            for node in [first, second] {
-                match cluster.api(node).health() {
-                    Ok(answer) if answer.is_success() => return Err(format!("node-{node}: {answer}")),
-                    _ => (),
-                }
-            }
-            Ok(())
-        });
-        cluster.node(last).start();
-        cluster.wait_formed(&[1, 2, 3]);
-        assert_one_cluster(&cluster);
+    });
+}
+
+fn form_in_order([first, second, last]: [u8; 3]) {
+    let mut cluster = Cluster::of(3);
+    for node in [first, second] {
+        cluster.node(node).start();
+        wait_alive(&cluster, node);
     }
+    // Two of three seeds have said that there is no cluster, and the third has not been heard.
+    throughout("nobody serves before every seed was heard", Duration::from_secs(1), || {
+        for node in [first, second] {
+            match cluster.api(node).health() {
+                Ok(answer) if answer.is_success() => return Err(format!("node-{node}: {answer}")),
+                _ => (),
+            }
+        }
+        Ok(())
+    });
+    cluster.node(last).start();
+    cluster.wait_formed(&[1, 2, 3]);
+    assert_one_cluster(&cluster);
 }
 
 /// All hold the row that each wrote: three clusters of one would not.

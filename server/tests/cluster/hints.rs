@@ -251,7 +251,7 @@ fn a_coordinator_killed_right_after_acknowledging_and_in_the_middle_of_a_replay_
 
 #[test]
 fn a_node_that_flaps_under_load_converges_and_no_write_was_acknowledged_falsely() {
-    flap(Duration::from_secs(30));
+    flap(Duration::from_secs(20));
 }
 
 #[test]

@@ -107,10 +107,10 @@ fn a_dry_run_shows_what_is_missing_and_changes_nothing_and_a_repair_mends_it() {
 fn a_repair_that_is_killed_with_its_node_or_with_a_peer_goes_on_and_ends_with_equal_replicas() {
     let slow = Cluster::of(3).set("anti_entropy.rows_per_second", "200");
     let mut cluster = without_the_third(slow);
-    let missed = keys("missed", 2_000);
+    let missed = keys("missed", 1_000);
     put_many(&cluster, &missed, "value");
     return_the_third(&mut cluster);
-    wait_planned(&cluster, 4_000);
+    wait_planned(&cluster, 2_000);
 
     let id = begin(&cluster, 1, false);
     wait_for_rows(&cluster, &id, 200);

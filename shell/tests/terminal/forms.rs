@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use cube_shell::statement::Statements;
 use cube_shell::statement::commands::COMMANDS;
+use futures::future::join_all;
 use serde_json::{Value, json};
 
 use super::{RealNodes, host_and_port};
@@ -178,35 +179,40 @@ async fn run(at: &str, form: &str, statement: &str, none: &std::path::Path) -> S
     seen.replace('\r', "")
 }
 
-#[tokio::test]
-async fn every_command_tells_the_same_to_people_as_json_and_as_csv() {
+/// Runs all of them in one form, on a node of their own; which commands these are.
+async fn try_all(form: &str) -> BTreeSet<&'static str> {
     let nodes = RealNodes::start(1);
     let (host, port) = host_and_port(&nodes, 1);
     let (at, none) = (format!("--host {host} --port {port} --timeout 60s"), nodes.dir.join("none"));
     let mut tried = BTreeSet::from(["EXIT"]);
-    for form in ["", "--json", "--csv"] {
-        for Told { statement, people, json, csv } in all() {
-            let said = statement.replace("PORT", &format!("{host} {port}"));
-            let command = Statements::new(&said).next().unwrap().unwrap().command;
-            tried.insert(if said.starts_with("EXPLAIN") { "EXPLAIN" } else { command.name() });
-            let seen = run(&at, form, &said, &none).await;
-            match form {
-                "" => assert!(seen.contains(people), "{said}: {people}: {seen}"),
-                "--json" => {
-                    assert_eq!(seen.lines().count(), 1, "{said}: {seen}");
-                    let document: Value = serde_json::from_str(&seen).unwrap();
-                    assert_eq!(document.pointer(json.0), Some(&json.1), "{said}: {seen}");
-                }
-                _ => {
-                    let mut lines = seen.lines();
-                    assert!(lines.next().unwrap().starts_with(csv.0), "{said}: {seen}");
-                    assert!(csv.1.is_empty() || lines.any(|row| row.contains(csv.1)), "{said}: {}: {seen}", csv.1);
-                }
+    for Told { statement, people, json, csv } in all() {
+        let said = statement.replace("PORT", &format!("{host} {port}"));
+        let command = Statements::new(&said).next().unwrap().unwrap().command;
+        tried.insert(if said.starts_with("EXPLAIN") { "EXPLAIN" } else { command.name() });
+        let seen = run(&at, form, &said, &none).await;
+        match form {
+            "" => assert!(seen.contains(people), "{said}: {people}: {seen}"),
+            "--json" => {
+                assert_eq!(seen.lines().count(), 1, "{said}: {seen}");
+                let document: Value = serde_json::from_str(&seen).unwrap();
+                assert_eq!(document.pointer(json.0), Some(&json.1), "{said}: {seen}");
+            }
+            _ => {
+                let mut lines = seen.lines();
+                assert!(lines.next().unwrap().starts_with(csv.0), "{said}: {seen}");
+                assert!(csv.1.is_empty() || lines.any(|row| row.contains(csv.1)), "{said}: {}: {seen}", csv.1);
             }
         }
-        let seen = run(&at, form, "EXIT; GET k", &none).await;
-        assert_eq!(seen, "", "{form}: nothing is done behind EXIT");
     }
-    let missing: Vec<_> = COMMANDS.iter().map(|spec| spec.name).filter(|name| !tried.contains(name)).collect();
-    assert!(missing.is_empty(), "not tried: {missing:?}");
+    let seen = run(&at, form, "EXIT; GET k", &none).await;
+    assert_eq!(seen, "", "{form}: nothing is done behind EXIT");
+    tried
+}
+
+#[tokio::test]
+async fn every_command_tells_the_same_to_people_as_json_and_as_csv() {
+    for tried in join_all(["", "--json", "--csv"].map(try_all)).await {
+        let missing: Vec<_> = COMMANDS.iter().map(|spec| spec.name).filter(|name| !tried.contains(name)).collect();
+        assert!(missing.is_empty(), "not tried: {missing:?}");
+    }
 }

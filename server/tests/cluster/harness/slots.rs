@@ -3,8 +3,9 @@
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// Nodes for each processor: a node under test load takes less than half of one.
-const NODES_PER_PROCESSOR: usize = 3;
+/// Nodes for each processor: most of the time a test waits for something, and a node takes a twentieth of one; under the
+/// loads of these tests, an eighth.
+const NODES_PER_PROCESSOR: usize = 9;
 /// The largest cluster of any test must fit in.
 const NODES_MIN: usize = 6;
 
