@@ -8,7 +8,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # unified features, and twenty more minutes.
 WORKSPACE := --release --workspace
 
-# The tests that draw other cases when CUBE_TEST_FRESH is set.
+# The tests that draw other cases when CUBE_TEST_FRESH is set, and so many times more of them with CUBE_TEST_CASES.
 PROPERTIES := --lib $(addprefix --test ,anti_entropy crash dirty_crash dirty_damage edge engine_conformance hints_crash hints_damage hints_log placement quorum scans scrub store_model)
 
 # Data and logs of `make run`. What is there from the last time is continued.
@@ -36,12 +36,13 @@ test: ## Run all tests but the long ones
 	@scripts/setup.sh test
 	cargo test $(WORKSPACE) --locked
 
-# Bits that are flipped in files of each kind.
+# Bits that are flipped in files of each kind, and as many times more cases of properties than the tests take.
 FLIPS ?= 500
+CASES ?= 10
 
 test-long: setup ## Run the long tests, then the README's two commands on a clean machine (needs root)
 	CUBE_TEST_FRESH=1 cargo test $(WORKSPACE) --locked --tests -- --ignored
-	CUBE_TEST_FRESH=1 cargo test $(WORKSPACE) --locked $(PROPERTIES)
+	CUBE_TEST_FRESH=1 CUBE_TEST_CASES=$(CASES) cargo test $(WORKSPACE) --locked $(PROPERTIES)
 	CUBE_TEST_FRESH=1 CUBE_FLIPS=$(FLIPS) cargo test $(WORKSPACE) --locked --test corruption files::
 	$(MAKE) sim SEEDS=10000
 	scripts/clean-machine.sh
@@ -51,7 +52,7 @@ FUZZ ?= 500
 
 fuzz: ## Give parsers of statements and of bodies what nobody would: FUZZ=5000 for longer
 	@scripts/setup.sh test
-	CUBE_TEST_FRESH=1 CUBE_FUZZ=$(FUZZ) cargo test $(WORKSPACE) --locked --lib --test edge -- fuzz
+	CUBE_TEST_FRESH=1 CUBE_TEST_CASES=$(FUZZ) cargo test $(WORKSPACE) --locked --lib --test edge -- fuzz
 
 test-logic: ## Test the storage and replication crates without RocksDB
 	@scripts/setup.sh logic

@@ -279,12 +279,6 @@ fn check(call: &Call, status: StatusCode, answer: &Value) -> Result<(), TestCase
     Ok(())
 }
 
-/// So many cases, times what `make fuzz` asks for.
-fn fuzzed(usual: u32) -> u32 {
-    let times = std::env::var("CUBE_FUZZ").ok().and_then(|times| times.parse::<u32>().ok()).unwrap_or(1);
-    usual.saturating_mul(times.max(1))
-}
-
 #[test]
 fn fuzz_bodies_are_done_or_refused_in_the_one_shape() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -293,7 +287,7 @@ fn fuzz_bodies_are_done_or_refused_in_the_one_shape() {
     let calls = runtime.block_on(calls(&mut router));
     assert!(calls.len() >= 12, "{} calls take a body", calls.len());
     let (mut done, mut refused) = (vec![0u32; calls.len()], 0u32);
-    let mut runner = TestRunner::new(cases(fuzzed(256)));
+    let mut runner = TestRunner::new(cases(256));
     let router = std::cell::RefCell::new(router);
     let counts = std::cell::RefCell::new((&mut done, &mut refused));
     runner

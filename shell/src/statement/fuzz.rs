@@ -176,14 +176,8 @@ fn check(source: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// So many cases, times what `make fuzz` asks for.
-fn fuzzed(usual: u32) -> u32 {
-    let times = std::env::var("CUBE_FUZZ").ok().and_then(|times| times.parse::<u32>().ok()).unwrap_or(1);
-    usual.saturating_mul(times.max(1))
-}
-
 proptest! {
-    #![proptest_config(cases(fuzzed(1_024)))]
+    #![proptest_config(cases(1_024))]
 
     #[test]
     fn fuzz_statements_that_were_right_once(source in mutated()) {
