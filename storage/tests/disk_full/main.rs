@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod device;
+mod kept;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -171,6 +172,11 @@ fn a_device_that_is_really_full_loses_nothing_and_opens_again() {
 #[test]
 fn a_device_that_was_full_is_written_to_again_without_a_restart() {
     device::on_a_small_device(device::GOES_ON);
+}
+
+#[test]
+fn what_is_kept_for_others_on_a_device_that_is_really_full_is_there_and_what_needs_no_space_goes_on() {
+    device::on_a_small_device(device::KEPT);
 }
 
 /// Not a test of its own: the way into the process that has a small device to itself.
