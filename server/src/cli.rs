@@ -14,8 +14,6 @@ use cube_server::config::{self, Flag, Live, Sources};
 use cube_server::{dev, heap, node, telemetry};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
-use crate::demo;
-
 /// Something failed that may not fail the next time.
 const FAILED: u8 = 1;
 /// The same start fails again until its operator changes something.
@@ -45,15 +43,6 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
-    },
-    /// Shows the storage engine of one node at work, and ends.
-    Demo {
-        /// A new or empty folder for the data; without it, a temporary one that is removed.
-        #[arg(long)]
-        dir: Option<PathBuf>,
-        /// Rows of 1 KiB to write at the end.
-        #[arg(long, default_value_t = 20_000)]
-        rows: usize,
     },
 }
 
@@ -149,10 +138,6 @@ pub(crate) fn run() -> ExitCode {
         Command::Start { node, supervised_by } => start(node, supervised_by),
         Command::Dev(arguments) => run_dev(arguments),
         Command::Config { command: ConfigCommand::Check { node } } => check(node),
-        Command::Demo { dir, rows } => match run_demo(dir, rows) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail("cubed demo", &error, FAILED),
-        },
     }
 }
 
@@ -249,19 +234,5 @@ fn run_dev(arguments: DevArguments) -> ExitCode {
     match dev::run(&options, &launcher, &mut io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(COMMAND, &error, error.exit_code()),
-    }
-}
-
-fn run_demo(dir: Option<PathBuf>, rows: usize) -> Result<(), demo::DemoError> {
-    let mut out = io::stdout().lock();
-    match dir {
-        Some(dir) => {
-            if std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
-                let reason = format!("{} is not empty: name a new folder", dir.display());
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason).into());
-            }
-            demo::run(&dir, rows, &mut out)
-        }
-        None => demo::run(tempfile::tempdir()?.path(), rows, &mut out),
     }
 }

@@ -1,7 +1,6 @@
 //! `cubed`, one node of Cube KV: the command line over the library `cube_server`.
 
 mod cli;
-mod demo;
 
 use std::process::ExitCode;
 
