@@ -477,6 +477,9 @@ mod directory {
             "enable_pipelined_write=false",
             "unordered_write=false",
             "two_write_queues=false",
+            // What is recovered is flushed before it is seen; the log's reader counts on logs that are not used again.
+            "avoid_flush_during_recovery=false",
+            "recycle_log_file_num=0",
         ] {
             assert!(options.contains(setting), "{setting}");
         }
