@@ -41,6 +41,7 @@ const PATIENCE_MS: u64 = 60_000;
 const AMPLE_MS: u32 = 60_000;
 
 /// Waits until something holds.
+#[expect(clippy::disallowed_methods, reason = "real sockets live in real time")]
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let clock = SystemClock::new(0);
     while !holds() {
