@@ -52,5 +52,5 @@ fn a_record_with_any_bit_flipped_or_any_byte_missing_is_refused() {
 #[test]
 fn the_bytes_of_format_1_stay_as_they_are() {
     let hex = encode(&job()).unwrap().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    assert_eq!(hex, include_str!("tests/job.hex").trim());
+    assert_eq!(hex, include_str!("../../../../storage/tests/fixtures/repair-job-v1.hex").trim());
 }
