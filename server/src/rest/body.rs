@@ -14,6 +14,8 @@ use crate::edge::{Code, Details, EdgeError};
 
 /// How much longer keys and values may be as JSON text: what JSON libraries write as `\uXXXX` triples. Base64 needs less.
 const JSON_GROWTH: usize = 3;
+/// What a batch holds beside keys and values, for each of its rows: the names of fields, a time to live.
+const ROW_FIELDS_BYTES: usize = 128;
 /// The other fields of a document, and its spaces.
 const FIELDS_BYTES: usize = 4 << 10;
 /// The whole body must be here after that long: whoever sends it slower holds a connection and sends nothing.
@@ -24,6 +26,13 @@ const OVERREAD_BYTES_MAX: usize = 64 << 20;
 /// The longest body of a request for one row.
 pub(crate) fn body_bytes_max(limits: &Limits) -> usize {
     limits.key_bytes_max.saturating_add(limits.value_bytes_max).saturating_mul(JSON_GROWTH).saturating_add(FIELDS_BYTES)
+}
+
+/// The longest body of a request for many rows.
+pub(crate) fn batch_body_bytes_max(limits: &Limits) -> usize {
+    let rows = limits.batch_bytes_max.saturating_mul(JSON_GROWTH);
+    let fields = limits.batch_rows_max.saturating_mul(ROW_FIELDS_BYTES);
+    rows.saturating_add(fields).saturating_add(FIELDS_BYTES)
 }
 
 /// Reads a document.
@@ -92,14 +101,15 @@ async fn read(request: Request, bytes_max: usize) -> Result<Bytes, EdgeError> {
 
 async fn read_all(request: Request, bytes_max: usize) -> Result<Bytes, EdgeError> {
     let too_large = || {
-        let message = format!("the body is longer than {bytes_max} bytes, the most for the configured key and value");
+        let message = format!("the body is longer than {bytes_max} bytes, the most by the configured limits");
         let limit = u64::try_from(bytes_max).ok();
         EdgeError::with(Code::BodyTooLarge, message, Details { limit, ..Details::default() })
     };
     let said = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let said: usize = said.unwrap_or(0);
     let waits_for_answer = request.headers().contains_key(header::EXPECT);
-    if said > OVERREAD_BYTES_MAX || (said > bytes_max && waits_for_answer) {
+    let overread_bytes_max = OVERREAD_BYTES_MAX.max(bytes_max);
+    if said > overread_bytes_max || (said > bytes_max && waits_for_answer) {
         return Err(too_large());
     }
     let mut body = BytesMut::with_capacity(said.min(bytes_max));
@@ -110,7 +120,7 @@ async fn read_all(request: Request, bytes_max: usize) -> Result<Bytes, EdgeError
         bytes = bytes.saturating_add(chunk.len());
         if bytes <= bytes_max {
             body.extend_from_slice(&chunk);
-        } else if bytes > OVERREAD_BYTES_MAX {
+        } else if bytes > overread_bytes_max {
             break;
         }
     }

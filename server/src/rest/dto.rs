@@ -73,7 +73,7 @@ impl RowDocument {
     }
 }
 
-fn bad_ttl(reason: &str) -> EdgeError {
+pub(crate) fn bad_ttl(reason: &str) -> EdgeError {
     EdgeError::with(Code::InvalidTtl, format!("ttl is {reason}"), Details::default())
 }
 
@@ -122,7 +122,7 @@ pub(crate) struct ReadAnswer {
 }
 
 /// A version: the greater timestamp, then the greater counter, wins.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub(crate) struct VersionDocument {
     timestamp: u64,
     counter: u16,
@@ -138,9 +138,7 @@ impl VersionDocument {
 impl WriteAnswer {
     pub(crate) fn of(message: &'static str, key: &RowKey, level: Level, written: &Written, names: &Names<'_>) -> Self {
         let encoding = Encoding::fitting([key.partition.as_ref(), key.sort.as_ref()]);
-        let noted = |how: Kept| -> Vec<NodeId> {
-            written.noted_for.iter().filter(|(_, kept)| *kept == how).map(|(node, _)| *node).collect()
-        };
+        let (hinted, marked) = noted(written);
         Self {
             success: true,
             message,
@@ -150,8 +148,8 @@ impl WriteAnswer {
             level: level.name(),
             version: VersionDocument::of(written.version, names),
             acknowledged_by: names.all(&written.acknowledged_by),
-            hinted_for: names.all(&noted(Kept::Hint)),
-            marked_for: names.all(&noted(Kept::Mark)),
+            hinted_for: names.all(&hinted),
+            marked_for: names.all(&marked),
             superseded_by: written.superseded_by.map(|newer| VersionDocument::of(newer, names)),
             explained: written.account.as_ref().map(|account| Explained::of(account, names)),
         }
@@ -177,6 +175,12 @@ impl ReadAnswer {
             explained: row.account.as_ref().map(|account| Explained::of(account, names)),
         }
     }
+}
+
+/// For whom a write left hints, and for whom only its range is noted.
+pub(crate) fn noted(written: &Written) -> (Vec<NodeId>, Vec<NodeId>) {
+    let noted = |how: Kept| written.noted_for.iter().filter(move |(_, kept)| *kept == how).map(|(node, _)| *node);
+    (noted(Kept::Hint).collect(), noted(Kept::Mark).collect())
 }
 
 pub(crate) fn sort_of(key: &RowKey, encoding: Encoding) -> Option<String> {

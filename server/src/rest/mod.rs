@@ -1,11 +1,13 @@
 //! The HTTP front door: JSON in and out, as `docs/rest-api.md` says.
 //!
 //! `routes.rs` has every call with its path and what is said of it, of which `openapi/` makes the router and the
-//! document. `data.rs` reads and writes rows, `scan.rs` lists them, `stats.rs` and `metrics.rs` have numbers,
-//! `schema.rs` keyspaces and tables, `cluster.rs` tells how node and cluster fare; `dto.rs` holds the documents,
-//! `input.rs` and `body.rs` read what comes in. Every error has the one shape
+//! document. `data.rs` reads and writes rows, `batch.rs` many at once, `scan.rs` lists them, `stats.rs` and `metrics.rs`
+//! have numbers, `schema.rs` keyspaces and tables, `cluster.rs` tells how node and cluster fare; `dto.rs` and
+//! `batch_documents.rs` hold the documents, `input.rs` and `body.rs` read what comes in. Every error has the one shape
 //! `{"error":{"code","message","details"}}`, also where there is no such path or method.
 
+mod batch;
+mod batch_documents;
 mod body;
 mod cluster;
 mod config;

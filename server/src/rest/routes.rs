@@ -1,5 +1,7 @@
 //! Every call there is over HTTP: its path, who answers it, and what is said of it. A new one is one more entry here.
 
+mod batches;
+
 use std::sync::Arc;
 
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
@@ -161,7 +163,7 @@ impl Route {
 
 /// All of them.
 pub(super) fn table() -> Vec<Route> {
-    [rows(), keyspaces(), of_hints(), of_replicas(), of_the_cluster(), of_the_node(), documents()]
+    [rows(), batches::batches(), keyspaces(), of_hints(), of_replicas(), of_the_cluster(), of_the_node(), documents()]
         .into_iter()
         .flatten()
         .collect()

@@ -5,6 +5,7 @@
 
 mod admin;
 mod bad_requests;
+mod batches;
 
 #[path = "../../../storage/tests/common/cases.rs"]
 mod cases;

@@ -8,7 +8,7 @@ use super::schema::{
 };
 
 pub(super) fn schemas() -> Vec<Named> {
-    [writes(), reads(), explained(), schema()].concat()
+    [writes(), reads(), batches(), explained(), schema()].concat()
 }
 
 fn writes() -> Vec<Named> {
@@ -91,6 +91,39 @@ fn reads() -> Vec<Named> {
                 ],
             ),
         ),
+    ]
+}
+
+fn batches() -> Vec<Named> {
+    let named = [("sort", string()), ("encoding", encoding())];
+    let of_row: Vec<(&str, Value)> = named.clone().into_iter().chain([("ttl", duration())]).collect();
+    let row = object(&[("key", string()), ("value", string())], &of_row);
+    let key = object(&[("key", string())], &named);
+    let of_read = [("keyspace", string()), ("table", string()), ("cl", string()), ("explain", flag())];
+    let of_write: Vec<(&str, Value)> = of_read.clone().into_iter().chain([("timestamp", whole())]).collect();
+    let failed: Vec<(&str, Value)> = named.clone().into_iter().chain([("error", reference("RowError"))]).collect();
+    let of_written = [
+        ("version", reference("Version")),
+        ("acknowledgedBy", list(&string())),
+        ("hintedFor", list(&string())),
+        ("markedFor", list(&string())),
+        ("supersededBy", reference("Version")),
+    ];
+    let of_found =
+        [("found", flag()), ("value", or_null(&string())), ("version", reference("Version")), ("expiresAt", whole())];
+    let row_of = |done: &[(&'static str, Value)]| object(&[("key", string())], &[failed.as_slice(), done].concat());
+    let answer = |row: &'static str| {
+        let always = [("success", flag()), ("count", whole()), ("level", level()), ("results", list(&reference(row)))];
+        object(&always, &[("explained", reference("Explained"))])
+    };
+    vec![
+        ("BatchRows", object(&[("rows", list(&row))], &of_write)),
+        ("BatchDeleteKeys", object(&[("keys", list(&key))], &of_write)),
+        ("BatchGetKeys", object(&[("keys", list(&key))], &of_read)),
+        ("RowWritten", row_of(&of_written)),
+        ("RowRead", row_of(&of_found)),
+        ("BatchWritten", answer("RowWritten")),
+        ("BatchRead", answer("RowRead")),
     ]
 }
 

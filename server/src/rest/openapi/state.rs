@@ -34,8 +34,11 @@ fn errors(codes: &[&str]) -> Vec<Named> {
             ("repairId", string()),
         ],
     );
-    let body = object(&[("code", words(codes)), ("message", string()), ("details", details)], &[]);
+    let body = [("code", words(codes)), ("message", string()), ("details", details)];
+    let of_row: Vec<(&str, Value)> = body.clone().into_iter().chain([("status", whole())]).collect();
+    let body = object(&body, &[]);
     vec![
+        ("RowError", object(&of_row, &[])),
         ("ErrorBody", body),
         ("Error", object(&[("error", reference("ErrorBody"))], &[("explained", reference("Explained"))])),
     ]
