@@ -21,6 +21,7 @@ pub mod gossip;
 pub mod grpc;
 pub mod heap;
 pub mod identity;
+mod incoming;
 pub mod metrics;
 pub mod node;
 pub mod peer;

@@ -2,7 +2,7 @@
 //!
 //! A connection costs a file and some memory, also when nobody says anything on it. Invariant: a port never holds more
 //! than its places; whoever comes past them is told so and hung up on, and those who are there notice nothing. The peer
-//! port has no such bound: only members of the cluster stay on it.
+//! port has a bound of its own, far above what the members of a cluster need; its files are among those of the node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +16,8 @@ use crate::metrics::PortFigures;
 const FILES_OF_THE_NODE: u64 = 4_096;
 /// On a system that grants few files, the node keeps so large a part of them.
 const SHARE_OF_THE_NODE: u64 = 2;
+/// So large a part of the node's own files is for peers.
+const SHARE_OF_PEERS: u64 = 4;
 /// Connections that are told at once that there is no place; more are hung up on without a word.
 const REFUSALS_AT_ONCE: usize = 64;
 
@@ -44,9 +46,9 @@ impl Places {
     /// So many places, as far as the system grants files for them.
     pub fn new(port: &'static str, wanted: u32) -> Self {
         let wanted = u64::from(wanted);
-        let granted = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let granted = files_granted();
         // There are two ports for clients.
-        let possible = granted.saturating_sub(FILES_OF_THE_NODE.min(granted / SHARE_OF_THE_NODE)) / 2;
+        let possible = granted.saturating_sub(files_of_the_node(granted)) / 2;
         if possible < wanted {
             tracing::warn!(
                 port,
@@ -54,7 +56,17 @@ impl Places {
                  instead of overload.connections_max ({wanted}): raise the limit (ulimit -n, LimitNOFILE)"
             );
         }
-        let most = usize::try_from(possible.min(wanted)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self::of(port, possible.min(wanted))
+    }
+
+    /// So many places for peers, as far as the node can spare files for them.
+    pub(crate) fn for_peers(wanted: u32) -> Self {
+        let possible = files_of_the_node(files_granted()) / SHARE_OF_PEERS;
+        Self::of("peer", possible.min(u64::from(wanted)))
+    }
+
+    fn of(port: &'static str, most: u64) -> Self {
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let (free, refusing) = (Arc::new(Semaphore::new(most)), Arc::new(Semaphore::new(REFUSALS_AT_ONCE)));
         Self { port, most, free, refusing, is_told: AtomicBool::new(false), refused: Arc::default() }
     }
@@ -83,6 +95,14 @@ impl Places {
         }
         Arc::clone(&self.refusing).try_acquire_owned().map_or(Seat::Ignored, Seat::Refused)
     }
+}
+
+fn files_granted() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+fn files_of_the_node(granted: u64) -> u64 {
+    FILES_OF_THE_NODE.min(granted / SHARE_OF_THE_NODE)
 }
 
 /// Lets the process open as many files as it may: the usual limit is meant for programs that wait with `select`.

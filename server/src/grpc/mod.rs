@@ -1,6 +1,6 @@
 //! The gRPC front door: `cube.v1.Kv` and `cube.v1.Admin`, with the standard health and reflection services.
 //!
-//! `serve.rs` and `incoming.rs` hold the port and its connections. `kv.rs` has the calls, `scan.rs` the stream of a scan's
+//! `serve.rs` holds the port and its connections. `kv.rs` has the calls, `scan.rs` the stream of a scan's
 //! pages and `session.rs` the stream that carries many calls; `requests.rs` and `convert.rs` turn messages into requests and
 //! answers into messages, `explained.rs` accounts of the work, `status.rs` errors into statuses. Messages are as large as
 //! the configured limits let a request be, and no larger.
@@ -10,7 +10,6 @@ mod convert;
 mod explained;
 mod health;
 mod hints;
-mod incoming;
 mod kv;
 mod node;
 mod repair;

@@ -18,9 +18,11 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
-use super::incoming::{Placed, incoming};
+use crate::incoming::{Placed, incoming};
 use crate::places::Places;
 
+/// What a client begins with must be here after that long.
+const PREFACE_TIME: Duration = Duration::from_secs(10);
 /// Calls at once on one connection: whoever needs more opens another one, or sends batches.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// A client that is silent for so long is asked whether it is still there ...
@@ -38,7 +40,7 @@ pub async fn serve(
     let routes = routes.prepare();
     let (open, closing) = (TaskTracker::new(), CancellationToken::new());
     let mut stop = pin!(stop);
-    let mut connections = Box::pin(incoming(listener, places));
+    let mut connections = Box::pin(incoming(listener, places, PREFACE_TIME));
     loop {
         let next = tokio::select! {
             next = connections.next() => next,

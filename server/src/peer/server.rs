@@ -23,7 +23,6 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::call::{self, Calls, Desk};
@@ -35,6 +34,8 @@ use super::readers::Readers;
 use super::serving::Serving;
 use super::settings::{FRAME_BYTES_MAX, PeerSettings};
 use super::status::InboundStatus;
+use crate::incoming::incoming;
+use crate::places::Places;
 
 /// What a server needs from its first moment.
 pub struct PeerServiceParts {
@@ -158,7 +159,9 @@ impl PeerServer {
 
     /// Serves a listener until `stop`, then drains.
     pub async fn run(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), PeerServerError> {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let settings = &self.shared.settings;
+        let places = Places::for_peers(settings.connections_max);
+        let incoming = incoming(listener, places, Duration::from_millis(settings.handshake_timeout_ms));
         let drained = CancellationToken::new();
         let until = async {
             stop.cancelled().await;

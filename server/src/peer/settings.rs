@@ -37,9 +37,11 @@ pub struct PeerSettings {
     pub background_at_once: usize,
     /// Calls served at once, over all peers.
     pub calls_at_once: usize,
+    /// Connections at once, whoever they are from.
+    pub connections_max: u32,
     /// How long connecting may take.
     pub connect_timeout_ms: u64,
-    /// How long each side waits for the other's part of the handshake.
+    /// How long each side waits for the other's part of the handshake, and for a connection to say anything at all.
     pub handshake_timeout_ms: u64,
     /// How long a connection may be silent before it is asked for a sign of life,
     pub keepalive_interval_ms: u64,
@@ -66,6 +68,8 @@ impl Default for PeerSettings {
             reads_at_once: 4,
             background_at_once: 2,
             calls_at_once: 256,
+            // A member needs three at the most: two lanes and one for calls.
+            connections_max: 1_024,
             connect_timeout_ms: 1_000,
             handshake_timeout_ms: 2_000,
             keepalive_interval_ms: 2_000,

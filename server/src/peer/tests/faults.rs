@@ -1,5 +1,8 @@
 //! Peers that stand still, restart, move or leave.
 
+use std::io::Read;
+use std::net::TcpStream;
+
 use super::proxy::Proxy;
 use super::*;
 
@@ -214,5 +217,37 @@ fn a_request_that_panics_costs_its_connection_and_nothing_else() {
         assert_eq!(told.wait(), Err(PeerError::Broken { peer: TWO }));
         eventually("it is reached again", || asker.send(TWO, lane, request(2, 2_000)).wait().is_ok());
         eventually("each lane is open once", || process.server.status().len() == 2);
+    }
+}
+
+#[test]
+fn who_connects_and_says_nothing_is_hung_up_on_while_peers_are_served() {
+    let settings = PeerSettings { handshake_timeout_ms: 1_000, ..settings() };
+    let process = Process::listening(settings, Arc::new(SystemClock::new(0)), Arc::new(NoCalls));
+    let mut silent = TcpStream::connect(&process.address).unwrap();
+    silent.set_read_timeout(Some(Duration::from_millis(PATIENCE_MS))).unwrap();
+    silent.read_to_end(&mut Vec::new()).expect("the connection is closed");
+    process
+        .server
+        .open(Membership { identity: identity(TWO), check: anybody(), serve: Arc::new(Echo::default()), met: nobody() })
+        .unwrap();
+    let asker = Asker::new(settings);
+    asker.book.put(TWO, &process.address);
+    asker.ask_until_answered(TWO);
+}
+
+#[test]
+fn connections_past_the_bound_are_refused_and_those_within_it_stay() {
+    let settings = PeerSettings { connections_max: 2, handshake_timeout_ms: PATIENCE_MS, ..settings() };
+    let process = Process::listening(settings, Arc::new(SystemClock::new(0)), Arc::new(NoCalls));
+    let held: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(&process.address).unwrap()).collect();
+    let mut refused = TcpStream::connect(&process.address).unwrap();
+    refused.set_read_timeout(Some(Duration::from_millis(PATIENCE_MS))).unwrap();
+    let mut said = Vec::new();
+    refused.read_to_end(&mut said).expect("the connection is closed");
+    assert!(said.ends_with(b"no place is left for connections"), "{said:?}");
+    for stream in &held {
+        stream.set_nonblocking(true).unwrap();
+        assert!(!matches!(stream.peek(&mut [0]), Ok(0)), "it was there before");
     }
 }

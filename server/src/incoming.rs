@@ -1,4 +1,4 @@
-//! The connections of the gRPC port, no more of them than there are places.
+//! The connections of a port that speaks HTTP/2, no more of them than there are places.
 //!
 //! HTTP/2 asks silent clients for a sign of life once it has begun; until then this file does: whoever does not begin
 //! in time is hung up on. Whoever comes past the places is told so the way HTTP/2 does, by a GOAWAY with the reason.
@@ -13,13 +13,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep, timeout};
+use tonic::transport::server::Connected;
 
 use crate::places::{Places, Seat};
 
-/// What every HTTP/2 client begins with has this length, and must be here
+/// What every HTTP/2 client begins with has this length.
 const PREFACE_BYTES: usize = 24;
-/// after that long.
-const PREFACE_TIME: Duration = Duration::from_secs(10);
 /// After an error that concerns all connections, such as no file being left: others may close meanwhile.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long somebody who is refused may take to hear it.
@@ -29,7 +28,7 @@ const GO_AWAY: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
     \0\0\x28\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0bno place is left for connections";
 
 /// A connection that has a place.
-pub(super) struct Placed {
+pub(crate) struct Placed {
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
     beginning: Option<Beginning>,
@@ -41,9 +40,13 @@ struct Beginning {
     until: Pin<Box<Sleep>>,
 }
 
-/// All connections that have a place, as they come.
-pub(super) fn incoming(listener: TcpListener, places: Places) -> impl Stream<Item = io::Result<Placed>> {
-    futures::stream::unfold((listener, places), async |(listener, places)| {
+/// All connections that have a place, as they come. What a client begins with must be here within a time.
+pub(crate) fn incoming(
+    listener: TcpListener,
+    places: Places,
+    begin_within: Duration,
+) -> impl Stream<Item = io::Result<Placed>> {
+    futures::stream::unfold((listener, places), move |(listener, places)| async move {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -54,7 +57,7 @@ pub(super) fn incoming(listener: TcpListener, places: Places) -> impl Stream<Ite
                 }
             };
             match places.seat() {
-                Seat::Taken(place) => return Some((Ok(Placed::new(stream, place)), (listener, places))),
+                Seat::Taken(place) => return Some((Ok(Placed::new(stream, place, begin_within)), (listener, places))),
                 Seat::Refused(turn) => drop(tokio::spawn(refuse(stream, turn))),
                 Seat::Ignored => drop(stream),
             }
@@ -76,25 +79,34 @@ async fn refuse(mut stream: TcpStream, _turn: OwnedSemaphorePermit) {
 }
 
 impl Placed {
-    fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+    fn new(stream: TcpStream, place: OwnedSemaphorePermit, begin_within: Duration) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection cannot be told to send at once");
         }
-        let beginning = Beginning { bytes_left: PREFACE_BYTES, until: Box::pin(sleep(PREFACE_TIME)) };
+        let beginning = Beginning { bytes_left: PREFACE_BYTES, until: Box::pin(sleep(begin_within)) };
         Self { stream, _place: place, beginning: Some(beginning) }
     }
+}
+
+impl Connected for Placed {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) -> Self::ConnectInfo {}
 }
 
 impl AsyncRead for Placed {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if let Some(beginning) = &mut this.beginning
+        let before = into.filled().len();
+        // What is here counts first: a node that stood still itself would else hang up on those who were in time.
+        let read = Pin::new(&mut this.stream).poll_read(context, into);
+        if read.is_pending()
+            && let Some(beginning) = &mut this.beginning
             && beginning.until.as_mut().poll(context).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        let before = into.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(context, into))?;
+        ready!(read)?;
         let read = into.filled().len().saturating_sub(before);
         this.beginning = this.beginning.take().and_then(|beginning| {
             let bytes_left = beginning.bytes_left.saturating_sub(read);
