@@ -3,7 +3,8 @@
 //! A request counts from when it comes in until its client is told. What a write holds is known from the beginning; what
 //! a read holds is counted as it arrives, and bounded for each request (`read/mod.rs`, `range/mod.rs`), so the bound on
 //! bytes is passed by no more than what the reads under way may still bring. The rows of a write stay until the last
-//! replica has answered or its time is over, and so do their bytes, though the client was told.
+//! replica has answered or its time is over, and so do their bytes, though the client was told. What is large enough to
+//! arrive in pieces counts before it is a request at all ([`Arrival`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -121,6 +122,31 @@ impl Admitted {
     /// Bytes that it holds.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+/// The bytes of a request that is not here yet, given back when it is dropped: then the request counts for itself.
+pub struct Arrival {
+    _held: Admitted,
+}
+
+impl Coordinator {
+    /// Counts bytes of a request that begins to arrive among those in flight, if they fit.
+    pub fn arriving(self: &Arc<Self>, bytes: usize) -> Result<Arrival, RequestError> {
+        let mut held = self.nothing_held();
+        held.reserve(bytes)?;
+        Ok(Arrival { _held: held })
+    }
+
+    /// Counts them whether they fit or not.
+    pub fn arriving_anyway(self: &Arc<Self>, bytes: usize) -> Arrival {
+        let mut held = self.nothing_held();
+        held.hold(bytes);
+        Arrival { _held: held }
+    }
+
+    fn nothing_held(self: &Arc<Self>) -> Admitted {
+        Admitted { coordinator: Arc::clone(self), bytes: 0, is_request: false }
     }
 }
 

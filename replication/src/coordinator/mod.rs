@@ -38,6 +38,7 @@ use parking_lot::Mutex;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256StarStar;
 
+pub use self::admission::Arrival;
 use self::admission::Load;
 use self::deadlines::{Deadline, Deadlines, Due, Place};
 pub use self::error::{Failure, Incomplete, RequestError};

@@ -39,6 +39,8 @@ macro_rules! codes {
 codes! {
     /// The body is no JSON.
     MalformedJson = "malformed_json", BAD_REQUEST, InvalidArgument;
+    /// What came over gRPC is no message.
+    MalformedMessage = "malformed_message", BAD_REQUEST, InvalidArgument;
     /// A field or parameter is unknown, missing, or not of the form it must have.
     InvalidRequest = "invalid_request", BAD_REQUEST, InvalidArgument;
     /// The level is none.
@@ -69,8 +71,8 @@ codes! {
     UnknownRepair = "unknown_repair", NOT_FOUND, NotFound;
     /// The path is there, the method is not.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, Unimplemented;
-    /// The body did not come in time.
-    BodyTooSlow = "body_too_slow", REQUEST_TIMEOUT, Cancelled;
+    /// The body, or the message, did not come in time.
+    BodyTooSlow = "body_too_slow", REQUEST_TIMEOUT, Aborted;
     /// The timestamp is not above the purge floor.
     TimestampTooOld = "timestamp_too_old", CONFLICT, FailedPrecondition;
     /// It is there already, and otherwise than asked for.
@@ -89,7 +91,9 @@ codes! {
     AnswerFull = "answer_full", PAYLOAD_TOO_LARGE, OutOfRange;
     /// The body is longer than any request may be.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, InvalidArgument;
-    /// The body is not said to be JSON.
+    /// The message over gRPC is longer than any may be.
+    MessageTooLarge = "message_too_large", PAYLOAD_TOO_LARGE, InvalidArgument;
+    /// The body is not said to be JSON, or the message not to be Protobuf.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, InvalidArgument;
     /// The node does as much as it may.
     Overloaded = "overloaded", TOO_MANY_REQUESTS, ResourceExhausted;

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwapOption;
 use cube_replication::catalog::{Catalog, ClusterState};
 use cube_replication::consistency::Level;
+pub(crate) use cube_replication::coordinator::Arrival;
 use cube_replication::coordinator::{
     Account, Coordinator, Explained, PrefixPage, PrefixRequest, RangePage, RangeRequest, ReadFigures, ReadRequest,
     ReadRow, RequestError, Settings, TableName, Terms, WriteRequest, Written,
@@ -302,6 +303,16 @@ impl Edge {
         let span = traces.and_then(|traces| traces.begin(terms.trace, meter::span_name(operation)));
         terms.trace = span.as_ref().map(OpenSpan::context);
         Metered::begin(&self.meter, operation, terms.level, span.map(Box::new))
+    }
+
+    /// Counts bytes of a request that begins to arrive, until what is returned is dropped.
+    pub(crate) fn arriving(&self, bytes: usize) -> Result<Arrival, EdgeError> {
+        self.parts.coordinator.arriving(bytes).map_err(|error| self.explain(error))
+    }
+
+    /// The same where they are not to be refused.
+    pub(crate) fn arriving_anyway(&self, bytes: usize) -> Arrival {
+        self.parts.coordinator.arriving_anyway(bytes)
     }
 
     /// Traces requests, if that is wanted.

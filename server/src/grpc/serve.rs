@@ -4,6 +4,7 @@
 //! on its own drops the call while its write goes on, and tells the client nothing of it; here the requests read the
 //! header (`convert.rs`), and the coordinator ends in time, with what it knows.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
@@ -15,9 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::service::Routes;
-use tower::ServiceExt;
 
+use super::door::Door;
 use crate::incoming::{Placed, incoming};
 use crate::places::Places;
 
@@ -33,11 +33,10 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 /// Serves until `stop` is done and the calls under way have been answered.
 pub async fn serve(
     listener: TcpListener,
-    routes: Routes,
+    door: Door,
     places: Places,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let routes = routes.prepare();
     let (open, closing) = (TaskTracker::new(), CancellationToken::new());
     let mut stop = pin!(stop);
     let mut connections = Box::pin(incoming(listener, places, PREFACE_TIME));
@@ -47,7 +46,7 @@ pub async fn serve(
             () = &mut stop => break,
         };
         match next {
-            Some(connection) => drop(open.spawn(talk(connection?, routes.clone(), closing.clone()))),
+            Some(connection) => drop(open.spawn(talk(connection?, door.clone(), closing.clone()))),
             None => break,
         }
     }
@@ -59,10 +58,10 @@ pub async fn serve(
     Ok(())
 }
 
-async fn talk(connection: Placed, routes: Routes, closing: CancellationToken) {
+async fn talk(connection: Placed, door: Door, closing: CancellationToken) {
     let answer = service_fn(move |request| {
-        let routes = routes.clone();
-        async move { routes.oneshot(request).await }
+        let answer = door.clone().answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -23,6 +23,7 @@ use tonic::{Status, Streaming};
 use self::place::{Place, Window};
 pub(super) use self::replies::SessionReplies;
 use super::convert;
+use super::door::told;
 use super::requests::{Requests, batch_read, batch_written, partitions_of};
 use crate::edge::{Caller, Edge, EdgeError, Names};
 
@@ -60,7 +61,7 @@ impl Session {
                 biased;
                 () = self.edge.draining() => return Ok(()),
                 () = self.replies.closed() => return Ok(()),
-                message = requests.message() => message?,
+                message = requests.message() => message.map_err(|status| told(status).unwrap_or_else(|other| other))?,
             };
             let Some(v1::SessionRequests { requests }) = message else { return Ok(()) };
             for v1::SessionRequest { id, call } in requests {

@@ -110,7 +110,7 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<Json<BatchAnswer<RowWritten>>, EdgeError> {
     let of_path = table_of_path(&request)?;
-    let document: RowsDocument = read_json(request, batch_body_bytes_max(edge.limits())).await?;
+    let document: RowsDocument = read_json(&edge, request, batch_body_bytes_max(edge.limits())).await?;
     let (common, rows) = document.read()?;
     let timestamp = common.timestamp;
     let (table, terms) = common.at(of_path, parent)?;
@@ -124,7 +124,7 @@ pub(super) async fn delete(
     request: Request,
 ) -> Result<Json<BatchAnswer<RowWritten>>, EdgeError> {
     let of_path = table_of_path(&request)?;
-    let document: KeysDocument = read_json(request, batch_body_bytes_max(edge.limits())).await?;
+    let document: KeysDocument = read_json(&edge, request, batch_body_bytes_max(edge.limits())).await?;
     let (common, keys) = document.read()?;
     let timestamp = common.timestamp;
     let (table, terms) = common.at(of_path, parent)?;
@@ -139,7 +139,7 @@ pub(super) async fn get(
     request: Request,
 ) -> Result<Json<BatchAnswer<RowRead>>, EdgeError> {
     let of_path = table_of_path(&request)?;
-    let document: KeysDocument = read_json(request, batch_body_bytes_max(edge.limits())).await?;
+    let document: KeysDocument = read_json(&edge, request, batch_body_bytes_max(edge.limits())).await?;
     let (common, keys) = document.read()?;
     if common.timestamp.is_some() {
         return Err(EdgeError::invalid("timestamp is a field of writes"));

@@ -1,4 +1,5 @@
-//! Reading a JSON body: bounded in size and time, and refused with what is wrong with it and where.
+//! Reading a JSON body: bounded in size and time, counted among the bytes in flight while it arrives, and refused with
+//! what is wrong with it and where.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use futures::StreamExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
-use crate::edge::{Code, Details, EdgeError};
+use crate::edge::{Arrival, Code, Details, Edge, EdgeError};
 
 /// How much longer keys and values may be as JSON text: what JSON libraries write as `\uXXXX` triples. Base64 needs less.
 const JSON_GROWTH: usize = 3;
@@ -20,6 +21,10 @@ const ROW_FIELDS_BYTES: usize = 128;
 const FIELDS_BYTES: usize = 4 << 10;
 /// The whole body must be here after that long: whoever sends it slower holds a connection and sends nothing.
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// A body as small as what a connection reads ahead is not counted while it arrives.
+const SMALL_BYTES: usize = 64 << 10;
+/// A body of unknown length is counted in such steps.
+const COUNTED_AT_ONCE_BYTES: usize = 1 << 20;
 /// A body that is too long is read to this much, so that the client sees the answer instead of a broken connection.
 const OVERREAD_BYTES_MAX: usize = 64 << 20;
 
@@ -36,19 +41,24 @@ pub(crate) fn batch_body_bytes_max(limits: &Limits) -> usize {
 }
 
 /// Reads a document.
-pub(crate) async fn read_json<T: DeserializeOwned>(request: Request, bytes_max: usize) -> Result<T, EdgeError> {
+pub(crate) async fn read_json<T: DeserializeOwned>(
+    edge: &Edge,
+    request: Request,
+    bytes_max: usize,
+) -> Result<T, EdgeError> {
     check_media_type(request.headers())?;
-    let body = read(request, bytes_max).await?;
+    let (body, _held) = read(edge, request, bytes_max).await?;
     parse(&body)
 }
 
 /// Reads a document whose fields all go without saying: then the body may be left out.
 pub(crate) async fn read_json_or_default<T: DeserializeOwned + Default>(
+    edge: &Edge,
     request: Request,
     bytes_max: usize,
 ) -> Result<T, EdgeError> {
     let media_type = check_media_type(request.headers());
-    let body = read(request, bytes_max).await?;
+    let (body, _held) = read(edge, request, bytes_max).await?;
     if body.is_empty() {
         return Ok(T::default());
     }
@@ -91,15 +101,16 @@ fn refuse(error: &serde_json::Error, body: &[u8]) -> EdgeError {
     }
 }
 
-async fn read(request: Request, bytes_max: usize) -> Result<Bytes, EdgeError> {
+async fn read(edge: &Edge, request: Request, bytes_max: usize) -> Result<(Bytes, Counted<'_>), EdgeError> {
     let too_slow = || {
         let message = format!("the body was not complete after {} s", BODY_TIME.as_secs());
         EdgeError::new(Code::BodyTooSlow, message)
     };
-    tokio::time::timeout(BODY_TIME, read_all(request, bytes_max)).await.map_err(|_| too_slow())?
+    tokio::time::timeout(BODY_TIME, read_all(edge, request, bytes_max)).await.map_err(|_| too_slow())?
 }
 
-async fn read_all(request: Request, bytes_max: usize) -> Result<Bytes, EdgeError> {
+/// The body, and its bytes among those in flight: from the beginning where its length is said, else as they come.
+async fn read_all(edge: &Edge, request: Request, bytes_max: usize) -> Result<(Bytes, Counted<'_>), EdgeError> {
     let too_large = || {
         let message = format!("the body is longer than {bytes_max} bytes, the most by the configured limits");
         let limit = u64::try_from(bytes_max).ok();
@@ -112,17 +123,58 @@ async fn read_all(request: Request, bytes_max: usize) -> Result<Bytes, EdgeError
     if said > overread_bytes_max || (said > bytes_max && waits_for_answer) {
         return Err(too_large());
     }
-    let mut body = BytesMut::with_capacity(said.min(bytes_max));
+    let mut counted = Counted { edge, bytes: 0, held: Vec::new() };
+    let mut refused = if said > bytes_max { None } else { counted.whole(said).err() };
+    if let Some(error) = refused.take_if(|_| waits_for_answer) {
+        return Err(error);
+    }
+    let mut body = BytesMut::with_capacity(if refused.is_none() { said.min(bytes_max) } else { 0 });
     let mut bytes = 0usize;
     let mut chunks = request.into_body().into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| EdgeError::invalid(format!("the body broke off: {error}")))?;
         bytes = bytes.saturating_add(chunk.len());
-        if bytes <= bytes_max {
+        if bytes <= bytes_max && refused.is_none() {
+            refused = counted.up_to(bytes).err();
             body.extend_from_slice(&chunk);
-        } else if bytes > overread_bytes_max {
+        } else {
+            // What is read on is read for the client to see the answer.
+            body = BytesMut::new();
+        }
+        if bytes > overread_bytes_max {
             break;
         }
     }
-    if bytes > bytes_max { Err(too_large()) } else { Ok(body.freeze()) }
+    if bytes > bytes_max {
+        return Err(too_large());
+    }
+    refused.map_or_else(|| Ok((body.freeze(), counted)), Err)
+}
+
+/// What of a body is counted, for as long as it is kept.
+struct Counted<'a> {
+    edge: &'a Edge,
+    bytes: usize,
+    held: Vec<Arrival>,
+}
+
+impl Counted<'_> {
+    /// A body of this length is about to come.
+    fn whole(&mut self, bytes: usize) -> Result<(), EdgeError> {
+        if bytes <= SMALL_BYTES { Ok(()) } else { self.hold(bytes) }
+    }
+
+    /// So many bytes of it are here.
+    fn up_to(&mut self, bytes: usize) -> Result<(), EdgeError> {
+        if bytes <= self.bytes.saturating_add(SMALL_BYTES) {
+            return Ok(());
+        }
+        self.hold(bytes.saturating_sub(self.bytes).max(COUNTED_AT_ONCE_BYTES))
+    }
+
+    fn hold(&mut self, bytes: usize) -> Result<(), EdgeError> {
+        self.held.push(self.edge.arriving(bytes)?);
+        self.bytes = self.bytes.saturating_add(bytes);
+        Ok(())
+    }
 }

@@ -55,7 +55,7 @@ pub(super) async fn show(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Json
 /// `PATCH /api/v1/config`
 pub(super) async fn change(State(edge): State<Arc<Edge>>, request: Request) -> Result<Json<ChangeDocument>, EdgeError> {
     admit(&edge, request.uri(), Access::Configure)?;
-    let patch = read_json::<BTreeMap<String, Value>>(request, BODY_BYTES_MAX).await?;
+    let patch = read_json::<BTreeMap<String, Value>>(&edge, request, BODY_BYTES_MAX).await?;
     let Change { changed, needs_restart } = edge.config().patch(&patch)?;
     let message = match changed.as_slice() {
         [] => "Nothing changed".to_owned(),

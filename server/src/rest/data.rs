@@ -31,7 +31,7 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<Json<WriteAnswer>, EdgeError> {
     Parameters::parse(request.uri().query(), &[])?;
-    let document: PutDocument = read_json(request, body_bytes_max(edge.limits())).await?;
+    let document: PutDocument = read_json(&edge, request, body_bytes_max(edge.limits())).await?;
     let table = table_name(document.keyspace.clone(), document.table.clone());
     let (key, row) = document.read()?;
     write(&edge, parent, (table, key), row, STORED).await
@@ -68,7 +68,7 @@ pub(super) async fn put_row(
 ) -> Result<Json<WriteAnswer>, EdgeError> {
     let at = by_path(request.uri())?;
     let parameters = Parameters::parse(request.uri().query(), &["cl", "explain"])?;
-    let document: RowDocument = read_json(request, body_bytes_max(edge.limits())).await?;
+    let document: RowDocument = read_json(&edge, request, body_bytes_max(edge.limits())).await?;
     let mut row = document.read()?;
     row.level = match (row.level, parameters.level()?) {
         (Some(_), Some(_)) => return Err(EdgeError::invalid("cl is given twice: in the body and in the query")),

@@ -44,7 +44,7 @@ pub(super) async fn begin(
 ) -> Result<(StatusCode, Json<RepairDocument>), EdgeError> {
     Parameters::parse(request.uri().query(), &[])?;
     edge.permit(Caller::Anonymous, Access::Steer)?;
-    let RepairBody { keyspace, table, dry_run } = read_json_or_default(request, BODY_BYTES_MAX).await?;
+    let RepairBody { keyspace, table, dry_run } = read_json_or_default(&edge, request, BODY_BYTES_MAX).await?;
     let repair = edge.admin().begin_repair(Asked { keyspace, table, dry_run }).await?;
     let message = match dry_run {
         true => "replicas are compared, and nothing is changed; GET this path with /{repairId} tells what was found",

@@ -57,7 +57,7 @@ pub(super) async fn scrub_now(
 ) -> Result<(StatusCode, Json<ScrubDocument>), EdgeError> {
     Parameters::parse(request.uri().query(), &[])?;
     edge.permit(Caller::Anonymous, Access::Steer)?;
-    let OrderBody {} = read_json_or_default(request, ORDER_BYTES_MAX).await?;
+    let OrderBody {} = read_json_or_default(&edge, request, ORDER_BYTES_MAX).await?;
     let scrub = edge.admin().scrub_now();
     let message = "everything this node holds is verified now; GET this path tells how far it is";
     Ok((StatusCode::ACCEPTED, Json(ScrubDocument { success: true, message, scrub })))

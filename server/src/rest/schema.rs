@@ -72,7 +72,7 @@ pub(super) async fn create_keyspace(State(edge): State<Arc<Edge>>, request: Requ
     admit(&edge, request.uri(), Access::ChangeSchema)?;
     let keyspace = keyspace_of(request.uri())?;
     check_name("keyspace", &keyspace)?;
-    let options = read_json_or_default::<KeyspaceForm>(request, BODY_BYTES_MAX).await?.options(edge.sync())?;
+    let options = read_json_or_default::<KeyspaceForm>(&edge, request, BODY_BYTES_MAX).await?.options(edge.sync())?;
     let changed = edge.admin().create_keyspace(&keyspace, options).await?;
     Ok(created(format!("Keyspace {keyspace}"), changed))
 }
@@ -81,7 +81,7 @@ pub(super) async fn create_keyspace(State(edge): State<Arc<Edge>>, request: Requ
 pub(super) async fn alter_keyspace(State(edge): State<Arc<Edge>>, request: Request) -> Changing {
     admit(&edge, request.uri(), Access::ChangeSchema)?;
     let keyspace = keyspace_of(request.uri())?;
-    let change = read_json_or_default::<KeyspaceForm>(request, BODY_BYTES_MAX).await?.change()?;
+    let change = read_json_or_default::<KeyspaceForm>(&edge, request, BODY_BYTES_MAX).await?.change()?;
     let changed = edge.admin().alter_keyspace(&keyspace, change).await?;
     Ok(altered(format!("Keyspace {keyspace}"), changed))
 }
@@ -99,7 +99,7 @@ pub(super) async fn create_table(State(edge): State<Arc<Edge>>, request: Request
     admit(&edge, request.uri(), Access::ChangeSchema)?;
     let (keyspace, table) = table_of(request.uri())?;
     check_name("table", &table)?;
-    let options = read_json_or_default::<TableForm>(request, BODY_BYTES_MAX).await?.options()?;
+    let options = read_json_or_default::<TableForm>(&edge, request, BODY_BYTES_MAX).await?.options()?;
     let changed = edge.admin().create_table(&keyspace, &table, options).await?;
     Ok(created(format!("Table {keyspace}.{table}"), changed))
 }
@@ -108,7 +108,7 @@ pub(super) async fn create_table(State(edge): State<Arc<Edge>>, request: Request
 pub(super) async fn alter_table(State(edge): State<Arc<Edge>>, request: Request) -> Changing {
     admit(&edge, request.uri(), Access::ChangeSchema)?;
     let (keyspace, table) = table_of(request.uri())?;
-    let change = read_json_or_default::<TableForm>(request, BODY_BYTES_MAX).await?.change()?;
+    let change = read_json_or_default::<TableForm>(&edge, request, BODY_BYTES_MAX).await?.change()?;
     let changed = edge.admin().alter_table(&keyspace, &table, change).await?;
     Ok(altered(format!("Table {keyspace}.{table}"), changed))
 }

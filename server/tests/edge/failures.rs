@@ -31,6 +31,7 @@ const THREE: Plan = Plan {
         seed: 0,
         slow_ms: None,
     },
+    message_time: None,
 };
 
 const PUT: &str = r#"{"key":"k","value":"v","cl":"ALL"}"#;
@@ -182,7 +183,7 @@ async fn a_write_whose_call_has_no_time_left_ends_with_what_is_known_of_it() {
     let node = Node::start(THREE).await;
     let request = framed(&v1::PutRequest { level: v1::Level::All.into(), ..put("k", "v") });
     for time in ["0n", "1n", "1m", "5m", "20m"] {
-        let ended = call(node.grpc, "/cube.v1.Kv/Put", &[("grpc-timeout", time)], request.clone()).await;
+        let ended = call(node.grpc, "/cube.v1.Kv/Put", &[("grpc-timeout", time)], request.clone()).await.status;
         assert_eq!(ended.code(), tonic::Code::DeadlineExceeded, "{time}: {:?}", ended);
         let detail = detail_of(&ended);
         assert_eq!((detail.code.as_str(), detail.may_take_effect), ("write_unknown", true), "{time}");

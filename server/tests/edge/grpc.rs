@@ -219,7 +219,11 @@ async fn messages_are_as_large_as_the_configured_limits_and_no_larger() {
     let rows =
         (0..20).map(|number| v1::PutRow { key: key(&format!("k{number}")), value: value.clone().into(), ttl_ms: None });
     let too_much = v1::BatchPutRequest { rows: rows.collect(), ..Default::default() };
-    assert!(kv.batch_put(too_much).await.is_err());
+    let status = kv.batch_put(too_much).await.unwrap_err();
+    let detail = detail_of(&status);
+    assert_eq!((status.code(), detail.code.as_str()), (Code::InvalidArgument, "message_too_large"));
+    let most = u64::try_from(cube_server::grpc::message_bytes_max(&limits)).unwrap();
+    assert_eq!(detail.limit, Some(most));
     assert!(kv.get(get("k")).await.unwrap().into_inner().found, "the node goes on");
 }
 

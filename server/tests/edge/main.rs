@@ -17,6 +17,7 @@ mod grpc;
 mod health;
 mod http;
 mod keys;
+mod malformed;
 mod node;
 mod raw;
 mod rows;

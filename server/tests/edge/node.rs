@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) others: &'static [&'static str],
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
+    /// In which a message over gRPC must be here, if it is another one than that of nodes.
+    pub(crate) message_time: Option<Duration>,
 }
 
 /// A node, its front doors, and what a test may do to it.
@@ -124,14 +126,17 @@ impl Node {
         let (http, grpc) = (listener().await.unwrap(), listener().await.unwrap());
         let addresses = (http.local_addr().unwrap(), grpc.local_addr().unwrap());
         let router = rest::router(Arc::clone(&edge));
-        let routes = grpc::routes(Arc::clone(&edge)).unwrap();
+        let mut door = grpc::routes(Arc::clone(&edge)).unwrap();
+        if let Some(time) = plan.message_time {
+            door = door.with_message_time(time);
+        }
         let ticked = Arc::clone(&coordinator);
         let tasks: Vec<tokio::task::JoinHandle<()>> = vec![
             tokio::spawn(async move {
                 rest::serve(http, router, Places::new("http", PLACES), std::future::pending()).await.unwrap()
             }),
             tokio::spawn(async move {
-                grpc::serve(grpc, routes, Places::new("grpc", PLACES), std::future::pending()).await.unwrap()
+                grpc::serve(grpc, door, Places::new("grpc", PLACES), std::future::pending()).await.unwrap()
             }),
             tokio::spawn(async move {
                 let mut ticks = tokio::time::interval(TICK);
