@@ -5,7 +5,8 @@
 //! - a write is repeated freely only after a failure that says that nothing was written, or that it was never sent;
 //! - a write that is *repeatable* carries a timestamp that the client fixed before its first try. All of its tries carry
 //!   the same one, and such a timestamp alone makes the version of a row, through whichever node it comes. So all tries
-//!   are one version, and replicas that hold it, or hold something newer, are changed by none of them;
+//!   are one version, and replicas that hold something newer are changed by none of them. Those that hold it have the
+//!   value already; with a time to live, which each coordinator counts from its own now, the latest end is kept;
 //! - every other write that may have taken effect is not repeated: the caller is told that its outcome is unknown.
 //!
 //! Reads change nothing and are repeated as long as there is time.

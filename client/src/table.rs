@@ -198,7 +198,8 @@ pub struct Put<'a> {
 }
 
 impl Put<'_> {
-    /// After this time the row ends by itself.
+    /// After this time the row ends by itself. It counts from when a node takes the write, whatever the write's timestamp;
+    /// when a repeatable write needs more than one try, from the last one that arrives.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.request.ttl_ms = Some(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         self

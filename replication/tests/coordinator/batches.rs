@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use cube_replication::consistency::Level;
-use cube_replication::coordinator::Change;
+use cube_replication::coordinator::{Change, WriteRequest};
 use cube_replication::messages::RequestBody;
 use cube_storage::engine::EngineError;
-use cube_storage::model::{NodeId, RowKey, Token};
+use cube_storage::model::{Hlc, NodeId, RowKey, Token};
 
 use super::cluster::{BITS, Cluster, TABLE_ID, n, value, write};
 use super::node::HintFate;
@@ -133,6 +133,29 @@ fn a_time_to_live_is_fixed_once_for_all_replicas_and_rounds() {
     let [Some(expiry)] = expiries.into_iter().collect::<Vec<_>>()[..] else { panic!("replicas differ") };
     let lives_ms = expiry.0 - super::cluster::START_MS;
     assert_eq!(lives_ms, 10_000, "by the coordinator's clock when the write came in");
+}
+
+#[test]
+fn tries_of_one_write_end_alike_on_all_replicas_whatever_clocks_they_went_by() {
+    let cluster = Cluster::of("a0 a1 a2");
+    let long_ago = Some(Hlc::new(super::cluster::START_MS - 600_000, 0));
+    let change = Change::Put { value: "v".into(), ttl_ms: Some(10_000) };
+    let request = |level| WriteRequest { timestamp: long_ago, ..write(vec![(RowKey::of("k"), change.clone())], level) };
+    let end_ms = |node| cluster.node(node).held(&RowKey::of("k")).unwrap().expiry().unwrap().0;
+    cluster.write(0, request(Level::All)).unwrap().remove(0).unwrap();
+    let counted_from_now = end_ms(0);
+    assert!(
+        counted_from_now >= super::cluster::START_MS + 10_000,
+        "a row of an old timestamp lives as long as any other"
+    );
+    cluster.pass_ms(2_000);
+    cluster.write(1, request(Level::All)).unwrap().remove(0).unwrap();
+    let later = end_ms(0);
+    assert!(later >= counted_from_now + 2_000);
+    cluster.node(2).machine.skew_ms(-60_000);
+    cluster.write(2, request(Level::All)).unwrap().remove(0).unwrap();
+    let ends = BTreeSet::from([0, 1, 2].map(end_ms));
+    assert!(ends.len() == 1 && ends.first() >= Some(&later), "the latest end stays: {ends:?}, before {later}");
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub(super) async fn resume(State(edge): State<Arc<Edge>>, request: Request) -> R
 async fn steer(edge: &Edge, request: Request, order: HintOrder) -> Result<Json<OrderDocument>, EdgeError> {
     Parameters::parse(request.uri().query(), &[])?;
     edge.permit(Caller::Anonymous, Access::Steer)?;
-    let OrderBody { node } = read_json_or_default(&edge, request, ORDER_BYTES_MAX).await?;
+    let OrderBody { node } = read_json_or_default(edge, request, ORDER_BYTES_MAX).await?;
     edge.admin().steer_hints(order, node.as_deref()).await?;
     let message = message(order, node.as_deref(), &edge.admin().hints());
     Ok(Json(OrderDocument { success: true, message, node }))
