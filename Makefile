@@ -14,7 +14,7 @@ PROPERTIES := --lib $(addprefix --test ,anti_entropy crash dirty_crash dirty_dam
 # Data and logs of `make run`. What is there from the last time is continued.
 DIR ?= $(CARGO_TARGET_DIR)/cluster
 
-.PHONY: help setup build run test test-long test-logic fuzz sim lint fix bench bench-cluster bench-peers
+.PHONY: help setup build run test test-long test-logic fuzz sim lint fix bench bench-cluster bench-overload bench-peers
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +80,9 @@ bench: setup ## Run the benchmarks; BENCH=name picks some
 # Runs of their own pass other options: make bench-cluster BENCH_ARGS="--quick --hot-only"
 bench-cluster: build ## Measure a cluster of three nodes against its marks
 	"$(RELEASE)/cube-bench" marks $(BENCH_ARGS)
+
+bench-overload: build ## Ask nodes for three times more than they take, also with one that stands still
+	"$(RELEASE)/cube-bench" overload $(BENCH_ARGS)
 
 bench-peers: build ## Let Cube KV and etcd take turns with the same workload
 	@scripts/setup.sh peers

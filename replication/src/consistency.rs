@@ -250,7 +250,7 @@ pub struct UnknownLevel {
 impl UnknownLevel {
     /// As much of the word is repeated in the error, whatever was sent.
     pub const GIVEN_CHARS_MAX: usize = 64;
-    /// A word that differs in more letters than this is no slip of the keyboard.
+    /// A word with more mistakes than this is no slip of the keyboard, nor is one of which most is wrong.
     const SLIPS_MAX: usize = 3;
 
     /// The level that was probably meant.
@@ -258,8 +258,7 @@ impl UnknownLevel {
         let given = self.given.to_ascii_uppercase();
         let slips = |level: &Level| edit_distance(&given, level.name());
         let nearest = Level::EVERY.into_iter().min_by_key(slips)?;
-        // Something must be right too, or every short word would be ANY.
-        (slips(&nearest) <= Self::SLIPS_MAX && slips(&nearest) < nearest.name().len()).then_some(nearest)
+        (slips(&nearest) <= Self::SLIPS_MAX.min(nearest.name().len() / 2)).then_some(nearest)
     }
 }
 
@@ -276,17 +275,26 @@ impl fmt::Display for UnknownLevel {
 
 impl std::error::Error for UnknownLevel {}
 
-/// How many letters have to be added, taken away or replaced to make one word of the other.
+/// How many letters have to be added, taken away, replaced, or swapped with the next, to make one word of the other.
 fn edit_distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
+    let to: Vec<char> = to.chars().collect();
+    let mut before: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    let mut letter_before = None;
     for (removed, letter) in from.chars().enumerate() {
-        let mut left = removed + 1;
-        let mut diagonal = std::mem::replace(row.first_mut().unwrap_or(&mut 0), left);
-        for (above, wanted) in row.iter_mut().skip(1).zip(to.chars()) {
-            let replaced = diagonal + usize::from(letter != wanted);
-            left = replaced.min(left + 1).min(*above + 1);
-            diagonal = std::mem::replace(above, left);
+        let mut next = vec![removed + 1];
+        for (place, wanted) in to.iter().enumerate() {
+            let at = |row: &[usize], place: usize| row.get(place).copied().unwrap_or(usize::MAX - 1);
+            let edited = (at(&next, place) + 1).min(at(&row, place + 1) + 1);
+            let mut least = edited.min(at(&row, place) + usize::from(letter != *wanted));
+            let wanted_before = place.checked_sub(1).and_then(|place| to.get(place));
+            if wanted_before == Some(&letter) && letter_before == Some(*wanted) {
+                least = least.min(at(&before, place - 1) + 1);
+            }
+            next.push(least);
         }
+        before = std::mem::replace(&mut row, next);
+        letter_before = Some(letter);
     }
     row.last().copied().unwrap_or(0)
 }
@@ -319,6 +327,7 @@ mod tests {
             ("oen", Some(Level::One)),
             ("al", Some(Level::All)),
             ("thre", Some(Level::Three)),
+            ("foo", None),
             ("SERIAL", None),
             ("", None),
             ("💥", None),
@@ -344,7 +353,7 @@ mod tests {
     #[test]
     fn edit_distance_counts_letters() {
         for (from, to, distance) in
-            [("", "", 0), ("", "ab", 2), ("ab", "", 2), ("kitten", "sitting", 3), ("ab", "ba", 2)]
+            [("", "", 0), ("", "ab", 2), ("ab", "", 2), ("kitten", "sitting", 3), ("ab", "ba", 1), ("tow", "two", 1)]
         {
             assert_eq!(edit_distance(from, to), distance, "{from} -> {to}");
         }

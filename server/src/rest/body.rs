@@ -25,6 +25,8 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 const SMALL_BYTES: usize = 64 << 10;
 /// A body of unknown length is counted in such steps.
 const COUNTED_AT_ONCE_BYTES: usize = 1 << 20;
+/// More of what a client gave is not told back.
+const GIVEN_CHARS_MAX: usize = 64;
 /// A body that is too long is read to this much, so that the client sees the answer instead of a broken connection.
 const OVERREAD_BYTES_MAX: usize = 64 << 20;
 
@@ -68,13 +70,19 @@ pub(crate) async fn read_json_or_default<T: DeserializeOwned + Default>(
 
 /// A page in a browser can send other media types to a node of the reader's own network, but not JSON.
 fn check_media_type(headers: &HeaderMap) -> Result<(), EdgeError> {
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        let given = String::from_utf8_lossy(encoding.as_bytes()).chars().take(GIVEN_CHARS_MAX).collect();
+        let details = Details { given: Some(given), ..Details::default() };
+        let message = "the body must be sent as it is, without a Content-Encoding";
+        return Err(EdgeError::with(Code::UnsupportedMediaType, message, details));
+    }
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if media_type == "application/json" || (media_type.starts_with("application/") && media_type.ends_with("+json")) {
         return Ok(());
     }
     let message = "the body must be JSON and say so: send the header Content-Type: application/json";
-    let details = Details { given: Some(given.chars().take(64).collect()), ..Details::default() };
+    let details = Details { given: Some(given.chars().take(GIVEN_CHARS_MAX).collect()), ..Details::default() };
     Err(EdgeError::with(Code::UnsupportedMediaType, message, details))
 }
 

@@ -62,7 +62,7 @@ async fn count(State(edge): State<Arc<Edge>>, response: Response) -> Response {
 }
 
 async fn no_such_path(uri: Uri) -> EdgeError {
-    let message = format!("there is nothing at {}: docs/rest-api.md lists the paths", uri.path());
+    let message = format!("there is nothing at {}: GET /docs shows all calls", uri.path());
     EdgeError::new(Code::NotFound, message)
 }
 

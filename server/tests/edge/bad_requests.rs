@@ -128,6 +128,18 @@ async fn bad_input_is_refused_with_its_code_and_never_with_422_or_500() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_said_to_be_compressed_is_not_taken_as_it_is() {
+    let node = Node::alone().await;
+    let body = r#"{"key":"k","value":"v"}"#;
+    let plain = String::from_utf8(request("POST", "/api/v1/put", Some("application/json"), body.as_bytes())).unwrap();
+    let said = |encoding| plain.replacen("\r\n", &format!("\r\nContent-Encoding: {encoding}\r\n"), 1).into_bytes();
+    let refused = send_raw(node.http, &said("gzip")).await;
+    assert_eq!((refused.status, refused.error_code()), (415, "unsupported_media_type"), "{refused:?}");
+    assert_eq!(refused.details()["given"], "gzip");
+    assert_eq!(send_raw(node.http, &said("identity")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_level_is_named_with_the_right_ones() {
     let node = Node::alone().await;
     let answer = get(node.http, "/api/v1/get/k?cl=qorum").await;
