@@ -11,7 +11,7 @@ use super::id::RepairId;
 use super::job::{Moved, Why};
 use super::questions::{Errand, RepairAnswer, Report};
 
-/// Errands that are known at a time. There are so many only when several nodes run jobs.
+/// Errands that are known at a time, those that are over included as long as there is room for them.
 pub(super) const ERRANDS_MAX: usize = 64;
 /// After which an errand that is not asked for is forgotten: many times the interval at which it is.
 pub(super) const ABANDONED_MS: u64 = 60_000;
@@ -58,7 +58,7 @@ impl Desk {
                 State::Failed(node, why) => RepairAnswer::Failed(*node, why.clone()),
             });
         }
-        if self.entries.len() >= ERRANDS_MAX && !self.entries.contains_key(&key) {
+        if self.entries.len() >= ERRANDS_MAX && !self.entries.contains_key(&key) && !self.forget_one_that_is_over() {
             return None;
         }
         self.arrivals += 1;
@@ -114,6 +114,14 @@ impl Desk {
             }
             _ => false,
         }
+    }
+
+    /// Makes room. Whether there was an errand that is over: of those, its job has most likely heard of the one that was
+    /// asked for longest ago; if not, it is begun anew.
+    fn forget_one_that_is_over(&mut self) -> bool {
+        let over = self.entries.iter().filter(|(_, entry)| matches!(entry.state, State::Done(_) | State::Failed(..)));
+        let oldest = over.min_by_key(|(_, entry)| entry.asked_ms).map(|(key, _)| *key);
+        oldest.is_some_and(|key| self.entries.remove(&key).is_some())
     }
 
     fn forget_abandoned(&mut self, now_ms: u64) {
@@ -196,5 +204,10 @@ mod tests {
         }
         assert_eq!(desk.ask(errand(1_000, 0), 0), None);
         assert!(desk.ask(errand(5, 1), 0).is_some(), "one that is known needs none");
+        let [first, second] = [0, 1].map(|_| desk.next(1).unwrap());
+        desk.on_done(&first, Report::default());
+        assert!(waits(desk.ask(errand(1_000, 0), 2)), "one that is over makes room");
+        assert_eq!(desk.ask(errand(1_001, 0), 2), None);
+        assert!(desk.is_wanted(&second, 2) && !desk.is_wanted(&first, 2));
     }
 }
