@@ -11,9 +11,12 @@ const NODES_MIN: usize = 6;
 
 struct State {
     taken: usize,
+    /// The turn of who comes next, and whose turn it is: a large cluster is not passed over for ever by small ones.
+    next: u64,
+    served: u64,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { taken: 0 });
+static STATE: Mutex<State> = Mutex::new(State { taken: 0, next: 0, served: 0 });
 static FREED: Condvar = Condvar::new();
 
 /// Room for some nodes, given back when dropped.
@@ -22,16 +25,21 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Waits for room.
+    /// Waits for its turn, and for room.
     pub(crate) fn take(nodes: usize) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let room = NODES_MIN.max(NODES_PER_PROCESSOR * processors);
         assert!(nodes <= room, "{nodes} nodes");
         let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
-        while state.taken + nodes > room {
+        let turn = state.next;
+        state.next += 1;
+        while state.served != turn || state.taken + nodes > room {
             state = FREED.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.taken += nodes;
+        state.served += 1;
+        drop(state);
+        FREED.notify_all();
         Self { nodes }
     }
 }
