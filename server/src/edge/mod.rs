@@ -24,7 +24,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use cube_replication::catalog::{Catalog, ClusterState};
@@ -90,6 +90,7 @@ pub struct Edge {
     leaving: AtomicBool,
     draining: CancellationToken,
     turned_away: ArcSwapOption<String>,
+    waiting_answers: AtomicUsize,
 }
 
 impl Edge {
@@ -101,6 +102,7 @@ impl Edge {
             leaving: AtomicBool::new(false),
             draining: CancellationToken::new(),
             turned_away: ArcSwapOption::empty(),
+            waiting_answers: AtomicUsize::new(0),
         })
     }
 
@@ -303,6 +305,11 @@ impl Edge {
         let span = traces.and_then(|traces| traces.begin(terms.trace, meter::span_name(operation)));
         terms.trace = span.as_ref().map(OpenSpan::context);
         Metered::begin(&self.meter, operation, terms.level, span.map(Box::new))
+    }
+
+    /// Bytes of answers that are ready and that the clients of sessions have not taken.
+    pub(crate) fn waiting_answers(&self) -> &AtomicUsize {
+        &self.waiting_answers
     }
 
     /// Counts bytes of a request that begins to arrive, until what is returned is dropped.

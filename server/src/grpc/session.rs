@@ -40,7 +40,7 @@ pub(super) struct Session {
 impl Session {
     /// Begins to read. What is returned holds the answers.
     pub(super) fn begin(edge: Arc<Edge>, requests: Streaming<v1::SessionRequests>) -> SessionReplies {
-        let window = Arc::new(Window::of(IN_FLIGHT_MAX));
+        let window = Arc::new(Window::of(IN_FLIGHT_MAX, Arc::clone(&edge)));
         // There is always room: each answer has a place in the window.
         let (replies, answered) = mpsc::channel(IN_FLIGHT_MAX);
         let (ended, end) = mpsc::channel(1);

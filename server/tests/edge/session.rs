@@ -147,6 +147,38 @@ async fn requests_under_way_end_though_the_client_of_the_session_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_whose_clients_take_nothing_hold_no_more_together_than_requests_may() {
+    const VALUE_BYTES: usize = 1 << 20;
+    const READS: usize = 20;
+    let settings = cube_replication::coordinator::Settings { in_flight_bytes_max: 8 << 20, ..Default::default() };
+    let node = Node::start(Plan { settings, ..Plan::default() }).await;
+    let mut sessions = [Session::open(&node).await, Session::open(&node).await];
+    sessions[0].send([(0, Call::Put(put("large", &"x".repeat(VALUE_BYTES))))]).await;
+    sessions[0].answers(1).await;
+    let begun = node.coordinator.begun();
+    for (number, session) in (0..).zip(sessions.iter().cycle().take(2 * READS)) {
+        let get = Call::Get(v1::GetRequest { key: key("large"), ..Default::default() });
+        session.send([(number, get)]).await;
+        // One after the other, so that none is refused for what the one before it holds.
+        let is_over = async || node.coordinator.begun() > begun + number && node.coordinator.in_flight() == 0;
+        eventually("the read is over", is_over).await;
+    }
+    let mut rows = 0;
+    for session in &mut sessions {
+        for outcome in session.answers(READS).await.values() {
+            match outcome {
+                Outcome::Row(_) => rows += 1,
+                refused => assert_eq!(error_code(refused), "overloaded"),
+            }
+        }
+    }
+    // Those on their way to the client do not wait any more.
+    assert!((8..=16).contains(&rows), "{rows} rows of 1 MiB waited");
+    sessions[0].send([(99, Call::Get(v1::GetRequest { key: key("large"), ..Default::default() }))]).await;
+    assert!(matches!(sessions[0].answers(1).await[&99], Outcome::Row(_)), "what is taken makes room");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_take_its_answers_holds_no_more_than_its_share() {
     const VALUE_BYTES: usize = 1 << 20;
     const READS: u64 = 400;

@@ -9,9 +9,10 @@ use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::super::status::detail;
-use crate::edge::{Code, Details, EdgeError, stopped_while_reading, stopped_while_writing};
+use crate::edge::{Code, Details, Edge, EdgeError, stopped_while_reading, stopped_while_writing};
 
-/// Bytes of answers that may wait for the client. One that asks faster than it listens gets errors instead of rows.
+/// Bytes of answers that may wait for the client of one session. One that asks faster than it listens gets errors instead of
+/// rows; so does everybody when those of all sessions are more than requests in flight may hold.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 /// After which such a client may ask again.
 const RETRY_AFTER_MS: u32 = 50;
@@ -22,18 +23,53 @@ pub(super) struct Window {
     free: Semaphore,
     /// Bytes of answers that the client has not taken.
     waiting_bytes: AtomicUsize,
+    edge: Arc<Edge>,
 }
 
 impl Window {
     /// A window of so many requests.
-    pub(super) fn of(requests: usize) -> Self {
-        Self { free: Semaphore::new(requests), waiting_bytes: AtomicUsize::new(0) }
+    pub(super) fn of(requests: usize, edge: Arc<Edge>) -> Self {
+        Self { free: Semaphore::new(requests), waiting_bytes: AtomicUsize::new(0), edge }
     }
 
     /// Answers were taken by the client's stream.
     pub(super) fn taken(&self, answers: usize, bytes: usize) {
-        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.release(bytes);
         self.free.add_permits(answers);
+    }
+
+    /// So many bytes more wait; what waited before, here and in all sessions.
+    fn hold(&self, bytes: usize) -> (usize, usize) {
+        let here = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        (here, self.edge.waiting_answers().fetch_add(bytes, Ordering::Relaxed))
+    }
+
+    fn release(&self, bytes: usize) {
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.edge.waiting_answers().fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Why an answer of so many bytes is too much, if it is. Alone, one of any size is not: its own limit is another one.
+    fn refuses(&self, (here, everywhere): (usize, usize), bytes: usize) -> Option<EdgeError> {
+        let bound = self.edge.settings().in_flight_bytes_max;
+        if here > 0 && here.saturating_add(bytes) > WAITING_BYTES_MAX {
+            let message =
+                format!("answers of {here} bytes wait for the client of this session already: take them first");
+            return Some(too_much(message, WAITING_BYTES_MAX));
+        }
+        if everywhere > 0 && everywhere.saturating_add(bytes) > bound {
+            let message =
+                format!("answers of {everywhere} bytes wait for the clients of sessions, of {bound} that may");
+            return Some(too_much(message, bound));
+        }
+        None
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        let left = *self.waiting_bytes.get_mut();
+        self.edge.waiting_answers().fetch_sub(left, Ordering::Relaxed);
     }
 }
 
@@ -83,27 +119,22 @@ impl Place {
             Ok(outcome) => reply(outcome),
             Err(error) => refused(&error),
         };
-        let waiting = &self.window.waiting_bytes;
         let bytes = reply.encoded_len();
-        let held = waiting.fetch_add(bytes, Ordering::Relaxed);
+        let held = self.window.hold(bytes);
         let holds_rows = matches!(reply.outcome, Some(Outcome::Row(_) | Outcome::Rows(_) | Outcome::Page(_)));
-        if holds_rows && held > 0 && held + bytes > WAITING_BYTES_MAX {
-            reply = refused(&too_slow(held));
-            waiting.fetch_add(reply.encoded_len(), Ordering::Relaxed);
-            waiting.fetch_sub(bytes, Ordering::Relaxed);
+        if holds_rows && let Some(error) = self.window.refuses(held, bytes) {
+            reply = refused(&error);
+            self.window.hold(reply.encoded_len());
+            self.window.release(bytes);
         }
         // The client is gone when nobody takes it. There is room: the place stands for it.
         let _gone = self.replies.try_send(reply);
     }
 }
 
-fn too_slow(held: usize) -> EdgeError {
-    let message = format!("answers of {held} bytes wait for the client of this session already: take them first");
-    let details = Details {
-        retry_after_ms: Some(RETRY_AFTER_MS),
-        limit: u64::try_from(WAITING_BYTES_MAX).ok(),
-        ..Details::default()
-    };
+fn too_much(message: String, limit: usize) -> EdgeError {
+    let limit = u64::try_from(limit).ok();
+    let details = Details { retry_after_ms: Some(RETRY_AFTER_MS), limit, ..Details::default() };
     EdgeError::with(Code::Overloaded, message, details)
 }
 
