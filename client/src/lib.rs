@@ -24,7 +24,8 @@
 //! # When a write fails
 //!
 //! Every error tells whether the write may have taken effect ([`Error::may_take_effect`]). Where not, nothing was written,
-//! and the client has tried again by itself as long as there was time. Where it may, the client has not: somebody else may
+//! and the client has tried again by itself as long as there was time (the parts of a batch excepted: what failed of one is
+//! handed back as it is, with a hint when to try again). Where it may, the client has not: somebody else may
 //! have written the row in between, and a second try would win over that. Read the row, or make the write
 //! [`repeatable`](Put::repeatable) from the start: then its timestamp is fixed before the first try, and all tries are one
 //! version.

@@ -257,6 +257,13 @@ pub struct PutAll<'a> {
 }
 
 impl PutAll<'_> {
+    /// After this time the rows end by themselves, as with [`Put::ttl`].
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.request.rows.iter_mut().for_each(|row| row.ttl_ms = Some(ttl_ms));
+        self
+    }
+
     /// Writes them. The answer has one outcome for each partition key, in the order in which they first appear.
     pub async fn send(self) -> Result<Vec<(Bytes, Result<Written, Box<Refusal>>)>, Error> {
         let request = self.table.stamped(self.request, self.repeatable);

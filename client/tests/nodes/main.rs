@@ -12,6 +12,7 @@ use futures::future::join_all;
 
 /// Longer than the death of a node is noticed in on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
 /// Writers, and rows that each of them writes before and after the node is killed.
 const WRITERS: usize = 8;
 const ROWS: usize = 40;
@@ -67,12 +68,13 @@ async fn rows_are_written_read_listed_and_deleted() {
         table.delete("k").send().await.unwrap();
         assert_eq!(table.get("k").send().await.unwrap().value, None);
         let rows = (0..25).map(|number| (Key::sorted("p", format!("{number:02}")), "v"));
-        for (_, outcome) in table.put_all(rows).send().await.unwrap() {
+        for (_, outcome) in table.put_all(rows).ttl(HOUR).send().await.unwrap() {
             outcome.unwrap();
         }
         let mut range = table.range("p").page_rows(10).from("05");
         let mut sorts = Vec::new();
         while let Some(row) = range.next().await.unwrap() {
+            assert!(row.expires_at_ms.is_some(), "{:?} ends by itself", row.key);
             sorts.push(row.key.sort);
         }
         assert_eq!((sorts.len(), &sorts[0][..]), (20, &b"05"[..]));
