@@ -56,7 +56,7 @@ fuzz: ## Give parsers of statements and of bodies what nobody would: FUZZ=5000 f
 
 test-logic: ## Test the storage and replication crates without RocksDB
 	@scripts/setup.sh logic
-	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/logic" cargo test --locked -p cube-storage -p cube-replication
+	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/logic" cargo test --release --locked -p cube-storage -p cube-replication
 
 sim: ## Run the simulator: SEEDS=1000, or SEED=42 TRACE=1 to replay one
 	@scripts/setup.sh logic

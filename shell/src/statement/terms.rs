@@ -37,6 +37,9 @@ pub(super) fn of_rows(cursor: &mut Cursor<'_>, spec: &Spec) -> Result<(Terms, Sc
             }
             break;
         }
+        if spec.flags.contains(&name.as_str()) {
+            return Err(SyntaxError::new(span, format!("{name} takes no value: leave out the =")));
+        }
         let Some(option) = spec.options.iter().find(|option| **option == name) else {
             let allowed = spec.options.iter().chain(spec.flags).copied();
             let message = format!("{} has no option {word:?}: it takes {}", spec.name, join(spec));

@@ -57,6 +57,14 @@ fn every_example_of_the_help_is_a_statement_of_its_command() {
 }
 
 #[test]
+fn a_flag_that_is_given_a_value_is_not_suggested_in_its_own_place() {
+    for source in ["GET a EXPLAIN=1", "SCAN a BACKWARD = x"] {
+        let error = error(source);
+        assert!(error.to_string().contains("takes no value") && !error.to_string().contains("did you mean"), "{error}");
+    }
+}
+
+#[test]
 fn case_does_not_count_in_commands_options_and_levels() {
     assert_eq!(one("get K cl=local_Quorum"), one("GET K CL=LOCAL_QUORUM"));
     assert_ne!(one("GET k"), one("GET K"));
