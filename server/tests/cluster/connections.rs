@@ -9,8 +9,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::harness::Cluster;
 use crate::harness::time::{PATIENCE, eventually, now};
 
-/// On the two ports for clients together.
+/// On the two ports for clients and the one for peers together.
 const IDLE: usize = 10_000;
+/// Of these on the port for peers: more than it takes.
+const IDLE_PEERS: usize = 2_000;
 /// What this process needs beside them.
 const FILES_ELSE: u64 = 500;
 /// Memory that idle connections may take each: buffers are made when there is something to buffer.
@@ -74,13 +76,15 @@ fn ten_thousand_connections_on_which_nothing_is_said_harm_nobody_and_are_hung_up
         "this needs {IDLE} open files (ulimit -Hn), and {granted} are granted"
     );
     let mut cluster = Cluster::of(1).start();
-    let (http, grpc) = (cluster.node(1).settings.addresses.http, cluster.node(1).settings.addresses.grpc);
+    let addresses = &cluster.node(1).settings.addresses;
+    let (http, grpc, peer) = (addresses.http, addresses.grpc, addresses.peer);
     let mut api = cluster.api(1);
     assert!(api.put("row", "value", "ONE").unwrap().is_success());
     let before = cluster.node(1).resident_bytes();
 
-    let mut idle = connect_idle(http, IDLE / 2);
-    idle.extend(connect_idle(grpc, IDLE / 2));
+    let mut idle = connect_idle(http, (IDLE - IDLE_PEERS) / 2);
+    idle.extend(connect_idle(grpc, (IDLE - IDLE_PEERS) / 2));
+    idle.extend(connect_idle(peer, IDLE_PEERS));
     // Some say something, slowly.
     for stream in idle.iter_mut().take(100) {
         stream.write_all(b"GET /api/v1/health HTTP/1.1\r\nx-slow: ").unwrap();
