@@ -6,6 +6,7 @@
 //! are alive or not *as that node sees them*.
 
 mod health;
+mod members;
 mod model;
 mod repair;
 mod sync;
@@ -26,6 +27,7 @@ use crate::node::Node;
 use crate::retry::{self, Failure, Kind, Next, Words};
 
 pub use health::{ClusterHealth, KeyspaceHealth, KeyspaceLoss, LostLevels, OneMoreDied};
+pub use members::Leaving;
 pub use model::{
     Delivery, Hints, Keyspace, KeyspaceOptions, Member, Partition, Placement, Replication, RowRepairs, Stats, Table,
     TableOptions, TableReads, Topology,

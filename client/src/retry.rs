@@ -23,6 +23,8 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 /// `RESOURCE_EXHAUSTED`, `UNAVAILABLE` and `DEADLINE_EXCEEDED`: what may be otherwise a little later, or elsewhere.
 const PASSING: [u32; 3] = [8, 14, 4];
+/// What nodes say that serve no clients for a while: the others do.
+const TURNS_AWAY: [&str; 2] = ["shutting_down", "drained"];
 /// What replicas say when nodes disagree on who holds a partition.
 const STALE: [&str; 2] = ["newer_map", "older_map"];
 
@@ -95,7 +97,7 @@ impl Failure {
     pub(crate) fn is_loss_of_node(&self) -> bool {
         match self {
             Self::Unsent(_) | Self::Lost(_) | Self::Slow => true,
-            Self::Refused(refusal) => refusal.code == "shutting_down",
+            Self::Refused(refusal) => TURNS_AWAY.contains(&refusal.code.as_str()),
             Self::Misunderstood(_) => false,
         }
     }

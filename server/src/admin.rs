@@ -7,6 +7,7 @@
 mod differences;
 mod health;
 mod hints;
+mod leaving;
 pub(crate) mod options;
 mod repair;
 mod replication;
@@ -23,6 +24,7 @@ pub use self::health::{
     cluster_health,
 };
 pub use self::hints::{HintOrder, HintsView, IncomingView, NodeHintsView};
+pub use self::leaving::{DrainView, Leave, LeavingView};
 pub use self::options::{
     BadOptions, KeyspaceChange, KeyspaceOptions, NAME_CHARS_MAX, TableChange, TableOptions, check_name,
 };
@@ -96,6 +98,12 @@ pub trait Admin: Send + Sync {
     /// Ends a repair, whichever node runs it, and tells how it is now.
     async fn cancel_repair(&self, id: &str) -> Result<RepairView, AdminError>;
 
+    /// Has a member leave the cluster, from now on; or tells how far one is that leaves already.
+    async fn leave(&self, node: &str, how: Leave) -> Result<NodeView, AdminError>;
+
+    /// Has a node take no more requests of clients, or take them again. Whoever is asked brings it to that node.
+    async fn drain(&self, node: &str, undo: bool) -> Result<(), AdminError>;
+
     /// Creates a keyspace. One that exists with the same options is no error; with others it is
     /// [`AdminError::AlreadyExists`].
     async fn create_keyspace(&self, keyspace: &str, options: KeyspaceOptions) -> Result<Changed, AdminError>;
@@ -152,6 +160,12 @@ pub enum AdminError {
     Conflict {
         /// What, and what to do about it.
         reason: String,
+    },
+    /// No member has that name. Nothing was changed.
+    #[error("no member of the cluster is named {name:?}")]
+    UnknownNode {
+        /// The name given.
+        name: String,
     },
     /// One of the tables is being repaired.
     #[error("repair {id} is under way for one of these tables: wait for its end, or cancel it")]

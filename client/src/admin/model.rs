@@ -5,6 +5,8 @@ use std::fmt;
 
 use cube_proto::{ReadsLine, v1};
 
+use super::members::Leaving;
+
 /// A member, as the node that was asked sees it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Member {
@@ -36,6 +38,10 @@ pub struct Member {
     pub clock_offset_ms: Option<i64>,
     /// Since when it runs, milliseconds since 1970.
     pub started_at_ms: Option<u64>,
+    /// What it has yet to hand over, while it leaves the cluster.
+    pub leaving: Option<Leaving>,
+    /// DRAINING or DRAINED, where an operator has it take no requests of clients.
+    pub drain: Option<String>,
 }
 
 impl Member {
@@ -56,6 +62,8 @@ impl Member {
             hints: node.hints,
             clock_offset_ms: node.clock_offset_ms,
             started_at_ms: node.started_at_ms,
+            leaving: node.leaving.map(Leaving::of),
+            drain: node.drain,
         }
     }
 }

@@ -163,8 +163,8 @@ impl Round {
         let Some((node, question)) = self.asked.take() else { return };
         match (question, answer) {
             (Question::WatermarkAmong { .. }, Some(Answer::Watermark(watermark))) => {
-                let known = self.watermarks.entry(node).or_insert(watermark);
-                *known = watermark.max(*known);
+                // One that took over the hints of a node that left tells less than before.
+                self.watermarks.insert(node, watermark);
             }
             (Question::Proofs { trees }, Some(Answer::Proofs(proofs))) => {
                 for (tree, proof) in trees.iter().zip(proofs) {

@@ -27,6 +27,9 @@ pub struct ReceiverParts {
 pub struct HintReceiver {
     parts: ReceiverParts,
     state: Mutex<State>,
+    is_leaving: AtomicBool,
+    /// Requests to keep something for another node that are not answered yet.
+    taking: Arc<AtomicUsize>,
 }
 
 struct State {
@@ -46,7 +49,8 @@ impl HintReceiver {
     /// A receiver that nothing is coming to yet.
     pub fn new(parts: ReceiverParts) -> Self {
         let pace = Pace::new(parts.clock.monotonic_ms());
-        Self { parts, state: Mutex::new(State { pace, told_ms: None, taken_before: 0 }) }
+        let state = Mutex::new(State { pace, told_ms: None, taken_before: 0 });
+        Self { parts, state, is_leaving: AtomicBool::new(false), taking: Arc::default() }
     }
 
     /// A sender asks for a lease.
@@ -83,9 +87,31 @@ impl HintReceiver {
         self.state.lock().pace.incoming(self.parts.clock.monotonic_ms())
     }
 
+    /// From now on nothing is kept in the place of other nodes: this one leaves itself.
+    pub(super) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether something is being taken that counts among the hints and marks only a moment later.
+    pub(super) fn is_taking(&self) -> bool {
+        self.taking.load(Ordering::SeqCst) > 0
+    }
+
+    /// Counts a request until it is answered. Counted before it is looked whether this node leaves: one that is let in is
+    /// seen by whoever looks after that.
+    fn counted(&self, taken: OnTaken) -> OnTaken {
+        self.taking.fetch_add(1, Ordering::SeqCst);
+        let taking = Arc::clone(&self.taking);
+        Box::new(move |result| {
+            taking.fetch_sub(1, Ordering::SeqCst);
+            taken(result);
+        })
+    }
+
     /// Keeps hints in the place of a node that leaves; `taken` is told when all of them are durable.
     pub fn take(&self, TakeHints { target, hints }: TakeHints, taken: OnTaken) {
-        if let Err(refusal) = self.check_known(target) {
+        let taken = self.counted(taken);
+        if let Err(refusal) = self.may_keep(target) {
             return taken(Err(refusal));
         }
         let left = Arc::new(AtomicUsize::new(hints.len()));
@@ -117,7 +143,8 @@ impl HintReceiver {
 
     /// Keeps dirty marks in the place of a node that leaves; `taken` is told when they are durable.
     pub fn take_marks(&self, TakeMarks { target, marks }: TakeMarks, taken: OnTaken) {
-        if let Err(refusal) = self.check_known(target) {
+        let taken = self.counted(taken);
+        if let Err(refusal) = self.may_keep(target) {
             return taken(Err(refusal));
         }
         let told = move |kept: Result<Kept, NotKept>| {
@@ -127,7 +154,10 @@ impl HintReceiver {
     }
 
     /// A member that is newer than this node's map must not be taken for one that left, whose hints nobody misses.
-    fn check_known(&self, target: NodeId) -> Result<(), Refusal> {
+    fn may_keep(&self, target: NodeId) -> Result<(), Refusal> {
+        if self.is_leaving.load(Ordering::SeqCst) {
+            return Err(Refusal::Unsupported(format!("keeping what {target} missed: it leaves the cluster itself")));
+        }
         let unknown = || Refusal::Unsupported(format!("keeping what {target} missed: its map does not name it yet"));
         self.parts.handoff.knows(target).then_some(()).ok_or_else(unknown)
     }

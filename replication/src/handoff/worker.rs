@@ -221,8 +221,11 @@ impl HintReplay {
     /// This node leaves: from now on hints for targets that are down, and all dirty marks, go to other nodes, which keep them
     /// in its place.
     pub fn begin_handover(&self) {
-        self.handing_over.store(true, Ordering::Release);
-        self.wish(None);
+        self.parts.receiver.leave();
+        if !self.handing_over.swap(true, Ordering::AcqRel) {
+            tracing::info!("hints and dirty marks are handed to other nodes, because this one leaves");
+            self.wish(None);
+        }
     }
 
     fn is_handing_over(&self) -> bool {
@@ -236,6 +239,11 @@ impl HintReplay {
         wishes.hurry.extend(hurry);
         drop(wishes);
         (self.parts.wake)();
+    }
+
+    /// Whether what counts as kept may still grow by what other nodes handed to this one.
+    pub fn is_taking_over(&self) -> bool {
+        self.parts.receiver.is_taking()
     }
 
     /// Hints that are still here. A node that leaves is gone only when there are none, and no marks either.

@@ -90,6 +90,16 @@ pub enum TopologyChange {
         /// The partition's epoch that was judged stuck.
         from: Epoch,
     },
+    /// Members that are being removed are struck where too few replicas are left without them:
+    /// [`PartitionMap::give_up`].
+    GiveUp {
+        /// Of which setting.
+        placement: PlacementId,
+        /// Which partition.
+        partition: PartitionId,
+        /// The partition's epoch that was judged stuck.
+        from: Epoch,
+    },
 }
 
 impl Topology {
@@ -122,6 +132,10 @@ impl Topology {
             TopologyChange::AbortMove { placement, partition, from } => {
                 next.replace_map_of(*placement, *partition, *from, |map, epoch| map.abort(epoch))?;
             }
+            TopologyChange::GiveUp { placement, partition, from } => {
+                let gone = next.being_removed();
+                next.replace_map_of(*placement, *partition, *from, |map, epoch| map.give_up(&gone, epoch))?;
+            }
         }
         Ok(next)
     }
@@ -143,7 +157,7 @@ impl Topology {
 
     fn set_state(&mut self, node: NodeId, state: MemberState) -> Result<(), Refused> {
         if state == MemberState::Left
-            && let Some((placement, partition)) = self.first_held_by(node)
+            && let Some((placement, partition)) = self.held_by(node).next()
         {
             return Err(Refused::StillReplica { node, placement, partition });
         }
@@ -205,13 +219,6 @@ impl Topology {
 
     fn placement_mut(&mut self, placement: PlacementId) -> Result<&mut Placement, Refused> {
         self.placements.get_mut(&placement).map(Arc::make_mut).ok_or(Refused::UnknownPlacement { placement })
-    }
-
-    fn first_held_by(&self, node: NodeId) -> Option<(PlacementId, PartitionId)> {
-        self.placements().find_map(|(id, placement)| {
-            let (partition, _) = placement.partitions().find(|(_, map)| map.write_sets().contains(node))?;
-            Some((id, partition))
-        })
     }
 }
 

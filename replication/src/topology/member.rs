@@ -2,6 +2,7 @@
 //!
 //! Whether it is alive is not written here. That is observed, by gossip, and changes without any agreement.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -89,8 +90,9 @@ pub struct Addresses {
     pub gossip: String,
 }
 
-/// The stations of a member's life, in order. It may skip stations and never goes back.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+/// The stations of a member's life. It may skip stations and never goes back; their order is that of
+/// [`MemberState::station`], since the variants are numbered on disk and on the wire as they stand here.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum MemberState {
     /// Registered. Its partitions are being assigned.
     Joining,
@@ -102,6 +104,9 @@ pub enum MemberState {
     Leaving,
     /// It holds nothing, and is refused if it comes back.
     Left,
+    /// An operator gave it up: it is gone for good, the others take its place, and nobody waits for what it kept. Comes
+    /// between leaving and having left, and is shown as leaving.
+    Removing,
 }
 
 impl MemberState {
@@ -109,8 +114,37 @@ impl MemberState {
     pub fn may_hold_data(self) -> bool {
         match self {
             Self::Joining | Self::Warming | Self::Ready => true,
-            Self::Leaving | Self::Left => false,
+            Self::Leaving | Self::Removing | Self::Left => false,
         }
+    }
+
+    /// Whether nothing is expected of the member any more, and nothing taken from it.
+    pub fn is_gone(self) -> bool {
+        matches!(self, Self::Removing | Self::Left)
+    }
+
+    /// Its place in a life.
+    fn station(self) -> u8 {
+        match self {
+            Self::Joining => 0,
+            Self::Warming => 1,
+            Self::Ready => 2,
+            Self::Leaving => 3,
+            Self::Removing => 4,
+            Self::Left => 5,
+        }
+    }
+}
+
+impl Ord for MemberState {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.station().cmp(&other.station())
+    }
+}
+
+impl PartialOrd for MemberState {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -120,8 +154,22 @@ impl fmt::Display for MemberState {
             Self::Joining => "JOINING",
             Self::Warming => "WARMING",
             Self::Ready => "READY",
-            Self::Leaving => "LEAVING",
+            Self::Leaving | Self::Removing => "LEAVING",
             Self::Left => "LEFT",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_has_one_order_whatever_the_numbers_on_disk() {
+        use MemberState::{Joining, Leaving, Left, Ready, Removing, Warming};
+        let life = [Joining, Warming, Ready, Leaving, Removing, Left];
+        assert!(life.is_sorted());
+        let numbers: Vec<u8> = life.iter().flat_map(|state| postcard::to_stdvec(state).unwrap()).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 5, 4], "as earlier releases wrote them");
     }
 }

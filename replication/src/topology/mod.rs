@@ -11,6 +11,7 @@
 
 mod assignment;
 mod change;
+mod leaving;
 mod member;
 mod moves;
 mod partition_map;
@@ -19,7 +20,7 @@ pub mod plan;
 mod replica_set;
 mod strategy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cube_storage::model::{Epoch, NodeId, PartitionBits, PartitionId, PlacementId, Token};
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use assignment::Assignment;
 pub use change::{Refused, TopologyChange};
+pub use leaving::{LeavingReport, Loss, TooFewLeft, has_handed_over};
 pub use member::{Addresses, DataCenter, Member, MemberState, Rack};
 pub use moves::{MOVE_CHANGES_MAX, MOVES_UNDER_WAY_MAX, MoveDone, MoveDriver, MoveReport, in_reach};
 pub use partition_map::{Evidence, MoveRefused, Needs, PartitionMap, Step};
@@ -120,6 +122,20 @@ impl Topology {
         let partition = self.partition_bits.partition_of(token);
         let map = self.placement(placement)?.partition(partition)?;
         Some(Route { partition, map })
+    }
+
+    /// The partitions of which a node is a replica, be it that it is only becoming one or ceasing to be one.
+    pub fn held_by(&self, node: NodeId) -> impl Iterator<Item = (PlacementId, PartitionId)> {
+        self.placements().flat_map(move |(id, placement)| {
+            let held = placement.partitions().filter(move |(_, map)| map.write_sets().contains(node));
+            held.map(move |(partition, _)| (id, partition))
+        })
+    }
+
+    /// Members that an operator gave up, and that still have a place.
+    pub fn being_removed(&self) -> BTreeSet<NodeId> {
+        let removed = self.members.values().filter(|member| member.state == MemberState::Removing);
+        removed.map(|member| member.id).collect()
     }
 
     /// Where a partition's replicas ought to be, given who is a member now: what the moves under way lead to, changed

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cube_storage::model::{Epoch, NodeId, PartitionId, PlacementId};
 use serde::{Deserialize, Serialize};
 
+use super::leaving::{LeavingReport, may_have_left};
 use super::plan::plan;
 use super::{
     Assignment, DataCenter, Evidence, Member, MemberState, PartitionMap, Rack, Step, Strategy, Topology, TopologyChange,
@@ -69,6 +70,8 @@ pub struct MoveDriver {
     /// Replicas that lost something, and by which map at the latest.
     lost: BTreeMap<(PlacementId, PartitionId), (Epoch, BTreeSet<NodeId>)>,
     targets: BTreeMap<PlacementId, Target>,
+    /// What leaving members reported last.
+    leaving: BTreeMap<NodeId, LeavingReport>,
 }
 
 impl MoveDriver {
@@ -108,13 +111,19 @@ impl MoveDriver {
         }
     }
 
+    /// Takes in what a leaving member still keeps.
+    pub fn report_leaving(&mut self, report: LeavingReport) {
+        self.leaving.insert(report.node, report);
+    }
+
     /// What is to be done now, at most [`MOVE_CHANGES_MAX`]: steps that may be taken, moves to give up, moves to begin, and
     /// members that have come further.
     pub fn changes(&mut self, topology: &Topology) -> Vec<TopologyChange> {
         self.forget(topology);
         self.plan(topology);
-        let mut changes = self.steps(topology);
-        changes.extend(self.beginnings(topology));
+        let gone = topology.being_removed();
+        let mut changes = self.steps(topology, &gone);
+        changes.extend(self.beginnings(topology, &gone));
         changes.extend(self.member_states(topology));
         changes.truncate(MOVE_CHANGES_MAX);
         changes
@@ -123,6 +132,8 @@ impl MoveDriver {
     /// Maps that moved on, and placements that are gone.
     fn forget(&mut self, topology: &Topology) {
         self.targets.retain(|placement, _| topology.placement(*placement).is_some());
+        let is_leaving = |node| topology.member(node).is_some_and(|member| member.state == MemberState::Leaving);
+        self.leaving.retain(|node, _| is_leaving(*node));
         self.lost.retain(|(placement, partition), (epoch, _)| {
             let map = topology.placement(*placement).and_then(|placement| placement.partition(*partition));
             map.is_some_and(|map| map.epoch() <= *epoch)
@@ -150,8 +161,9 @@ impl MoveDriver {
     }
 
     /// Of the moves under way: those that may go on do, and those that lead to a node that is not wanted are given up. So are
-    /// those that wait for a node that lost something: what is begun anew has newer maps, behind which it can copy.
-    fn steps(&self, topology: &Topology) -> Vec<TopologyChange> {
+    /// those that wait for a node that lost something: what is begun anew has newer maps, behind which it can copy. Where
+    /// members that are being removed took a majority with them, they are struck.
+    fn steps(&self, topology: &Topology, gone: &BTreeSet<NodeId>) -> Vec<TopologyChange> {
         let mut steps = Vec::new();
         for (placement, partition, map) in maps(topology).filter(|(_, _, map)| is_under_way(map)) {
             let from = map.epoch();
@@ -164,6 +176,8 @@ impl MoveDriver {
                 && map.needs().is_some_and(|needs| needs.met_by(evidence))
             {
                 steps.push(TopologyChange::AdvanceMove { placement, partition, from, evidence: evidence.clone() });
+            } else if map.is_lost_without(gone) {
+                steps.push(TopologyChange::GiveUp { placement, partition, from });
             } else if map.may_abort() && self.has_lost(placement, partition, map) {
                 steps.push(TopologyChange::AbortMove { placement, partition, from });
             }
@@ -173,13 +187,17 @@ impl MoveDriver {
 
     /// Moves that are wanted and not under way, as many as there is room for. Another order of the same replicas is done
     /// at once and takes no room; so is the same again, a newer map for a replica that lost something.
-    fn beginnings(&self, topology: &Topology) -> Vec<TopologyChange> {
+    fn beginnings(&self, topology: &Topology, gone: &BTreeSet<NodeId>) -> Vec<TopologyChange> {
         let under_way = maps(topology).filter(|(_, _, map)| is_under_way(map)).count();
         let mut room = MOVES_UNDER_WAY_MAX.saturating_sub(under_way);
         let mut begun = Vec::new();
         for (placement, partition, map) in maps(topology).filter(|(_, _, map)| !is_under_way(map)) {
             let wanted = self.wanted(placement, partition);
             let present = map.serving();
+            if map.is_lost_without(gone) {
+                begun.push(TopologyChange::GiveUp { placement, partition, from: map.epoch() });
+                continue;
+            }
             if self.has_lost(placement, partition, map) {
                 let replicas = present.nodes().to_vec();
                 begun.push(TopologyChange::BeginMove { placement, partition, replicas });
@@ -200,7 +218,7 @@ impl MoveDriver {
         begun
     }
 
-    /// A member that serves all it is wanted for is ready.
+    /// A member that serves all it is wanted for is ready; one that leaves has left when it keeps nothing any more.
     fn member_states(&self, topology: &Topology) -> Vec<TopologyChange> {
         let warming = topology.members().values().filter(|member| member.state == MemberState::Warming);
         let covers = |node: NodeId| {
@@ -210,7 +228,10 @@ impl MoveDriver {
             })
         };
         let ready = warming.map(|member| member.id).filter(|node| covers(*node));
-        ready.map(|node| TopologyChange::SetState { node, state: MemberState::Ready }).collect()
+        let ready = ready.map(|node| TopologyChange::SetState { node, state: MemberState::Ready });
+        let members = topology.members().keys().copied();
+        let left = members.filter(|node| may_have_left(topology, *node, self.leaving.get(node)));
+        ready.chain(left.map(|node| TopologyChange::SetState { node, state: MemberState::Left })).collect()
     }
 
     /// Whether one that is to hold the partition waits for a newer map than this.

@@ -23,6 +23,11 @@
 //! replicas in each data center, **every one of which has fenced the present epoch before it answers**: one that had
 //! not could acknowledge an old write right after it was read.
 //!
+//! **Replicas that are gone for good** ([`PartitionMap::give_up`]) are struck from a set only where too few others are left
+//! for a majority of it: anywhere else the arrows above do without them. Where one of two, or two of four are struck, all that
+//! are left make up the new quorum, and every majority there was before meets it. Where a majority before and one after
+//! might not meet (`leaving.rs`, `may_miss_writes`), an operator has accepted what that loses.
+//!
 //! An abort is possible in `WriteBoth` alone, without any fence, since all maps until then read and write the old set.
 //! After `ReadNew` there is no way back: a coordinator that knows `ReadNew` may read the new set alone, so writes have
 //! to keep reaching it until the change is complete.
@@ -220,9 +225,45 @@ impl PartitionMap {
         }
     }
 
+    /// Whether a majority that the map needs is lost with these nodes, in some data center.
+    pub fn is_lost_without(&self, gone: &BTreeSet<NodeId>) -> bool {
+        self.write_sets().iter().any(|set| is_lost_without(set, gone))
+    }
+
+    /// Strikes nodes that are gone for good from the sets that have no majority without them. A change that can be taken
+    /// back is: it is begun anew from what is left.
+    pub fn give_up(&self, gone: &BTreeSet<NodeId>, epoch: Epoch) -> Result<Self, MoveRefused> {
+        self.must_be_newer(epoch)?;
+        if !self.is_lost_without(gone) {
+            return Err(MoveRefused::NothingLost);
+        }
+        let strike = |set: &Arc<ReplicaSet>| match is_lost_without(set, gone) {
+            true => Arc::new(set.without(gone)),
+            false => Arc::clone(set),
+        };
+        let step = match &self.step {
+            Step::Stable { replicas } | Step::WriteBoth { old: replicas, .. } => {
+                Step::Stable { replicas: strike(replicas) }
+            }
+            Step::ReadNew { old, new } => match (strike(old), strike(new)) {
+                (old, new) if old.is_empty() => Step::Stable { replicas: new },
+                // Those that still take writes have missed none.
+                (old, new) if new.is_empty() => Step::Stable { replicas: old },
+                (old, new) => Step::ReadNew { old, new },
+            },
+        };
+        Ok(Self { epoch, step })
+    }
+
     fn must_be_newer(&self, epoch: Epoch) -> Result<(), MoveRefused> {
         if epoch > self.epoch { Ok(()) } else { Err(MoveRefused::OldEpoch { epoch: self.epoch }) }
     }
+}
+
+/// Whether a set has no majority without these nodes, in some data center, and would have one with them.
+pub(super) fn is_lost_without(set: &ReplicaSet, gone: &BTreeSet<NodeId>) -> bool {
+    let left = set.matching(|node| !gone.contains(&node));
+    left != set.all() && !Requirement::each_quorum(set).holds(left)
 }
 
 /// Why a partition's replicas do not change that way now.
@@ -252,6 +293,9 @@ pub enum MoveRefused {
     /// A partition with data cannot be left without replicas.
     #[error("a partition cannot be left without replicas")]
     NoReplicas,
+    /// The others are enough: the change goes on, or one is begun, without striking anybody.
+    #[error("the replicas that are left are a majority")]
+    NothingLost,
     /// Epochs only grow.
     #[error("the partition is at {epoch} already")]
     OldEpoch {

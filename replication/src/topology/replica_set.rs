@@ -2,6 +2,7 @@
 //!
 //! Every request counts answers against one of these, so a set is built once per topology and shared.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -77,22 +78,26 @@ impl ReplicaSet {
     /// A set of distinct replicas, in order. It may be empty: then no level can be met.
     pub fn new(replicas: impl IntoIterator<Item = Replica>) -> Result<Self, BadReplicaSet> {
         let mut set = Self { nodes: Vec::new(), data_centers: Vec::new() };
-        for Replica { node, data_center } in replicas {
-            let position = set.nodes.len();
-            if set.contains(node) {
-                return Err(BadReplicaSet::Twice { node });
+        for replica in replicas {
+            if set.contains(replica.node) {
+                return Err(BadReplicaSet::Twice { node: replica.node });
             }
-            if position == Self::REPLICAS_MAX {
+            if set.len() == Self::REPLICAS_MAX {
                 return Err(BadReplicaSet::TooMany);
             }
-            set.nodes.push(node);
-            match set.data_centers.iter_mut().find(|group| group.name == data_center) {
-                Some(group) => group.slots.add(Slots::at(position)),
-                None => set.data_centers.push(DataCenterReplicas { name: data_center, slots: Slots::at(position) }),
-            }
+            set.push(replica);
         }
         set.data_centers.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(set)
+    }
+
+    fn push(&mut self, Replica { node, data_center }: Replica) {
+        let slot = Slots::at(self.nodes.len());
+        self.nodes.push(node);
+        match self.data_centers.iter_mut().find(|group| group.name == data_center) {
+            Some(group) => group.slots.add(slot),
+            None => self.data_centers.push(DataCenterReplicas { name: data_center, slots: slot }),
+        }
     }
 
     /// In order.
@@ -156,6 +161,14 @@ impl ReplicaSet {
         let chosen =
             move |(position, node): (usize, &NodeId)| (slots.and(Slots::at(position)) != Slots::NONE).then_some(*node);
         self.nodes.iter().enumerate().filter_map(chosen)
+    }
+
+    /// The set without some of its replicas.
+    pub fn without(&self, gone: &BTreeSet<NodeId>) -> Self {
+        let mut set = Self { nodes: Vec::new(), data_centers: Vec::new() };
+        self.replicas().filter(|replica| !gone.contains(&replica.node)).for_each(|replica| set.push(replica));
+        set.data_centers.sort_by(|left, right| left.name.cmp(&right.name));
+        set
     }
 
     /// Each replica with its data center, in order.
@@ -271,6 +284,14 @@ mod tests {
         assert_eq!(ReplicaSet::new([replica(1, "a"), replica(1, "a")]), Err(BadReplicaSet::Twice { node: NodeId(1) }));
         assert_eq!(ReplicaSet::new((0..64).map(|node| replica(node, "a"))).map(|set| set.all().count()), Ok(64));
         assert_eq!(ReplicaSet::new((0..65).map(|node| replica(node, "a"))), Err(BadReplicaSet::TooMany));
+    }
+
+    #[test]
+    fn a_set_without_some_of_its_replicas_is_as_if_they_had_never_been_in_it() {
+        let set = ReplicaSet::new([replica(7, "b"), replica(3, "a"), replica(5, "b")]).unwrap();
+        let left = set.without(&[NodeId(7), NodeId(9)].into());
+        assert_eq!(left, ReplicaSet::new([replica(3, "a"), replica(5, "b")]).unwrap());
+        assert!(set.without(&set.nodes().iter().copied().collect()).is_empty());
     }
 
     #[test]

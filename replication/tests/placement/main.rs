@@ -4,6 +4,7 @@
 #[path = "../../../storage/tests/common/cases.rs"]
 mod cases;
 mod cluster;
+mod leaving;
 mod moves;
 mod reference;
 mod shares;

@@ -8,6 +8,7 @@ use cube_replication::topology::{Member, MemberState, PartitionMap, Step};
 use cube_storage::model::{NodeId, PartitionId};
 use serde::{Serialize, Serializer};
 
+use super::leaving::{DrainView, LeavingView};
 use super::options::{KeyspaceForm, KeyspaceOptions, TableForm};
 use crate::edge::Names;
 
@@ -54,6 +55,9 @@ pub struct NodeView {
     pub weight: u32,
     /// Where it is reached.
     pub addresses: AddressesView,
+    /// What it has yet to hand over, while it leaves the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<LeavingView>,
     /// What it is to Raft, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raft: Option<RaftRole>,
@@ -125,6 +129,9 @@ pub struct Vitals {
     /// Since when it runs, milliseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at_ms: Option<u64>,
+    /// Whether an operator drained it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainView>,
 }
 
 impl NodeView {
@@ -144,6 +151,7 @@ impl NodeView {
                 peer: member.addresses.peer.clone(),
                 gossip: member.addresses.gossip.clone(),
             },
+            leaving: None,
             raft: None,
             vitals,
         }

@@ -48,6 +48,7 @@ impl HardState {
             }
             Command::AlterTable { keyspace, name, settings } => next.alter_table(keyspace, name, settings)?,
             Command::DropTable { keyspace, name, if_exists } => next.drop_table(keyspace, name, *if_exists)?,
+            Command::Leave { node, departure } => next.leave(*node, *departure)?,
         };
         Ok((next, answer))
     }
@@ -167,6 +168,7 @@ fn has_a_command_of_its_own(change: &TopologyChange) -> Option<&'static str> {
         | TopologyChange::SetAddresses { .. }
         | TopologyChange::BeginMove { .. }
         | TopologyChange::AdvanceMove { .. }
-        | TopologyChange::AbortMove { .. } => None,
+        | TopologyChange::AbortMove { .. }
+        | TopologyChange::GiveUp { .. } => None,
     }
 }

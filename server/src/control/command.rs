@@ -144,6 +144,25 @@ pub enum Command {
         /// Whether it is fine that it does not exist.
         if_exists: bool,
     },
+    /// A member begins to leave the cluster, unless the others cannot do without it.
+    Leave {
+        /// Who.
+        node: NodeId,
+        /// How.
+        departure: Departure,
+    },
+}
+
+/// How a member leaves the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Departure {
+    /// It lives, hands over what it has, and goes.
+    Decommission,
+    /// It is gone for good: the others take its place.
+    Remove,
+    /// It is gone for good, and this member takes its place as far as racks allow. One that was to hold nothing so far is to
+    /// hold as much as the other one did.
+    ReplaceWith(NodeId),
 }
 
 /// What a command that was not refused is answered with.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cube_replication::lifecycle::MoveReport;
-use cube_replication::topology::{MoveDriver, TopologyChange};
+use cube_replication::topology::{LeavingReport, MoveDriver, TopologyChange};
+use cube_storage::model::{Epoch, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -15,12 +16,14 @@ use super::link::{ControlCall, LinkError};
 use super::network::Network;
 use super::propose::Proposer;
 use super::state::HardState;
-use super::wire::{REPORTS_MAX, ReportReply};
+use super::wire::{LeavingReply, REPORTS_MAX, ReportReply};
 
 /// How long a batch of changes may take before the moves are looked at anew.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one message of reports may take.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a node may take to say whether another one is gone: it only looks into its memory.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Nodes that reports are brought to, each naming who leads instead.
 const REPORT_HOPS_MAX: usize = 3;
 
@@ -45,6 +48,55 @@ impl Driving {
         }
         drop(driver);
         self.reported.notify_one();
+    }
+
+    /// Takes in what a leaving member still keeps, on the leader. That it is gone any node can say: it does not come back.
+    pub(super) fn take_leaving(&self, proposer: &Proposer, report: LeavingReport) -> LeavingReply {
+        let state = Arc::clone(&self.states.borrow());
+        if state.topology().member(report.node).is_some_and(|member| member.state.is_gone()) {
+            return LeavingReply::Gone { votes: proposer.votes(report.node) };
+        }
+        if !proposer.leads() {
+            return LeavingReply::NotLeader { leader: proposer.leader() };
+        }
+        self.driver.lock().report_leaving(report);
+        self.reported.notify_one();
+        LeavingReply::Taken
+    }
+
+    /// Brings a leaving member's report to the leader, and what the leader says of it.
+    pub(super) async fn deliver_leaving(
+        &self,
+        proposer: &Proposer,
+        network: &Network,
+        report: LeavingReport,
+    ) -> Result<LeavingReply, LinkError> {
+        let nobody_leads = || LinkError::Refused { reason: "no leader is known to report to".to_owned() };
+        let mut leader = proposer.leader().ok_or_else(nobody_leads)?;
+        for _ in 0..REPORT_HOPS_MAX {
+            let reply = match proposer.leads() {
+                true => self.take_leaving(proposer, report),
+                false => network.call(leader, "", ControlCall::Leaving, report, REPORT_TIMEOUT).await?,
+            };
+            match reply {
+                LeavingReply::NotLeader { leader: other } => leader = other.ok_or_else(nobody_leads)?,
+                told => return Ok(told),
+            }
+        }
+        Err(nobody_leads())
+    }
+
+    /// Whether any of the other members says that this one is gone. For a node that may have been given up while it was away:
+    /// nobody sends it entries of the log any more. Those that do not answer in time are not waited for.
+    pub(super) async fn is_called_gone(&self, network: &Network, me: NodeId) -> bool {
+        let members = self.states.borrow().topology().members().clone();
+        let others = members.into_keys().filter(|node| *node != me);
+        let asked = others.map(|node| {
+            let report = LeavingReport { node: me, topology: Epoch(0), is_closed: false, hints: 0, marks: 0 };
+            network.call::<_, LeavingReply>(node, "", ControlCall::Leaving, report, ASK_TIMEOUT)
+        });
+        let told = futures::future::join_all(asked).await;
+        told.iter().any(|told| matches!(told, Ok(LeavingReply::Gone { .. })))
     }
 
     /// Drives the moves for as long as this node lives, whenever it leads.

@@ -24,11 +24,20 @@ pub enum ControlCall {
     Report = 5,
     /// The leader leaves: the receiver is to ask for votes. One that does not know it elects later.
     LeaderLeaves = 6,
+    /// What a member that leaves the cluster still keeps, for the leader.
+    Leaving = 7,
 }
 
 impl ControlCall {
-    const ALL: [Self; 6] =
-        [Self::AppendEntries, Self::Vote, Self::InstallSnapshot, Self::Propose, Self::Report, Self::LeaderLeaves];
+    const ALL: [Self; 7] = [
+        Self::AppendEntries,
+        Self::Vote,
+        Self::InstallSnapshot,
+        Self::Propose,
+        Self::Report,
+        Self::LeaderLeaves,
+        Self::Leaving,
+    ];
 
     /// Its number on the wire.
     pub fn number(self) -> u8 {
@@ -50,6 +59,7 @@ impl fmt::Display for ControlCall {
             Self::Propose => "propose",
             Self::Report => "report",
             Self::LeaderLeaves => "leader leaves",
+            Self::Leaving => "leaving",
         })
     }
 }
@@ -107,11 +117,11 @@ mod tests {
     #[test]
     fn calls_keep_their_numbers() {
         let numbers = ControlCall::ALL.map(|call| (call.to_string(), call.number()));
-        let expected = ["append entries", "vote", "install snapshot", "propose", "report", "leader leaves"];
+        let expected = ["append entries", "vote", "install snapshot", "propose", "report", "leader leaves", "leaving"];
         for ((name, number), (expected_name, expected)) in numbers.iter().zip(expected.iter().zip(1u8..)) {
             assert_eq!((name.as_str(), *number), (*expected_name, expected));
             assert_eq!(ControlCall::of(*number).map(ControlCall::number), Some(*number));
         }
-        assert_eq!((ControlCall::of(0), ControlCall::of(7)), (None, None));
+        assert_eq!((ControlCall::of(0), ControlCall::of(8)), (None, None));
     }
 }

@@ -102,7 +102,7 @@ fn next_voters(members: &BTreeMap<NodeId, Member>, voters: &BTreeSet<u64>, metri
     // As far as it goes with those that are there, as long as it makes nobody step back.
     let there = members.iter().filter(|(node, _)| present.contains(node) || holds_the_log(node));
     let possible = choose(&there.map(|(node, member)| (*node, member.clone())).collect(), &present);
-    let steps_back = |node: &NodeId| members.get(node).is_some_and(|member| member.state != MemberState::Left);
+    let steps_back = |node: &NodeId| members.get(node).is_some_and(|member| !member.state.is_gone());
     if present.difference(&possible).any(steps_back) { voters.clone() } else { in_raft(&possible) }
 }
 

@@ -21,6 +21,7 @@ mod disk;
 mod driving;
 mod error;
 mod hand_over;
+mod leaving;
 mod link;
 mod log_store;
 mod machine;
@@ -50,7 +51,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cube_replication::lifecycle::MoveReport;
-use cube_replication::topology::Strategy;
+use cube_replication::topology::{LeavingReport, Strategy};
 use cube_storage::SyncPolicy;
 use cube_storage::model::NodeId;
 use openraft::BasicNode;
@@ -61,7 +62,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use self::command::{Answer, CHANGES_MAX, Command, Founding, NewMember, RefusedChange};
+pub use self::command::{Answer, CHANGES_MAX, Command, Departure, Founding, NewMember, RefusedChange};
 pub use self::disk::DiskError;
 pub use self::error::{OpenError, ProposeError};
 pub use self::link::{ControlCall, ControlLink, LinkError};
@@ -82,6 +83,7 @@ use self::raft_types::{Raft, raft_id};
 use self::receive::Receiver;
 use self::silence::Silences;
 use self::state_machine::StateMachine;
+use self::wire::LeavingReply;
 
 /// Whose Raft log it is.
 const MEMBER: &[u8] = b"member";
@@ -99,6 +101,17 @@ pub struct Control {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     stop: CancellationToken,
     _stop_when_dropped: DropGuard,
+}
+
+/// How far a member has left the cluster, as the leader says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departed {
+    /// It is a member.
+    NotYet,
+    /// It is none, and its vote is still needed until Raft has replaced it.
+    ButVotes,
+    /// It is none.
+    Yes,
 }
 
 impl Control {
@@ -194,6 +207,26 @@ impl Control {
     /// Tells the leader how far this node is with its moves. To be done again until the maps have moved on.
     pub async fn report(&self, reports: &[MoveReport]) -> Result<(), LinkError> {
         self.driving.deliver(&self.proposer, &self.network, reports).await
+    }
+
+    /// Tells the leader what this node, which leaves the cluster, still keeps. To be done again until it is gone.
+    pub async fn report_leaving(&self, report: LeavingReport) -> Result<Departed, LinkError> {
+        let told = self.driving.deliver_leaving(&self.proposer, &self.network, report).await?;
+        Ok(match told {
+            LeavingReply::Gone { votes: false } => Departed::Yes,
+            LeavingReply::Gone { votes: true } => Departed::ButVotes,
+            LeavingReply::Taken | LeavingReply::NotLeader { .. } => Departed::NotYet,
+        })
+    }
+
+    /// Whether another member says that this one was given up, or has left.
+    pub async fn is_called_gone(&self) -> bool {
+        self.driving.is_called_gone(&self.network, self.me).await
+    }
+
+    /// Whether this node votes, by the newest membership of Raft that it knows.
+    pub fn votes(&self) -> bool {
+        self.proposer.votes(self.me)
     }
 
     /// The newest state that this node has applied.

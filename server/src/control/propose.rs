@@ -20,7 +20,7 @@ use super::command::{Answer, Command, Reply, Request, RequestId};
 use super::error::ProposeError;
 use super::link::{ControlCall, LinkError};
 use super::network::Network;
-use super::raft_types::{Metrics, Raft, node_id};
+use super::raft_types::{Metrics, Raft, node_id, raft_id};
 use super::refusal::Refusal;
 use super::wire::{Propose, ProposeReply, as_ms};
 
@@ -64,6 +64,11 @@ impl Proposer {
     /// Whether this node leads.
     pub(super) fn leads(&self) -> bool {
         leads(&self.raft.metrics().borrow())
+    }
+
+    /// Whether a member votes, be it in a set of voters that is being replaced.
+    pub(super) fn votes(&self, node: NodeId) -> bool {
+        votes(&self.raft.metrics().borrow(), node)
     }
 
     fn request(&self, command: Command) -> Request {
@@ -188,6 +193,12 @@ impl Proposer {
     pub(super) async fn write_here(&self, command: Command, left: Duration) -> ProposeReply {
         self.write(self.request(command), left).await
     }
+}
+
+/// Whether a member votes, be it in a set of voters that is being replaced.
+pub(super) fn votes(metrics: &Metrics, node: NodeId) -> bool {
+    let configs = metrics.membership_config.membership().get_joint_config();
+    configs.iter().any(|voters| voters.contains(&raft_id(node)))
 }
 
 /// Whether the node of these metrics leads.

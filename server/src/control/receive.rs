@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cube_replication::topology::LeavingReport;
 use cube_storage::model::NodeId;
 use openraft::error::{InstallSnapshotError, RaftError};
 use parking_lot::Mutex;
@@ -93,6 +94,10 @@ impl Receiver {
                     ReportReply::NotLeader { leader: self.proposer.leader() }
                 };
                 wire::encode_reply(call, &reply)
+            }
+            ControlCall::Leaving => {
+                let report: LeavingReport = self.read(call, payload)?;
+                wire::encode_reply(call, &self.driving.take_leaving(&self.proposer, report))
             }
             ControlCall::LeaderLeaves => {
                 let leaving: Leaving = self.read(call, payload)?;

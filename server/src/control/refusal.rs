@@ -25,7 +25,7 @@ pub enum Refusal {
     /// Two members would answer to one name.
     #[error(
         "the name {name:?} belongs to a member with another data directory: start this node with that directory, or \
-         under another name. A member whose directory is lost stays listed as down: this release takes none out of the \
+         under another name. The name of a member whose directory is lost is free once that member was removed from the \
          cluster"
     )]
     NameTaken {
@@ -182,6 +182,42 @@ pub enum Refusal {
     BadMemberName {
         /// What was given.
         name: String,
+    },
+    /// A keyspace could not keep its replicas without the member.
+    #[error(
+        "keyspace {keyspace:?} asks for {replicas} replicas{}, and only {left} members would be left to hold them: let \
+         another node join first, or ask for fewer replicas by altering the keyspace",
+        data_center.as_ref().map_or(String::new(), |name| format!(" in {name}"))
+    )]
+    TooFewLeft {
+        /// The keyspace.
+        keyspace: String,
+        /// The data center that would be short, if the keyspace counts by data center.
+        data_center: Option<String>,
+        /// Replicas that are asked for.
+        replicas: u64,
+        /// Members that would be left for them.
+        left: u64,
+    },
+    /// Nobody would be left.
+    #[error("{name} is the last member that holds data: let another node join first")]
+    LastMember {
+        /// The member.
+        name: String,
+    },
+    /// It was given up already.
+    #[error("{name} is being removed as a node that is gone for good: it is not decommissioned any more")]
+    IsRemoved {
+        /// The member.
+        name: String,
+    },
+    /// The member cannot take another one's place.
+    #[error("{name} cannot take the place of another node: {reason}")]
+    NoReplacement {
+        /// The member that was named.
+        name: String,
+        /// Why not, and what to do about it.
+        reason: String,
     },
 }
 

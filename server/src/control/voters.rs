@@ -1,8 +1,8 @@
 //! Who votes in Raft: up to [`VOTERS_MAX`] members, an odd number of them, spread over data centers and racks. Plain
 //! arithmetic over the members; `membership.rs` brings it about.
 //!
-//! A voter is replaced only when it left for good, never for being down: a majority that shrinks to who is alive at the
-//! moment is how two majorities come about. All other members are learners and hold a full copy as well.
+//! A voter is replaced only when it left or was given up for good, never for being down: a majority that shrinks to who is
+//! alive at the moment is how two majorities come about. All other members are learners and hold a full copy as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ pub const VOTERS_MAX: usize = 7;
 /// Who ought to vote. Voters stay until they left; only where an even number would be left and nobody can join them, one
 /// steps back, because of two voters either one stops all changes when it fails.
 pub fn choose(members: &BTreeMap<NodeId, Member>, voters: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-    let stays = |node: &&NodeId| members.get(node).is_some_and(|member| member.state != MemberState::Left);
+    let stays = |node: &&NodeId| members.get(node).is_some_and(|member| !member.state.is_gone());
     let mut chosen: Vec<&Member> = voters.iter().filter(stays).filter_map(|node| members.get(node)).collect();
     let mut others: Vec<&Member> =
         members.values().filter(|member| member.state.may_hold_data() && !voters.contains(&member.id)).collect();
@@ -98,8 +98,10 @@ mod tests {
         let voters = nodes(&[0, 1, 2]);
         members.get_mut(&NodeId(1)).unwrap().state = MemberState::Leaving;
         assert_eq!(choose(&members, &voters), voters);
-        members.get_mut(&NodeId(1)).unwrap().state = MemberState::Left;
-        assert_eq!(choose(&members, &voters), nodes(&[0, 2, 3]));
+        for gone in [MemberState::Removing, MemberState::Left] {
+            members.get_mut(&NodeId(1)).unwrap().state = gone;
+            assert_eq!(choose(&members, &voters), nodes(&[0, 2, 3]));
+        }
         members.get_mut(&NodeId(3)).unwrap().state = MemberState::Left;
         assert_eq!(choose(&members, &nodes(&[0, 2, 3])).len(), 1, "two voters are worse than one");
     }
@@ -110,6 +112,7 @@ mod tests {
             MemberState::Warming,
             MemberState::Ready,
             MemberState::Leaving,
+            MemberState::Removing,
             MemberState::Left,
         ]);
         let one = (prop::sample::select(vec!["a", "b", "c"]), prop::sample::select(vec!["1", "2"]), state);
@@ -131,7 +134,7 @@ mod tests {
             prop_assert!(chosen.is_empty() || chosen.len() % 2 == 1);
             let stay: BTreeSet<NodeId> = voters
                 .iter()
-                .filter(|node| members.get(node).is_some_and(|member| member.state != MemberState::Left))
+                .filter(|node| members.get(node).is_some_and(|member| !member.state.is_gone()))
                 .copied()
                 .collect();
             if stay.len() <= VOTERS_MAX {

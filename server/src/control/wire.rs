@@ -99,6 +99,20 @@ pub(super) enum ReportReply {
     NotLeader { leader: Option<NodeId> },
 }
 
+/// What becomes of a leaving member's report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum LeavingReply {
+    Taken,
+    NotLeader {
+        leader: Option<NodeId>,
+    },
+    /// The member has left the cluster, or was given up.
+    Gone {
+        /// Whether its vote is still needed to let it go.
+        votes: bool,
+    },
+}
+
 /// The name under which the payload of a call is sealed: one call's bytes are no other's.
 fn name(call: ControlCall, is_reply: bool) -> [u8; 2] {
     [call.number(), u8::from(is_reply)]

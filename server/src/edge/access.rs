@@ -5,6 +5,7 @@ use cube_replication::coordinator::TableName;
 
 use super::Edge;
 use super::code::Code;
+use super::doors::Closing;
 use super::error::{Details, EdgeError};
 
 /// Another node can be asked at once; this one is back after a restart, most often.
@@ -28,6 +29,8 @@ pub enum Access<'a> {
     Observe,
     /// To change the schema.
     ChangeSchema,
+    /// To have members leave, or take no requests.
+    ChangeMembers,
     /// To steer what the node does in the background.
     Steer,
     /// To change how this node works.
@@ -43,14 +46,22 @@ impl Edge {
         {
             return Err(EdgeError::new(Code::NotServing, format!("nothing was done: {reason}; ask another node")));
         }
-        match access {
-            Access::Observe | Access::Configure => Ok(()),
-            Access::Read(_) | Access::Write(_) | Access::ChangeSchema | Access::Steer if self.is_draining() => {
+        match (access, self.doors().closed()) {
+            (Access::Observe | Access::Configure, _) | (_, None) => Ok(()),
+            (_, Some(Closing::Stopping)) => {
                 let message = "the node is about to stop, and nothing was done: ask another node";
                 let details = Details { retry_after_ms: Some(RETRY_AFTER_MS), ..Details::default() };
                 Err(EdgeError::with(Code::ShuttingDown, message, details))
             }
-            Access::Read(_) | Access::Write(_) | Access::ChangeSchema | Access::Steer => Ok(()),
+            (Access::Read(_) | Access::Write(_), Some(why @ (Closing::Leaving | Closing::Drained))) => {
+                let why = self.doors().told(why);
+                Err(EdgeError::new(Code::Drained, format!("nothing was done: {why}; ask another node")))
+            }
+            // Operators are let in: the node takes part in the cluster as before.
+            (
+                Access::ChangeSchema | Access::ChangeMembers | Access::Steer,
+                Some(Closing::Leaving | Closing::Drained),
+            ) => Ok(()),
         }
     }
 }

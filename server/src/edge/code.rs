@@ -67,6 +67,8 @@ codes! {
     UnknownKeyspace = "unknown_keyspace", NOT_FOUND, NotFound;
     /// There is no such table.
     UnknownTable = "unknown_table", NOT_FOUND, NotFound;
+    /// No member has that name.
+    UnknownNode = "unknown_node", NOT_FOUND, NotFound;
     /// There is no such repair.
     UnknownRepair = "unknown_repair", NOT_FOUND, NotFound;
     /// The path is there, the method is not.
@@ -113,6 +115,8 @@ codes! {
     NodeUnavailable = "node_unavailable", SERVICE_UNAVAILABLE, Unavailable;
     /// The node does not serve.
     NotServing = "not_serving", SERVICE_UNAVAILABLE, Unavailable;
+    /// An operator drained the node, or it leaves the cluster.
+    Drained = "drained", SERVICE_UNAVAILABLE, Unavailable;
     /// The node is about to stop.
     ShuttingDown = "shutting_down", SERVICE_UNAVAILABLE, Unavailable;
     /// Too few replicas answered a read in time.

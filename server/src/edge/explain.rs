@@ -279,6 +279,7 @@ impl From<AdminError> for EdgeError {
             AdminError::RepairUnderWay { id } => {
                 Self::with(Code::RepairUnderWay, message, Details { repair_id: Some(id), ..Details::default() })
             }
+            AdminError::UnknownNode { .. } => Self::new(Code::UnknownNode, message),
             AdminError::UnknownRepair { .. } => Self::new(Code::UnknownRepair, message),
             AdminError::TooManyRepairs { .. } => {
                 let details = Details { retry_after_ms: Some(REPAIR_RETRY_AFTER_MS), ..Details::default() };

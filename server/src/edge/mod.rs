@@ -11,6 +11,7 @@
 mod access;
 pub(crate) mod account;
 mod code;
+mod doors;
 pub(crate) mod duration;
 mod error;
 mod explain;
@@ -24,7 +25,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use cube_replication::catalog::{Catalog, ClusterState};
@@ -38,10 +39,10 @@ use cube_replication::trace::OpenSpan;
 use cube_storage::SyncPolicy;
 use cube_storage::model::{Limits, TableId};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 pub use self::access::{Access, Caller};
 pub use self::code::Code;
+pub use self::doors::{Closing, Doors, Phase};
 #[cfg(test)]
 pub(crate) use self::error::FAILURES_MAX;
 pub use self::error::{Details, EdgeError, Explanation, ReplicaFailure};
@@ -81,14 +82,14 @@ pub struct EdgeParts {
     pub config: Arc<Live>,
     /// Traces requests, if that is wanted.
     pub traces: Option<Arc<Traces>>,
+    /// Whether clients are let in.
+    pub doors: Arc<Doors>,
 }
 
 /// What front doors share.
 pub struct Edge {
     parts: EdgeParts,
     meter: Arc<Meter>,
-    leaving: AtomicBool,
-    draining: CancellationToken,
     turned_away: ArcSwapOption<String>,
     waiting_answers: AtomicUsize,
 }
@@ -96,40 +97,28 @@ pub struct Edge {
 impl Edge {
     /// An edge that takes requests.
     pub fn new(parts: EdgeParts) -> Arc<Self> {
-        Arc::new(Self {
-            parts,
-            meter: Arc::default(),
-            leaving: AtomicBool::new(false),
-            draining: CancellationToken::new(),
-            turned_away: ArcSwapOption::empty(),
-            waiting_answers: AtomicUsize::new(0),
-        })
+        let (turned_away, waiting_answers) = (ArcSwapOption::empty(), AtomicUsize::new(0));
+        Arc::new(Self { parts, meter: Arc::default(), turned_away, waiting_answers })
     }
 
     /// From now on health says that this node is about to stop, so that clients go elsewhere. It still serves.
     pub fn leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
+        self.parts.doors.announce(Closing::Stopping);
     }
 
-    /// Whether the node is about to stop.
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
+    /// Whether clients are let in.
+    pub fn doors(&self) -> &Doors {
+        &self.parts.doors
     }
 
     /// From now on new work is turned away. What is under way goes on.
     pub fn drain(&self) {
-        self.leave();
-        self.draining.cancel();
-    }
-
-    /// Whether new work is turned away.
-    pub fn is_draining(&self) -> bool {
-        self.draining.is_cancelled()
+        self.parts.doors.close(Closing::Stopping);
     }
 
     /// Done when new work is turned away.
     pub async fn draining(&self) {
-        self.draining.cancelled().await;
+        self.parts.doors.until_closed().await;
     }
 
     /// Turns reads and writes away for this reason, until it is called again without one: what such a node coordinates

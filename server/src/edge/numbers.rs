@@ -24,9 +24,8 @@ impl Edge {
     /// How the node fares. One that is about to stop does not serve.
     pub(crate) fn health(&self) -> Health {
         let mut health = self.admin().health();
-        if self.is_leaving() {
-            health.reasons.push("the node is about to stop".to_owned());
-        }
+        let closings = self.doors().announced();
+        health.reasons.extend(closings.into_iter().map(|why| self.doors().told(why)));
         health
     }
 
@@ -64,7 +63,7 @@ impl Edge {
         let settings = self.settings();
         figures.in_flight = (count(requests), count(bytes));
         figures.in_flight_max = (count(settings.in_flight_max), count(settings.in_flight_bytes_max));
-        figures.node.serves = figures.node.serves && !self.is_leaving();
+        figures.node.serves = figures.node.serves && self.doors().announced().is_empty();
         metrics::write(figures, self.meter().counted())
     }
 }

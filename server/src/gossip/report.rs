@@ -46,6 +46,10 @@ pub struct OwnReport {
     pub version: String,
     /// When the process started (wall clock, milliseconds).
     pub started_at_ms: Option<u64>,
+    /// Dirty marks that it keeps for others.
+    pub marks: u64,
+    /// Whether an operator drained it: `DRAINING` or `DRAINED`.
+    pub drain: String,
 }
 
 /// Where a node listens, as others reach it: `host:port`.
@@ -110,6 +114,8 @@ impl OwnReport {
             ("y", text_or_none(self.oldest_sync_ms)),
             ("v", cut(&self.version)),
             ("t", text_or_none(self.started_at_ms)),
+            ("m", self.marks.to_string()),
+            ("dr", cut(&self.drain)),
         ]
     }
 
@@ -140,6 +146,8 @@ impl OwnReport {
             oldest_sync_ms: number("y"),
             version: text("v"),
             started_at_ms: number("t"),
+            marks: number("m").unwrap_or_default(),
+            drain: text("dr"),
         };
         (text("n"), report)
     }
@@ -203,7 +211,7 @@ mod tests {
     }
 
     fn any_report() -> impl Strategy<Value = OwnReport> {
-        let texts = prop::array::uniform6("\\PC{0,60}");
+        let texts = prop::array::uniform7("\\PC{0,60}");
         let hints = (
             any::<[u64; 3]>(),
             any::<Option<u64>>(),
@@ -217,10 +225,10 @@ mod tests {
                 of: of.into()
             })
         ];
-        (texts, hints, clock, any::<[u64; 4]>(), any::<(u32, [Option<u64>; 2])>()).prop_map(
+        (texts, hints, clock, any::<[u64; 5]>(), any::<(u32, [Option<u64>; 2])>()).prop_map(
             |(texts, (counts, oldest_age_ms, per_target), clock, numbers, (cpu_percent, times))| {
                 let [oldest_sync_ms, started_at_ms] = times;
-                let [peer, grpc, http, gossip, state, version] = texts;
+                let [peer, grpc, http, gossip, state, version, drain] = texts;
                 OwnReport {
                     addresses: Addresses { peer, grpc, http, gossip },
                     state,
@@ -238,6 +246,8 @@ mod tests {
                     oldest_sync_ms,
                     version,
                     started_at_ms,
+                    marks: numbers[4],
+                    drain,
                 }
             },
         )
@@ -282,6 +292,8 @@ mod tests {
             oldest_sync_ms: Some(u64::MAX),
             version: long.clone(),
             started_at_ms: Some(u64::MAX),
+            marks: u64::MAX,
+            drain: long.clone(),
         };
         let bytes: usize = report.encode(&long).iter().map(|(key, value)| key.len() + value.len()).sum();
         assert!(bytes <= STATE_BYTES_MAX, "{bytes}");

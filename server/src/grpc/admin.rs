@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::explained::account_of;
 use super::{hints, node, repair, replication, schema, settings};
-use crate::admin::{AdminError, Changed, HintOrder, check_name};
+use crate::admin::{AdminError, Changed, HintOrder, Leave, check_name};
 use crate::edge::{Access, Caller, Edge, EdgeError, Names};
 
 /// Answers for the cluster.
@@ -36,6 +36,12 @@ impl AdminService {
 
     fn change(&self) -> Result<(), Status> {
         Ok(self.edge.permit(Caller::Anonymous, Access::ChangeSchema)?)
+    }
+
+    async fn leave(&self, name: &str, how: Leave) -> Result<Response<v1::Node>, Status> {
+        self.edge.permit(Caller::Anonymous, Access::ChangeMembers)?;
+        let node = self.edge.admin().leave(name, how).await.map_err(EdgeError::from)?;
+        Ok(Response::new(node::member(node)))
     }
 
     async fn steer_hints(
@@ -104,6 +110,30 @@ impl Admin for AdminService {
         self.edge.permit(Caller::Anonymous, if now { Access::Steer } else { Access::Observe })?;
         let admin = self.edge.admin();
         Ok(Response::new(replication::scrub(if now { admin.scrub_now() } else { admin.scrub() })))
+    }
+
+    async fn decommission_node(
+        &self,
+        request: Request<v1::DecommissionNodeRequest>,
+    ) -> Result<Response<v1::Node>, Status> {
+        self.leave(&request.into_inner().node, Leave::Decommission).await
+    }
+
+    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Node>, Status> {
+        let v1::RemoveNodeRequest { node, accept_loss } = request.into_inner();
+        self.leave(&node, Leave::Remove { accept_loss }).await
+    }
+
+    async fn replace_node(&self, request: Request<v1::ReplaceNodeRequest>) -> Result<Response<v1::Node>, Status> {
+        let v1::ReplaceNodeRequest { node, with, accept_loss } = request.into_inner();
+        self.leave(&node, Leave::Replace { with, accept_loss }).await
+    }
+
+    async fn drain_node(&self, request: Request<v1::DrainNodeRequest>) -> Result<Response<v1::DrainNodeReply>, Status> {
+        self.edge.permit(Caller::Anonymous, Access::ChangeMembers)?;
+        let v1::DrainNodeRequest { node, undo } = request.into_inner();
+        self.edge.admin().drain(&node, undo).await.map_err(EdgeError::from)?;
+        Ok(Response::new(v1::DrainNodeReply {}))
     }
 
     async fn schema(&self, _: Request<v1::SchemaRequest>) -> Result<Response<v1::SchemaReply>, Status> {

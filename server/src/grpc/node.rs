@@ -33,6 +33,13 @@ pub(super) fn member(view: NodeView) -> v1::Node {
         oldest_hint_age_ms: vitals.oldest_hint_age_ms,
         clock_offset_ms: vitals.clock_offset_ms,
         started_at_ms: vitals.started_at_ms,
+        leaving: view.leaving.map(|leaving| v1::Leaving {
+            by: leaving.by.to_owned(),
+            partitions: leaving.partitions,
+            hints: leaving.hints,
+            marks: leaving.marks,
+        }),
+        drain: vitals.drain.map(|drain| drain.name().to_owned()),
     }
 }
 

@@ -56,6 +56,17 @@ pub(super) fn write_members(page: &mut Page<'_>, members: &[MemberFigures], goss
             Some((label("member", &member.name), f64::from(offset_ms) / 1_000.0))
         }),
     )?;
+    page.gauge(
+        family(
+            "cube_member_leaving_partitions",
+            "Partitions of a member that leaves the cluster which have yet to be moved",
+        ),
+        members.iter().filter_map(|member| Some((label("member", &member.name), whole(member.to_be_moved?)))),
+    )?;
+    page.gauge(
+        family("cube_member_drained", "Whether an operator has a member take no requests of clients"),
+        members.iter().map(|member| (label("member", &member.name), flag(member.is_drained))),
+    )?;
     let datagrams = [("sent", gossip.sent), ("received", gossip.received), ("failed", gossip.failed)];
     page.counter(
         family("cube_gossip_datagrams", "Datagrams of gossip, by what became of them"),

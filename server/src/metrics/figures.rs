@@ -143,6 +143,10 @@ pub struct MemberFigures {
     pub alive: bool,
     /// How far its clock is ahead of this node's.
     pub clock_offset_ms: Option<i64>,
+    /// Partitions of which it is still a replica, while it leaves the cluster.
+    pub to_be_moved: Option<u64>,
+    /// Whether an operator drained it.
+    pub is_drained: bool,
 }
 
 /// What gossip sent and received since the start.

@@ -7,13 +7,14 @@ use async_trait::async_trait;
 use cube_replication::catalog::{ClusterState, Keyspace, Table};
 use cube_replication::membership::Membership as _;
 use cube_replication::repair::Asked;
-use cube_replication::topology::MemberState;
+use cube_replication::topology::{self, MemberState};
 use cube_storage::model::NodeId;
 
 use super::member::Member;
 use crate::admin::{
-    Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView,
-    RaftRole, RepairView, RepairsView, ReplicationView, ScrubView, TableChange, TableOptions, TopologyView, Vitals,
+    Admin, AdminError, Changed, DrainView, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, Leave,
+    LeavingView, NodeStatus, NodeView, RaftRole, RepairView, RepairsView, ReplicationView, ScrubView, TableChange,
+    TableOptions, TopologyView, Vitals,
 };
 use crate::control::{Answer, Command, ControlStatus, HardState, ProposeError, Refusal};
 use crate::gossip::OwnReport;
@@ -40,23 +41,8 @@ impl Admin for Member {
 
     fn nodes(&self) -> Vec<NodeView> {
         let state = self.catalog.current();
-        let (now_ms, raft) = (self.clock.monotonic_ms(), self.control.status());
-        let offsets = self.clock_watch.lock().offsets(now_ms);
         let present = state.topology.members().values().filter(|member| member.state != MemberState::Left);
-        let mut nodes: Vec<NodeView> = present
-            .map(|member| {
-                let alive = self.gossip.is_alive(member.id);
-                let status = if alive { NodeStatus::Alive } else { NodeStatus::Down };
-                let vitals = if member.id == self.identity.node {
-                    Vitals { clock_offset_ms: Some(0), ..vitals(&self.own_report()) }
-                } else {
-                    let report = self.gossip.peer(member.id).map(|peer| vitals(&peer.report)).unwrap_or_default();
-                    let clock_offset_ms = offsets.get(&member.id).map(|offset| offset.offset_ms);
-                    Vitals { clock_offset_ms, ..report }
-                };
-                NodeView { raft: Some(role(&raft, member.id)), ..NodeView::of(member, status, vitals) }
-            })
-            .collect();
+        let mut nodes: Vec<NodeView> = self.views(&state, present);
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         nodes
     }
@@ -100,6 +86,14 @@ impl Admin for Member {
 
     async fn cancel_repair(&self, id: &str) -> Result<RepairView, AdminError> {
         Member::repair(self, id, true).await
+    }
+
+    async fn leave(&self, node: &str, how: Leave) -> Result<NodeView, AdminError> {
+        self.have_leave(node, how).await
+    }
+
+    async fn drain(&self, node: &str, undo: bool) -> Result<(), AdminError> {
+        self.have_drained(node, undo).await
     }
 
     async fn create_keyspace(&self, keyspace: &str, options: KeyspaceOptions) -> Result<Changed, AdminError> {
@@ -174,6 +168,36 @@ impl Admin for Member {
 }
 
 impl Member {
+    /// A member as this node sees it, be it that it has left.
+    pub(super) fn node_view(&self, node: NodeId) -> Option<NodeView> {
+        let state = self.catalog.current();
+        self.views(&state, state.topology.member(node)).pop()
+    }
+
+    fn views<'a>(
+        &self,
+        state: &ClusterState,
+        members: impl IntoIterator<Item = &'a topology::Member>,
+    ) -> Vec<NodeView> {
+        let (now_ms, raft) = (self.clock.monotonic_ms(), self.control.status());
+        let offsets = self.clock_watch.lock().offsets(now_ms);
+        let view = |member: &topology::Member, report: Option<&OwnReport>, clock_offset_ms| {
+            let status = if self.gossip.is_alive(member.id) { NodeStatus::Alive } else { NodeStatus::Down };
+            let leaving = LeavingView::of(state, member, report.map(|report| (report.hints.total, report.marks)));
+            let vitals = Vitals { clock_offset_ms, ..report.map(vitals).unwrap_or_default() };
+            NodeView { raft: Some(role(&raft, member.id)), leaving, ..NodeView::of(member, status, vitals) }
+        };
+        let views = members.into_iter().map(|member| match member.id == self.identity.node {
+            true => view(member, Some(&self.own_report()), Some(0)),
+            false => {
+                let peer = self.gossip.peer(member.id);
+                let offset = offsets.get(&member.id).map(|offset| offset.offset_ms);
+                view(member, peer.as_ref().map(|peer| &*peer.report), offset)
+            }
+        });
+        views.collect()
+    }
+
     fn table(&self, keyspace: &str, table: &str) -> Result<Table, AdminError> {
         let state = self.control.current();
         let unknown = || AdminError::UnknownKeyspace { keyspace: keyspace.to_owned() };
@@ -183,7 +207,7 @@ impl Member {
     }
 
     /// Has the cluster agree on a command; when this returns, requests to this node work by it.
-    async fn decide(&self, command: Command) -> Result<Answer, Failed> {
+    pub(super) async fn decide(&self, command: Command) -> Result<Answer, Failed> {
         let answer = self.control.propose(command.clone(), DECIDE_WITHIN).await.map_err(|error| self.failed(error))?;
         self.adopted(|state| shows(state, &command)).await;
         Ok(answer)
@@ -191,7 +215,7 @@ impl Member {
 
     /// Waits until requests to this node work by what the leader has decided: that comes here a moment later than the answer,
     /// and then a worker adopts it.
-    async fn adopted(&self, shows: impl Fn(&ClusterState) -> bool) {
+    pub(super) async fn adopted(&self, shows: impl Fn(&ClusterState) -> bool) {
         let adopted = async {
             while !shows(&self.catalog.current()) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -224,6 +248,7 @@ fn shows(state: &ClusterState, command: &Command) -> bool {
         | Command::Join(_)
         | Command::SetAddresses { .. }
         | Command::SetMemberState { .. }
+        | Command::Leave { .. }
         | Command::Topology(_) => true,
     }
 }
@@ -255,6 +280,7 @@ fn vitals(report: &OwnReport) -> Vitals {
         hints: Some(report.hints.total),
         oldest_hint_age_ms: report.hints.oldest_age_ms,
         started_at_ms: report.started_at_ms,
+        drain: DrainView::named(&report.drain),
         ..Vitals::default()
     }
 }
@@ -269,7 +295,7 @@ fn role(raft: &ControlStatus, node: NodeId) -> RaftRole {
 }
 
 /// A proposal that failed.
-enum Failed {
+pub(super) enum Failed {
     Refused(Refusal),
     /// People are told the names of nodes.
     Other {

@@ -8,13 +8,16 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cube_storage::model::NodeId;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
+use super::end::begin_closing;
 use crate::control::{
     Answer as Decided, Command, Control, ControlCall, ControlLink, LinkError, NewMember, ProposeError,
 };
+use crate::edge::{Closing, Doors, Phase};
 use crate::forming::{Answer, Ask, AskPeers, JoinAnswer, JoinRequest, Membership, Search};
+use crate::identity::ClusterId;
 use crate::peer::{CallError, CallRefused, Calls, PeerCaller, PeerIdentity};
 
 /// The numbers below belong to the control plane.
@@ -24,6 +27,11 @@ const ASK: u32 = FIRST_OF_FORMING;
 /// To be taken in.
 const JOIN: u32 = FIRST_OF_FORMING + 1;
 
+/// To take no more requests of clients, or to take them again.
+const DRAIN: u32 = 512;
+
+/// How long a node may take to hear that it is drained.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// How long a seed may take to answer: it only looks into its memory.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// How long taking a node in may take: the cluster agrees on it, maybe after electing a leader.
@@ -35,6 +43,35 @@ const DECIDE_WITHIN: Duration = Duration::from_secs(12);
 pub(super) struct Member {
     pub(super) membership: Membership,
     pub(super) control: Arc<Control>,
+    pub(super) drain: Arc<Drain>,
+}
+
+/// What an operator wants of a node's doors, whichever node he asked.
+#[derive(Serialize, Deserialize)]
+struct DrainOrder {
+    cluster: ClusterId,
+    node: NodeId,
+    undo: bool,
+}
+
+/// What drains a node.
+pub(super) struct Drain {
+    pub(super) doors: Arc<Doors>,
+    /// How long health says it before requests are turned away.
+    pub(super) announce: Duration,
+}
+
+impl Drain {
+    /// Has the node take no more requests of clients, or take them again.
+    pub(super) fn follow(&self, undo: bool) {
+        if undo {
+            self.doors.open(Closing::Drained);
+            tracing::info!("an operator has this node take requests of clients again");
+        } else if self.doors.phase(Closing::Drained) == Phase::Open {
+            tracing::warn!("an operator drains this node: it takes no more requests of clients, and stays a replica");
+            begin_closing(&self.doors, Closing::Drained, self.announce);
+        }
+    }
 }
 
 /// Answers calls.
@@ -61,6 +98,15 @@ impl Switchboard {
         }
         // Between the search and the membership it forms or joins.
         self.search.load().as_ref().map_or(Answer::Forming, |search| search.on_ask(ask))
+    }
+
+    fn on_drain(&self, order: &DrainOrder) -> Result<(), CallRefused> {
+        let member = self.member.load_full().ok_or_else(|| CallRefused::NotNow("it is no member yet".into()))?;
+        if (order.cluster, order.node) != (member.membership.cluster, member.membership.node) {
+            return Err(CallRefused::Failed(format!("{} is meant, and this is another node", order.node)));
+        }
+        member.drain.follow(order.undo);
+        Ok(())
     }
 
     async fn on_join(&self, request: JoinRequest) -> JoinAnswer {
@@ -101,6 +147,7 @@ impl Calls for Switchboard {
         match kind {
             ASK => encode(&self.on_ask(&decode(&payload)?)),
             JOIN => encode(&self.on_join(decode(&payload)?).await),
+            DRAIN => encode(&self.on_drain(&decode(&payload)?)?),
             kind => {
                 let call = u8::try_from(kind).ok().and_then(ControlCall::of);
                 let call = call.ok_or_else(|| CallRefused::UnknownKind(kind.to_string()))?;
@@ -125,6 +172,17 @@ fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, CallRefused> {
 pub(super) struct Outgoing(pub(super) Arc<PeerCaller>);
 
 impl Outgoing {
+    /// Has another node take no more requests of clients, or take them again. Why not, if it did not hear of it.
+    pub(super) async fn drain(
+        &self,
+        address: &str,
+        cluster: ClusterId,
+        node: NodeId,
+        undo: bool,
+    ) -> Result<(), String> {
+        self.exchange(address, DRAIN, &DrainOrder { cluster, node, undo }, DRAIN_WITHIN).await
+    }
+
     async fn exchange<T: DeserializeOwned>(
         &self,
         address: &str,

@@ -1,4 +1,4 @@
-//! The end of a node: told by a signal, then in order.
+//! The end of a node: told by a signal, then in order; and how its doors are closed, also where it goes on.
 //!
 //! Health says it first, for a while in which everything is still served, so that clients and balancers go elsewhere and
 //! nobody is turned away who looks; if it leads in Raft, another node is made to meanwhile. Then new work is refused, and what is under way gets its time. Then the others are
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::front::Front;
 use super::member::Member;
 use crate::config::Config;
-use crate::edge::Edge;
+use crate::edge::{Closing, Doors, Edge};
 use crate::peer::PeerServerError;
 
 /// How long a port may take to send its last answers: whoever does not read them loses them.
@@ -45,6 +45,22 @@ impl End {
     }
 }
 
+/// Closes the doors for a reason: says so, until `announced` is done, and turns new work away from then on, unless that was
+/// taken back meanwhile.
+pub(super) async fn close_doors(doors: &Doors, why: Closing, announced: impl Future<Output = ()>) {
+    doors.announce(why);
+    announced.await;
+    doors.close_as_announced(why);
+}
+
+/// Closes the doors of a node that goes on, in the background.
+pub(super) fn begin_closing(doors: &Arc<Doors>, why: Closing, announce: Duration) {
+    let doors = Arc::clone(doors);
+    // Health says it from this moment on, not from when the task begins.
+    doors.announce(why);
+    tokio::spawn(async move { close_doors(&doors, why, tokio::time::sleep(announce)).await });
+}
+
 /// A port that is served.
 pub(super) type Door<E> = JoinHandle<Result<(), E>>;
 
@@ -63,18 +79,19 @@ pub(super) struct Serving<'a> {
 /// Ends a node that serves; at once where it is told a second time.
 pub(super) async fn drain(config: &Config, serving: Serving<'_>, end: &mut End) {
     let Serving { edge, front, member, stop_doors, stop_peers, http, grpc, peers } = serving;
-    edge.leave();
     front.last_answers();
     member.transport.leave();
     let announced = async {
-        tokio::select! {
-            () = tokio::time::sleep(config.timeouts.announce) => {}
-            () = end.told() => {}
-        }
+        let announced = async {
+            tokio::select! {
+                () = tokio::time::sleep(config.timeouts.announce) => {}
+                () = end.told() => {}
+            }
+        };
+        // Changes of the hard state go on under another leader, before this one is missed.
+        tokio::join!(announced, member.control.hand_over());
     };
-    // Changes of the hard state go on under another leader, before this one is missed.
-    tokio::join!(announced, member.control.hand_over());
-    edge.drain();
+    close_doors(edge.doors(), Closing::Stopping, announced).await;
     let idle = async {
         while member.coordinator.in_flight() > 0 {
             tokio::time::sleep(LOOK_EVERY).await;

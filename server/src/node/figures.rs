@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 
 use cube_replication::membership::Membership as _;
 use cube_replication::topology::MemberState;
-use cube_storage::model::{PartitionId, TableId};
+use cube_storage::model::{NodeId, PartitionId, TableId};
 use cube_storage::space::SpaceProbe;
 use cube_storage::{SyncState, UnsyncedCause};
 
 use super::member::Member;
+use crate::admin::{DrainView, LeavingView};
 use crate::metrics::{Figures, GossipFigures, MemberFigures, NodeFigures, SpaceLeft, StoreFigures, SyncFigures};
 
 impl Member {
@@ -132,10 +133,16 @@ impl Member {
         let state = self.catalog.current();
         let offsets = self.clock_watch.lock().offsets(self.clock.monotonic_ms());
         let present = state.topology.members().values().filter(|member| member.state != MemberState::Left);
+        let is_drained = |node: NodeId| match node == self.identity.node {
+            true => self.drained().is_some(),
+            false => self.gossip.peer(node).is_some_and(|peer| DrainView::named(&peer.report.drain).is_some()),
+        };
         let figures = present.map(|member| MemberFigures {
             name: member.name.clone(),
             alive: self.gossip.is_alive(member.id),
             clock_offset_ms: offsets.get(&member.id).map(|offset| offset.offset_ms),
+            to_be_moved: LeavingView::of(&state, member, None).map(|leaving| leaving.partitions),
+            is_drained: is_drained(member.id),
         });
         figures.collect()
     }

@@ -3,14 +3,14 @@
 
 use cube_replication::lifecycle::CopyProgress;
 use cube_replication::membership::Membership as _;
-use cube_replication::topology::MemberState;
 use cube_storage::space::SpaceProbe;
 use cube_storage::{SyncState, UnsyncedCause};
 
 use super::member::Member;
 use super::stuck::Stuck;
-use crate::admin::Health;
+use crate::admin::{DrainView, Health, LeavingView};
 use crate::clock_watch::Verdict;
+use crate::edge::{Closing, Phase};
 use crate::gossip::{Addresses, Hints, OwnReport};
 
 impl Member {
@@ -23,6 +23,7 @@ impl Member {
             health.reasons.push(reason);
         }
         health.warnings.extend(self.unreachable());
+        health.warnings.extend(self.leaving());
         health.warnings.extend(self.no_majority());
         health.warnings.extend(self.conflicts());
         health.warnings.extend(self.clocks_off());
@@ -59,9 +60,20 @@ impl Member {
             .topology
             .members()
             .values()
-            .filter(|member| member.state != MemberState::Left && !self.gossip.is_alive(member.id));
+            .filter(|member| !member.state.is_gone() && !self.gossip.is_alive(member.id));
         let names: Vec<&str> = down.map(|member| member.name.as_str()).collect();
         (!names.is_empty()).then(|| format!("cannot be reached from here, or down: {}", names.join(", ")))
+    }
+
+    fn leaving(&self) -> Option<String> {
+        let state = self.catalog.current();
+        let leavers = state.topology.members().values().filter_map(|member| {
+            let view = LeavingView::of(&state, member, None)?;
+            let how = if view.by == "REMOVE" { "is being removed" } else { "leaves the cluster" };
+            Some(format!("{} {how}, with {} partitions still to be moved", member.name, view.partitions))
+        });
+        let told: Vec<String> = leavers.collect();
+        (!told.is_empty()).then(|| told.join("; "))
     }
 
     fn no_majority(&self) -> Option<String> {
@@ -168,6 +180,17 @@ impl Member {
             oldest_sync_ms: self.in_sync_ms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at_ms: Some(self.started_at_ms),
+            marks: self.hint_replay.marks_left(),
+            drain: self.drained().map_or("", DrainView::name).to_owned(),
+        }
+    }
+
+    /// Whether an operator drained it.
+    pub(super) fn drained(&self) -> Option<DrainView> {
+        match self.doors.phase(Closing::Drained) {
+            Phase::Open => None,
+            Phase::Closed if self.coordinator.in_flight() == 0 => Some(DrainView::Drained),
+            Phase::Announced | Phase::Closed => Some(DrainView::Draining),
         }
     }
 

@@ -35,15 +35,17 @@ use tokio::runtime::Handle;
 
 use super::beginning::Beginning;
 use super::bell::Bell;
-use super::calls::{Member as Answering, Switchboard};
+use super::calls::{Drain, Member as Answering, Outgoing, Switchboard};
 use super::clock_gate::ClockGate;
+use super::gone::Gone;
 use super::ground::Ground;
 use super::load::LoadMeter;
 use super::threads::Threads;
-use super::{NodeError, anti_entropy, hints, opening, repair, seams};
+use super::{NodeError, anti_entropy, hints, leaving, opening, repair, seams};
 use crate::clock_watch::ClockWatch;
 use crate::config::Config;
 use crate::control::{Command, Control, HardState};
+use crate::edge::Doors;
 use crate::forming::Membership;
 use crate::gossip::{Gossip, GossipSettings};
 use crate::identity::{DataDir, Identity};
@@ -83,6 +85,10 @@ pub(super) struct Member {
     pub(super) scrub: Arc<Scrub>,
     pub(super) repairs: Arc<Repairs>,
     pub(super) traces: Option<Arc<Traces>>,
+    pub(super) doors: Arc<Doors>,
+    pub(super) drain: Arc<Drain>,
+    pub(super) outgoing: Outgoing,
+    pub(super) gone: Gone,
     threads: Mutex<Threads>,
     apply: Mutex<Option<ApplyWorker>>,
 }
@@ -114,13 +120,17 @@ impl Member {
         let space = Arc::new(FileSystemSpace::of(dir.path()));
         let (store, clock, apply) = opening::open_store(config, dir.path(), &identity, &machine, &space).await?;
         let control =
-            opening::open_control(config, dir.path(), &identity, &addresses, dir.instance(), outgoing).await?;
+            opening::open_control(config, dir.path(), &identity, &addresses, dir.instance(), outgoing.clone()).await?;
         if let Some(known) = control.current().topology().member(me) {
             begin.check_alone(&identity, &known.addresses.peer).await?;
         }
         let membership =
             Membership { cluster: identity.cluster, node: me, name: identity.name.clone(), instance: dir.instance() };
-        switchboard.is_member(Answering { membership, control: Arc::clone(&control) });
+        let doors = Arc::new(Doors::of(identity.name.clone()));
+        let drain = Arc::new(Drain { doors: Arc::clone(&doors), announce: config.timeouts.announce });
+        let (answers, drains) = (Arc::clone(&control), Arc::clone(&drain));
+        switchboard.is_member(Answering { membership, control: answers, drain: drains });
+        leaving::check_member(&control, me).await?;
         let state = opening::state_with(&control, me).await?;
 
         let adopted = Arc::clone(&state);
@@ -267,11 +277,16 @@ impl Member {
             scrub,
             repairs,
             traces,
+            drain,
+            doors,
+            outgoing,
+            gone: Gone::default(),
             threads: Mutex::new(threads),
             apply: Mutex::new(Some(apply)),
         });
         vitals.of(&member);
         member.follow_state();
+        member.watch_leaving();
         member.tell_arrival(addresses);
         Ok(member)
     }

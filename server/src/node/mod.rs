@@ -13,9 +13,11 @@ mod clock_gate;
 mod end;
 mod figures;
 mod front;
+mod gone;
 mod ground;
 mod health;
 mod hints;
+mod leaving;
 mod load;
 mod member;
 mod opening;
@@ -66,6 +68,9 @@ pub enum NodeError {
     /// The cluster refuses the node for good.
     #[error("{0}")]
     Refused(String),
+    /// It is no member of its cluster any more.
+    #[error("{0}")]
+    Gone(&'static str),
     /// The search for a cluster ended.
     #[error(transparent)]
     Search(#[from] SearchError),
@@ -96,12 +101,12 @@ pub enum NodeError {
 }
 
 impl NodeError {
-    /// The exit code of the process: 2 for what its operator must change here, 3 for what the cluster refuses for good,
-    /// 1 for what may pass.
+    /// The exit code of the process: 2 for what its operator must change here, 3 for what the cluster refuses for good
+    /// and for a node that left it, 1 for what may pass.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::DataDir(_) | Self::Port(PortError::Advertise { .. }) => 2,
-            Self::Refused(_) | Self::Search(_) | Self::Found(ProposeError::Refused(_)) => 3,
+            Self::Refused(_) | Self::Gone(_) | Self::Search(_) | Self::Found(ProposeError::Refused(_)) => 3,
             _ => 1,
         }
     }
@@ -170,6 +175,7 @@ async fn live(settings: &Arc<Live>, config: &Config, dir: DataDir) -> Result<(),
         sync: config.sync_policy(),
         config: Arc::clone(settings),
         traces: member.traces.clone(),
+        doors: Arc::clone(&member.doors),
     });
     ports.into_iter().for_each(|port| edge.meter().watch_port(port));
     settings::apply(&member, settings);
@@ -183,6 +189,7 @@ async fn live(settings: &Arc<Live>, config: &Config, dir: DataDir) -> Result<(),
 
     let outcome = tokio::select! {
         () = end.told() => Ok(()),
+        reason = member.gone() => Err(NodeError::Gone(reason)),
         ended = &mut http => Err(NodeError::Failed(format!("the HTTP port ended: {ended:?}"))),
         ended = &mut peers => Err(NodeError::Failed(format!("the peer port ended: {ended:?}"))),
         ended = &mut grpc => Err(NodeError::Failed(format!("the gRPC port ended: {ended:?}"))),

@@ -26,7 +26,7 @@ pub(super) fn check_peer(control: &Arc<Control>) -> CheckPeer {
         let state = control.current();
         let unknown = || HandshakeRefused::UnknownMember { node: peer.node, name: peer.name.clone() };
         let member = state.topology().member(peer.node).ok_or_else(unknown)?;
-        if member.state == MemberState::Left {
+        if member.state.is_gone() {
             return Err(unknown());
         }
         match state.instances.get(&peer.node) {

@@ -17,6 +17,7 @@ mod error;
 mod explained;
 mod hints;
 mod input;
+mod leaving;
 mod metrics;
 mod openapi;
 mod parent;

@@ -8,7 +8,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use super::openapi::Answer::{Json, JsonOrText, Text};
 use super::openapi::{Answer, Kind, Query, Route, openapi, page};
-use super::{cluster, config, data, hints, metrics, range, repair, replication, scan, schema, stats};
+use super::{cluster, config, data, hints, leaving, metrics, range, repair, replication, scan, schema, stats};
 use crate::edge::{Code, Edge};
 use crate::metrics::CONTENT_TYPE;
 
@@ -53,6 +53,7 @@ const WRITING: &[Code] = &[
     Code::NoReplicas,
     Code::CannotStamp,
     Code::NotServing,
+    Code::Drained,
     Code::ShuttingDown,
     Code::WriteUnknown,
     Code::WriteNotNoted,
@@ -70,6 +71,7 @@ const READING: &[Code] = &[
     Code::NoReplicas,
     Code::ReadFailed,
     Code::NotServing,
+    Code::Drained,
     Code::ShuttingDown,
     Code::ReadTimeout,
 ];
@@ -88,6 +90,7 @@ const RANGING: &[Code] = &[
     Code::NoReplicas,
     Code::ReadFailed,
     Code::NotServing,
+    Code::Drained,
     Code::ShuttingDown,
     Code::ReadTimeout,
 ];
@@ -105,6 +108,7 @@ const SCANNING: &[Code] = &[
     Code::NoReplicas,
     Code::ReadFailed,
     Code::NotServing,
+    Code::Drained,
     Code::ShuttingDown,
     Code::ReadTimeout,
 ];
@@ -358,8 +362,47 @@ fn of_replicas() -> Vec<Route> {
 
 fn of_the_cluster() -> Vec<Route> {
     const TAG: &str = "Cluster";
+    const LEAVING: &[Code] = &[Code::UnknownNode, Code::Conflict, Code::NoMajority, Code::ShuttingDown];
+    const BEGUN: &[(u16, Answer)] = &[(202, Json("LeavingBegun"))];
     let shows = |path, handler, name, summary, answers| call("get", path, handler, name, TAG, summary).answers(answers);
+    let orders = |path, handler, name, summary| call("post", path, handler, name, TAG, summary);
     vec![
+        orders(
+            "/api/v1/cluster/nodes/{name}/decommission",
+            post(leaving::decommission),
+            "decommissionNode",
+            "Has a living node hand over what it has, and leave",
+        )
+        .may_take("DecommissionOrder")
+        .answers(BEGUN)
+        .fails(LEAVING),
+        orders(
+            "/api/v1/cluster/nodes/{name}/remove",
+            post(leaving::remove),
+            "removeNode",
+            "Gives up a node that is gone for good: the others take its place",
+        )
+        .may_take("RemoveOrder")
+        .answers(BEGUN)
+        .fails(LEAVING),
+        orders(
+            "/api/v1/cluster/nodes/{name}/replace",
+            post(leaving::replace),
+            "replaceNode",
+            "Gives up a node that is gone for good: another member takes its place",
+        )
+        .takes("ReplaceOrder")
+        .answers(BEGUN)
+        .fails(LEAVING),
+        orders(
+            "/api/v1/cluster/nodes/{name}/drain",
+            post(leaving::drain),
+            "drainNode",
+            "Has a node take no more requests of clients, or take them again",
+        )
+        .may_take("DrainOrder")
+        .answers(&[(202, Json("DrainBegun"))])
+        .fails(&[Code::UnknownNode, Code::NodeUnavailable, Code::ShuttingDown]),
         shows(
             "/api/v1/cluster/health",
             get(cluster::whole),

@@ -27,6 +27,7 @@ mod hints_limits;
 mod hints_missed;
 mod kill_all;
 mod kill_one;
+mod leaving;
 mod load;
 mod majority;
 mod metrics;

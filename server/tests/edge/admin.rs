@@ -2,11 +2,13 @@
 
 use cube_proto::token;
 use cube_proto::v1::admin_client::AdminClient;
+use cube_proto::v1::kv_client::KvClient;
 use cube_proto::v1::{self, replication, setting_value};
+use cube_server::edge::Closing;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use super::grpc::{channel, detail_of};
+use super::grpc::{channel, detail_of, put};
 use super::node::{Node, Plan};
 
 async fn admin(node: &Node) -> AdminClient<Channel> {
@@ -213,4 +215,37 @@ async fn health_and_numbers_are_told_over_grpc_too() {
     assert!(page.contains("cube_build_info") && page.ends_with("# EOF\n"), "{page}");
     let slow = admin.slow_requests(v1::SlowRequestsRequest {}).await.unwrap().into_inner();
     assert_eq!((slow.threshold_ms, slow.requests.len()), (None, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_drained_and_leave_and_what_stands_in_the_way_is_told() {
+    let node = Node::start(Plan { others: &["dc1", "dc1"], ..Plan::default() }).await;
+    let mut admin = admin(&node).await;
+    let order = v1::DecommissionNodeRequest { node: "node-3".into() };
+    let told = admin.decommission_node(order).await.unwrap().into_inner();
+    let leaving = v1::Leaving { by: "DECOMMISSION".into(), partitions: 3, hints: None, marks: None };
+    assert_eq!((told.name.as_str(), told.leaving), ("node-3", Some(leaving)));
+    let order = v1::RemoveNodeRequest { node: "node-3".into(), accept_loss: false };
+    let status = admin.remove_node(order).await.unwrap_err();
+    assert_eq!((status.code(), detail_of(&status).code.as_str()), (Code::FailedPrecondition, "conflict"));
+    let order = v1::ReplaceNodeRequest { node: "node-3".into(), with: "node-2".into(), accept_loss: true };
+    assert_eq!(admin.replace_node(order).await.unwrap().into_inner().leaving.unwrap().by, "REMOVE");
+    assert!(admin.drain_node(v1::DrainNodeRequest { node: "node-2".into(), undo: false }).await.is_ok());
+    let status = admin.drain_node(v1::DrainNodeRequest { node: "node-9".into(), undo: false }).await.unwrap_err();
+    assert_eq!((status.code(), detail_of(&status).code.as_str()), (Code::NotFound, "unknown_node"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_door_refuses_rows_and_lets_operators_in() {
+    let node = Node::alone().await;
+    let mut admin = admin(&node).await;
+    node.edge.doors().close(Closing::Drained);
+    let status = KvClient::new(channel(&node).await).put(put("k", "v")).await.unwrap_err();
+    assert_eq!((status.code(), detail_of(&status).code.as_str()), (Code::Unavailable, "drained"), "{status}");
+    assert!(status.message().contains("node-1 is drained"), "{status}");
+    let health = admin.health(v1::HealthRequest {}).await.unwrap().into_inner();
+    assert!(!health.serves && health.missing.iter().any(|missing| missing.contains("node-1 is drained")), "{health:?}");
+    assert!(admin.create_keyspace(create("fleet", 1)).await.unwrap().into_inner().changed);
+    node.edge.doors().open(Closing::Drained);
+    assert!(admin.health(v1::HealthRequest {}).await.unwrap().into_inner().serves);
 }

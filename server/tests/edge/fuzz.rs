@@ -33,6 +33,8 @@ const RIGHT: &[&str] = &[
     r#"{"keys":[{"key":"a"},{"key":"AP8=","sort":"/wA=","encoding":"base64"}],"keyspace":"fuzzed","table":"t","explain":true}"#,
     r#"{"keys":[{"key":"a","sort":"s"},{"key":"b","encoding":"utf8"}],"cl":"ONE"}"#,
     r#"{"node":"node-1"}"#,
+    r#"{"with":"node-3","acceptLoss":true}"#,
+    r#"{"value":"v"}"#,
     r#"{"keyspace":"fuzzed","table":"t","dryRun":true}"#,
     r#"{"hints.window":"1h","hints.enabled":false,"hints.max_per_node":7,"anti_entropy.interval":null}"#,
     r#"{"log.slow_requests":"1ms","listen.http":"127.0.0.1:0"}"#,
@@ -226,6 +228,8 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     let mutated = (select(RIGHT), vec(mutation(), 0..6));
     prop_oneof![
         4 => near().prop_map(|value| value.to_string().into_bytes()),
+        // Some calls take one of these and little else.
+        4 => select(RIGHT).prop_map(|right| right.as_bytes().to_vec()),
         4 => mutated.prop_map(|(right, mutations)| {
             mutations.into_iter().fold(right.to_owned(), |text, mutation| mutation.of(&text)).into_bytes()
         }),
@@ -254,7 +258,11 @@ async fn calls(router: &mut Router) -> Vec<Call> {
     let (_, document) = ask(router, &make(http::Method::GET, "/api/v1/openapi.json"), Vec::new()).await;
     let mut calls = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
-        let named = path.replace("{keyspace}", "fuzzed").replace("{table}", "t").replace("{key}", "k");
+        let named = path
+            .replace("{keyspace}", "fuzzed")
+            .replace("{table}", "t")
+            .replace("{key}", "k")
+            .replace("{name}", "node-1");
         for (method, operation) in methods.as_object().unwrap() {
             if operation["requestBody"].is_object() {
                 let method = method.to_uppercase().parse().unwrap();

@@ -18,12 +18,12 @@ use cube_replication::replica::{OnAnswer, Replica};
 use cube_replication::topology::{Addresses, Assignment, Member, MemberState, Strategy, Topology, TopologyChange};
 use cube_replication::transport::{Delivery, InProcess, Serve};
 use cube_server::admin::{
-    Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, NodeStatus, NodeView,
-    NotComparedView, RepairView, RepairsView, ReplicationView, ScrubView, TableChange, TableOptions, TopologyView,
-    Vitals,
+    Admin, AdminError, Changed, Health, HintOrder, HintsView, KeyspaceChange, KeyspaceOptions, Leave, LeavingView,
+    NodeStatus, NodeView, NotComparedView, RepairView, RepairsView, ReplicationView, ScrubView, TableChange,
+    TableOptions, TopologyView, Vitals,
 };
 use cube_server::config::{Config, Live};
-use cube_server::edge::{Edge, EdgeParts};
+use cube_server::edge::{Doors, Edge, EdgeParts};
 use cube_server::places::Places;
 use cube_server::{grpc, rest};
 use cube_storage::clock::{Clock, SystemClock};
@@ -121,6 +121,7 @@ impl Node {
             sync: SyncPolicy::Sync,
             config: Live::fixed(Config::default()),
             traces: None,
+            doors: Arc::new(Doors::of("node-1")),
         });
         let listener = || TcpListener::bind("127.0.0.1:0");
         let (http, grpc) = (listener().await.unwrap(), listener().await.unwrap());
@@ -349,6 +350,25 @@ impl Admin for RestOfNode {
                 Ok(())
             }
         }
+    }
+
+    async fn leave(&self, node: &str, how: Leave) -> Result<NodeView, AdminError> {
+        let known = self.nodes().into_iter().find(|known| known.name == node);
+        let known = known.ok_or_else(|| AdminError::UnknownNode { name: node.to_owned() })?;
+        let (by, accept_loss) = match how {
+            Leave::Decommission => ("DECOMMISSION", true),
+            Leave::Remove { accept_loss } | Leave::Replace { accept_loss, .. } => ("REMOVE", accept_loss),
+        };
+        if !accept_loss && node == "node-3" {
+            return Err(AdminError::Conflict { reason: format!("{node} answers: decommission it") });
+        }
+        let leaving = LeavingView { by, partitions: 3, hints: None, marks: None };
+        Ok(NodeView { leaving: Some(leaving), ..known })
+    }
+
+    async fn drain(&self, node: &str, _: bool) -> Result<(), AdminError> {
+        let is_known = self.nodes().iter().any(|known| known.name == node);
+        is_known.then_some(()).ok_or_else(|| AdminError::UnknownNode { name: node.to_owned() })
     }
 
     async fn create_keyspace(&self, keyspace: &str, options: KeyspaceOptions) -> Result<Changed, AdminError> {

@@ -89,7 +89,13 @@ fn of_words(before: &[&str], names: &Names) -> Vec<String> {
         ["SCRUB"] => owned(&["NOW"]),
         ["REPAIR", _] => owned(&["PLAN"]),
         ["CONSISTENCY"] => levels(),
-        ["DISCONNECT"] => names.nodes.clone(),
+        ["DISCONNECT" | "DECOMMISSION" | "REMOVE" | "REPLACE" | "DRAIN"] | ["REPLACE", _, "WITH"] => {
+            names.nodes.clone()
+        }
+        ["REPLACE", _] => owned(&["WITH"]),
+        ["DRAIN", _] => owned(&["UNDO"]),
+        ["REMOVE", _] | ["REPLACE", _, "WITH", _] => owned(&["ACCEPT"]),
+        ["REMOVE", _, "ACCEPT"] | ["REPLACE", _, "WITH", _, "ACCEPT"] => owned(&["LOSS"]),
         ["HELP"] => COMMANDS.iter().map(|spec| spec.name.to_owned()).collect(),
         ["UPDATE", _] => owned(&["SET"]),
         ["UPDATE", _, "SET"] => owned(&["value="]),

@@ -28,6 +28,9 @@ pub(super) async fn nodes(session: &mut Session) -> Result<Outcome, ShellError> 
         "clockOffsetMs",
         "version",
         "since",
+        "drain",
+        "partitionsLeft",
+        "marksLeft",
     ];
     let row = |member: &Member| {
         vec![
@@ -43,6 +46,9 @@ pub(super) async fn nodes(session: &mut Session) -> Result<Outcome, ShellError> 
             Cell::maybe(member.clock_offset_ms, Cell::Signed),
             Cell::maybe(member.version.clone(), Cell::Text),
             Cell::maybe(member.started_at_ms, Cell::Moment),
+            Cell::maybe(member.drain.clone(), Cell::Text),
+            Cell::maybe(member.leaving.as_ref().map(|leaving| leaving.partitions), Cell::Count),
+            Cell::maybe(member.leaving.as_ref().and_then(|leaving| leaving.marks), Cell::Count),
         ]
     };
     let alive = told.answer.iter().filter(|member| member.alive).count();
@@ -50,11 +56,12 @@ pub(super) async fn nodes(session: &mut Session) -> Result<Outcome, ShellError> 
     let rows = Rows { columns, rows: told.answer.iter().map(row).collect() };
     let tone = if alive == all { Tone::Aside } else { Tone::Warn };
     let seen = format!("{alive} of {all} alive, as {} sees it", session.name_of(&told.by));
-    Ok(Outcome::of("NODES")
-        .fact("askedNode", Cell::text(&told.by))
-        .fact("alive", count(alive))
-        .rows(rows)
-        .footer(tone, seen))
+    let outcome = Outcome::of("NODES").fact("askedNode", Cell::text(&told.by)).fact("alive", count(alive)).rows(rows);
+    let leaving =
+        |member: &Member| member.leaving.as_ref().map(|leaving| super::members::to_hand_over(&member.name, leaving));
+    let outcome =
+        told.answer.iter().filter_map(leaving).fold(outcome, |outcome, told| outcome.footer(Tone::Warn, told));
+    Ok(outcome.footer(tone, seen))
 }
 
 pub(super) async fn ring(session: &mut Session, key: Option<&Bytes>) -> Result<Outcome, ShellError> {

@@ -7,6 +7,7 @@ mod explain;
 mod figures;
 mod health;
 mod local;
+mod members;
 mod repair;
 mod replication;
 mod scan;
@@ -104,6 +105,10 @@ async fn done(session: &mut Session, command: &Command) -> Result<Outcome, Shell
         Command::Stats => figures::stats(session).await,
         Command::Hints => figures::hints(session).await,
         Command::Health => health::health(session).await,
+        Command::Decommission(node) => members::decommission(session, node).await,
+        Command::Remove { node, accept_loss } => members::remove(session, node, *accept_loss).await,
+        Command::Replace { node, with, accept_loss } => members::replace(session, node, with, *accept_loss).await,
+        Command::Drain { node, undo } => members::drain(session, node, *undo).await,
         Command::Connect { host, port } => local::connect(session, host, *port).await,
         Command::Disconnect(node) => local::disconnect(session, node.as_deref()).await,
         Command::Help(topic) => local::help(topic.as_deref()),

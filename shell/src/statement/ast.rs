@@ -94,6 +94,14 @@ pub enum Command {
     Scrub { now: bool },
     /// What works, and what would break next.
     Health,
+    /// Has a node hand over what it has, and leave the cluster.
+    Decommission(String),
+    /// Gives up a node that is gone for good.
+    Remove { node: String, accept_loss: bool },
+    /// Gives up a node that is gone for good; another one takes its place.
+    Replace { node: String, with: String, accept_loss: bool },
+    /// Has a node take no requests of clients, or take them again.
+    Drain { node: String, undo: bool },
     /// Talks to another node or cluster.
     Connect { host: String, port: Option<u16> },
     /// Forgets a connection of the shell.
@@ -149,6 +157,10 @@ impl Command {
             Self::Status => "STATUS",
             Self::Scrub { .. } => "SCRUB",
             Self::Health => "HEALTH",
+            Self::Decommission(_) => "DECOMMISSION",
+            Self::Remove { .. } => "REMOVE",
+            Self::Replace { .. } => "REPLACE",
+            Self::Drain { .. } => "DRAIN",
             Self::Connect { .. } => "CONNECT",
             Self::Disconnect(_) => "DISCONNECT",
             Self::Describe(_) => "DESCRIBE",
@@ -297,6 +309,19 @@ impl fmt::Display for Command {
             Self::Scrub { now } => {
                 f.write_str(name)?;
                 if *now { f.write_str(" NOW") } else { Ok(()) }
+            }
+            Self::Decommission(node) => write!(f, "{name} {}", quote(node.as_bytes())),
+            Self::Remove { node, accept_loss } => {
+                write!(f, "{name} {}", quote(node.as_bytes()))?;
+                if *accept_loss { f.write_str(" ACCEPT LOSS") } else { Ok(()) }
+            }
+            Self::Replace { node, with, accept_loss } => {
+                write!(f, "{name} {} WITH {}", quote(node.as_bytes()), quote(with.as_bytes()))?;
+                if *accept_loss { f.write_str(" ACCEPT LOSS") } else { Ok(()) }
+            }
+            Self::Drain { node, undo } => {
+                write!(f, "{name} {}", quote(node.as_bytes()))?;
+                if *undo { f.write_str(" UNDO") } else { Ok(()) }
             }
             Self::Connect { host, port } => {
                 write!(f, "{name} {}", quote(host.as_bytes()))?;

@@ -133,6 +133,39 @@ pub const COMMANDS: &[Spec] = &[
         )
     },
     spec("HEALTH", "HEALTH", "Tells what works now, and what would not if one more node died.", "HEALTH"),
+    spec(
+        "DECOMMISSION",
+        "DECOMMISSION node",
+        "Has a living node hand over what it has, and leave the cluster; NODES tells how far it is.",
+        "DECOMMISSION node-3",
+    ),
+    Spec {
+        flags: &["ACCEPT", "LOSS"],
+        ..spec(
+            "REMOVE",
+            "REMOVE node [ACCEPT LOSS]",
+            "Gives up a node that is gone for good: the others take its place.",
+            "REMOVE node-3",
+        )
+    },
+    Spec {
+        flags: &["ACCEPT", "LOSS"],
+        ..spec(
+            "REPLACE",
+            "REPLACE node WITH node [ACCEPT LOSS]",
+            "Gives up a node that is gone for good: another member takes its place.",
+            "REPLACE node-3 WITH node-4",
+        )
+    },
+    Spec {
+        flags: &["UNDO"],
+        ..spec(
+            "DRAIN",
+            "DRAIN node [UNDO]",
+            "Has a node take no more requests of clients until that is undone or it is restarted; it stays a replica.",
+            "DRAIN node-3",
+        )
+    },
     spec("CONNECT", "CONNECT host [port]", "Talks to another node, or to another cluster.", "CONNECT 127.0.0.1 7400"),
     spec(
         "DISCONNECT",
@@ -242,6 +275,10 @@ mod tests {
         ("STATUS", &["Admin/Replication"]),
         ("SCRUB", &["Admin/Scrub"]),
         ("HEALTH", &["Admin/ClusterHealth", "Admin/Health"]),
+        ("DECOMMISSION", &["Admin/DecommissionNode"]),
+        ("REMOVE", &["Admin/RemoveNode"]),
+        ("REPLACE", &["Admin/ReplaceNode"]),
+        ("DRAIN", &["Admin/DrainNode"]),
         ("DESCRIBE", &["Admin/Schema"]),
         ("CREATE KEYSPACE", &["Admin/CreateKeyspace"]),
         ("ALTER KEYSPACE", &["Admin/AlterKeyspace"]),

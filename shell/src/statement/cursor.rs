@@ -159,7 +159,8 @@ impl<'a> Cursor<'a> {
     ) -> Result<(), SyntaxError> {
         let Some(token) = self.peek() else { return Ok(()) };
         let (given, meant) = match &token.kind {
-            Kind::Word(word) => (format!("{word:?}"), nearest(word, allowed)),
+            // A word that stands there is not the one that was meant: it was said before.
+            Kind::Word(word) => (format!("{word:?}"), nearest(word, allowed).filter(|meant| *meant != word.as_str())),
             Kind::Quoted(_) => ("this".to_owned(), None),
             Kind::Symbol(symbol) => (format!("{symbol}"), None),
         };

@@ -126,9 +126,13 @@ fn statement(spec: &'static Spec, cursor: &mut Cursor<'_>, start: Span) -> Resul
         "STATUS" => Command::Status,
         "SCRUB" => Command::Scrub { now: cursor.take_word("NOW") },
         "HEALTH" => Command::Health,
+        "DECOMMISSION" => Command::Decommission(cursor.text(A_NODE)?),
+        "REMOVE" => Command::Remove { node: cursor.text(A_NODE)?, accept_loss: accept_loss(cursor)? },
+        "REPLACE" => replace(cursor)?,
+        "DRAIN" => Command::Drain { node: cursor.text(A_NODE)?, undo: cursor.take_word("UNDO") },
         "CONNECT" => connect(cursor)?,
         "DISCONNECT" if cursor.is_over() => Command::Disconnect(None),
-        "DISCONNECT" => Command::Disconnect(Some(cursor.text("the name of a node")?)),
+        "DISCONNECT" => Command::Disconnect(Some(cursor.text(A_NODE)?)),
         "DESCRIBE" => describe(cursor)?,
         "CREATE KEYSPACE" => {
             Command::CreateKeyspace { name: cursor.keyspace()?, options: terms::of_keyspace(cursor, spec.name)? }
@@ -199,6 +203,27 @@ fn repair(cursor: &mut Cursor<'_>) -> Result<Command, SyntaxError> {
     let table = if cursor.is_over() || plan { None } else { Some(cursor.table()?) };
     plan |= cursor.take_word("PLAN");
     Ok(Command::Repair { table, plan })
+}
+
+const A_NODE: &str = "the name of a node";
+
+/// `REPLACE node WITH node`.
+fn replace(cursor: &mut Cursor<'_>) -> Result<Command, SyntaxError> {
+    let node = cursor.text(A_NODE)?;
+    if !cursor.take_word("WITH") {
+        let meant = cursor.peek_word().and_then(|word| nearest(word, ["WITH"]));
+        return Err(cursor.error("here belongs WITH, as in REPLACE node-3 WITH node-4").suggest(meant));
+    }
+    let with = cursor.text("the name of the node that takes its place")?;
+    Ok(Command::Replace { node, with, accept_loss: accept_loss(cursor)? })
+}
+
+/// `ACCEPT LOSS`, or nothing.
+fn accept_loss(cursor: &mut Cursor<'_>) -> Result<bool, SyntaxError> {
+    if !cursor.take_word("ACCEPT") {
+        return Ok(false);
+    }
+    if cursor.take_word("LOSS") { Ok(true) } else { Err(cursor.error("ACCEPT is followed by LOSS")) }
 }
 
 /// `CONNECT host port`, `CONNECT host:port` or `CONNECT host`.

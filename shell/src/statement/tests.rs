@@ -272,6 +272,14 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         of(bytes()).prop_map(Command::Ring),
         (of(table()), any::<bool>()).prop_map(|(table, plan)| Command::Repair { table, plan }),
         any::<bool>().prop_map(|now| Command::Scrub { now }),
+        any::<String>().prop_map(Command::Decommission),
+        (any::<String>(), any::<bool>()).prop_map(|(node, accept_loss)| Command::Remove { node, accept_loss }),
+        (any::<String>(), any::<String>(), any::<bool>()).prop_map(|(node, with, accept_loss)| Command::Replace {
+            node,
+            with,
+            accept_loss
+        }),
+        (any::<String>(), any::<bool>()).prop_map(|(node, undo)| Command::Drain { node, undo }),
         (any::<String>(), any::<u16>()).prop_map(|(host, port)| Command::Connect { host, port: Some(port) }),
         of(any::<String>()).prop_map(Command::Disconnect),
         (name(), keyspace_options()).prop_map(|(name, options)| Command::CreateKeyspace { name, options }),

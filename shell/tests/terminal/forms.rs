@@ -161,6 +161,8 @@ fn all() -> Vec<Told> {
             ("/success", json!(true)),
             ("success,keyspace,changed", "true,app,true"),
         ),
+        told("DRAIN node-1", "takes no more requests", ("/drained", json!(true)), ("node,drained", "node-1,true")),
+        told("DRAIN node-1 UNDO", "takes requests of", ("/drained", json!(false)), ("node,drained", "node-1,false")),
         told("CONNECT PORT", "connected to node-1", ("/contact", node()), ("contact,address,nodes,alive", "node-1,")),
         told("DISCONNECT node-1", "disconnected from all", ("/contact", Value::Null), ("contact", "")),
         told(
@@ -172,10 +174,21 @@ fn all() -> Vec<Told> {
     ]
 }
 
+/// What an only node cannot do, and why, as all forms tell it.
+const REFUSED: [(&str, &str); 3] = [
+    ("DECOMMISSION node-1", "node-1 is the last member that holds data"),
+    ("REMOVE node-1", "node-1 answers: decommission it"),
+    ("REPLACE node-1 WITH node-2", "no member of the cluster is named"),
+];
+
 async fn run(at: &str, form: &str, statement: &str, none: &std::path::Path) -> String {
+    end(at, form, statement, none, 0).await
+}
+
+async fn end(at: &str, form: &str, statement: &str, none: &std::path::Path, with: i32) -> String {
     let terminal = Terminal::start(&format!("{at} {form} -e '{statement}'"), none);
     let (seen, code) = terminal.rest().await;
-    assert_eq!(code, 0, "{form} {statement}: {seen}");
+    assert_eq!(code, with, "{form} {statement}: {seen}");
     seen.replace('\r', "")
 }
 
@@ -203,6 +216,13 @@ async fn try_all(form: &str) -> BTreeSet<&'static str> {
                 assert!(csv.1.is_empty() || lines.any(|row| row.contains(csv.1)), "{said}: {}: {seen}", csv.1);
             }
         }
+    }
+    for (statement, why) in REFUSED {
+        let command = Statements::new(statement).next().unwrap().unwrap().command;
+        tried.insert(command.name());
+        // A terminal may break the line.
+        let seen = end(&at, form, statement, &none, 1).await.replace('\n', " ");
+        assert!(seen.contains(why), "{statement}: {why}: {seen}");
     }
     let seen = run(&at, form, "EXIT; GET k", &none).await;
     assert_eq!(seen, "", "{form}: nothing is done behind EXIT");

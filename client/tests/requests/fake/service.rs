@@ -264,5 +264,9 @@ not_needed!(
     metrics(MetricsRequest) -> MetricsReply,
     slow_requests(SlowRequestsRequest) -> SlowRequestsReply,
     settings(SettingsRequest) -> SettingsReply,
-    change_settings(ChangeSettingsRequest) -> ChangeSettingsReply
+    change_settings(ChangeSettingsRequest) -> ChangeSettingsReply,
+    decommission_node(DecommissionNodeRequest) -> Node,
+    remove_node(RemoveNodeRequest) -> Node,
+    replace_node(ReplaceNodeRequest) -> Node,
+    drain_node(DrainNodeRequest) -> DrainNodeReply
 );

@@ -3,6 +3,7 @@
 mod cluster;
 mod commands;
 mod forming;
+mod leaving;
 mod machine;
 mod majority;
 mod moving;

@@ -17,7 +17,7 @@ use crate::cases::cases;
 use cube_storage::model::PartitionBits;
 
 /// What every live replica of a move has to report.
-fn reports(topology: &Topology, dead: &BTreeSet<NodeId>) -> Vec<MoveReport> {
+pub(super) fn reports(topology: &Topology, dead: &BTreeSet<NodeId>) -> Vec<MoveReport> {
     let maps = topology.placements().flat_map(|(id, placement)| placement.partitions().map(move |map| (id, map)));
     let mut reports = Vec::new();
     for (placement, (partition, map)) in maps {

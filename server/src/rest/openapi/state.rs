@@ -89,29 +89,36 @@ fn health() -> Vec<Named> {
 
 fn cluster() -> Vec<Named> {
     let addresses = object(&[("http", string()), ("grpc", string()), ("peer", string()), ("gossip", string())], &[]);
-    let node = object(
-        &[
-            ("name", string()),
-            ("id", whole()),
-            ("status", words(&["ALIVE", "DOWN"])),
-            ("state", words(&["JOINING", "WARMING", "READY", "LEAVING", "LEFT"])),
-            ("dataCenter", string()),
-            ("rack", string()),
-            ("weight", whole()),
-            ("addresses", addresses),
-        ],
-        &[
-            ("version", string()),
-            ("loadPercent", serde_json::json!({"type": "number"})),
-            ("requestsInFlight", whole()),
-            ("requestsPerSecond", whole()),
-            ("raft", words(&["LEADER", "VOTER", "LEARNER"])),
-            ("hints", whole()),
-            ("oldestHintAgeMs", whole()),
-            ("clockOffsetMs", integer()),
-            ("startedAtMs", whole()),
-        ],
+    let always = [
+        ("name", string()),
+        ("id", whole()),
+        ("status", words(&["ALIVE", "DOWN"])),
+        ("state", words(&["JOINING", "WARMING", "READY", "LEAVING", "LEFT"])),
+        ("dataCenter", string()),
+        ("rack", string()),
+        ("weight", whole()),
+        ("addresses", addresses),
+    ];
+    let leaving = object(
+        &[("by", words(&["DECOMMISSION", "REMOVE"])), ("partitions", whole())],
+        &[("hints", whole()), ("marks", whole())],
     );
+    let sometimes = [
+        ("version", string()),
+        ("loadPercent", serde_json::json!({"type": "number"})),
+        ("requestsInFlight", whole()),
+        ("requestsPerSecond", whole()),
+        ("leaving", leaving),
+        ("raft", words(&["LEADER", "VOTER", "LEARNER"])),
+        ("hints", whole()),
+        ("oldestHintAgeMs", whole()),
+        ("clockOffsetMs", integer()),
+        ("startedAtMs", whole()),
+        ("drain", words(&["DRAINING", "DRAINED"])),
+    ];
+    let node = object(&always, &sometimes);
+    let success = [("success", flag()), ("message", string())];
+    let begun: Vec<_> = success.iter().cloned().chain(always.iter().cloned()).collect();
     let partition = object(
         &[
             ("partition", whole()),
@@ -127,6 +134,12 @@ fn cluster() -> Vec<Named> {
     );
     vec![
         ("Nodes", object(&[("nodes", list(&node))], &[])),
+        ("LeavingBegun", object(&begun, &sometimes)),
+        ("DecommissionOrder", object(&[], &[])),
+        ("RemoveOrder", object(&[], &[("acceptLoss", flag())])),
+        ("ReplaceOrder", object(&[("with", string())], &[("acceptLoss", flag())])),
+        ("DrainOrder", object(&[], &[("undo", flag())])),
+        ("DrainBegun", object(&[success.as_slice(), &[("name", string())]].concat(), &[])),
         ("Topology", object(&[("epoch", whole()), ("partitionCount", whole()), ("placements", list(&placement))], &[])),
     ]
 }

@@ -41,6 +41,21 @@ impl FakeNode {
     }
 }
 
+impl FakeNode {
+    fn named(&self, name: &str) -> Result<v1::Node, Status> {
+        let nodes = self.0.nodes.lock().unwrap();
+        let node = nodes.iter().find(|node| node.name == name).cloned();
+        node.ok_or_else(|| Status::not_found(format!("no member of the cluster is named {name:?}")))
+    }
+
+    /// Leaves, and has some to hand over.
+    fn leaving(&self, name: &str, by: &str) -> Answer<v1::Node> {
+        let leaving = v1::Leaving { by: by.to_owned(), partitions: 3, hints: Some(2), marks: Some(1) };
+        let node = self.named(name)?;
+        Ok(Response::new(v1::Node { state: "LEAVING".to_owned(), leaving: Some(leaving), ..node }))
+    }
+}
+
 #[tonic::async_trait]
 impl Admin for FakeNode {
     async fn nodes(&self, _: Request<v1::NodesRequest>) -> Answer<v1::NodesReply> {
@@ -59,6 +74,27 @@ impl Admin for FakeNode {
         };
         let reply = v1::TopologyReply { epoch: 7, partition_bits: 1, nodes, placements: vec![placement] };
         Ok(Response::new(reply))
+    }
+
+    async fn decommission_node(&self, request: Request<v1::DecommissionNodeRequest>) -> Answer<v1::Node> {
+        self.judge_admin().await;
+        self.leaving(&request.get_ref().node, "DECOMMISSION")
+    }
+
+    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Answer<v1::Node> {
+        self.judge_admin().await;
+        self.leaving(&request.get_ref().node, "REMOVE")
+    }
+
+    async fn replace_node(&self, request: Request<v1::ReplaceNodeRequest>) -> Answer<v1::Node> {
+        self.judge_admin().await;
+        self.leaving(&request.get_ref().node, "REMOVE")
+    }
+
+    async fn drain_node(&self, request: Request<v1::DrainNodeRequest>) -> Answer<v1::DrainNodeReply> {
+        self.judge_admin().await;
+        self.named(&request.get_ref().node)?;
+        Ok(Response::new(v1::DrainNodeReply {}))
     }
 
     async fn hints(&self, _: Request<v1::HintsRequest>) -> Answer<v1::HintsReply> {
