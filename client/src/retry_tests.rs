@@ -42,11 +42,18 @@ fn a_write_of_which_nothing_was_written_is_tried_elsewhere() {
         Failure::Unsent("refused".to_owned()),
         refused("unavailable", 14, false),
         refused("shutting_down", 14, false),
+        refused("drained", 14, false),
         refused("overloaded", 8, false),
     ];
     for failure in failures {
         assert!(matches!(next(Kind::Write, 1, 8, &failure), Next::Elsewhere(_)), "{failure:?}");
     }
+}
+
+#[test]
+fn a_node_that_is_drained_or_stops_is_avoided_for_a_while() {
+    assert!(["shutting_down", "drained"].iter().all(|code| refused(code, 14, false).is_loss_of_node()));
+    assert!(!refused("unavailable", 14, false).is_loss_of_node());
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Leaving the cluster: what stands in the way, and when a member has left. Plain code over the topology.
 //!
 //! **A member that leaves by itself** (LEAVING) hands over what it has: its partitions by moves, its hints and dirty marks to
-//! other nodes. It has LEFT when it holds no partition and has said, of this topology or a later one than the one that took
-//! its last partition, that it keeps nothing and will keep nothing: it takes no requests any more, none is under way, no hint
-//! and no mark is left. The report is made again until it is acted on, so it may be lost with whoever collects them.
+//! other nodes. It has LEFT when it holds no partition and has said since, by a topology that is known here, that it keeps
+//! nothing and will keep nothing: it takes no requests any more, none is under way, no hint and no mark is left. The report
+//! is made again until it is acted on, so it may be lost with whoever collects them.
 //!
 //! **A member that is gone for good** (removed) can say nothing. It has left when it holds no partition. What it kept is
-//! lost with it: nothing is marked for that, because nothing is lost that a quorum acknowledged, and comparing finds the
-//! difference, which no in-sync time passes.
+//! lost with it. Nothing is marked for that: what a quorum acknowledged is on others, and comparing finds the difference,
+//! which no in-sync time passes.
 
 use std::collections::BTreeSet;
 

@@ -138,6 +138,21 @@ fn dirty_marks_that_were_handed_over_are_there_after_both_sides_crashed() {
 }
 
 #[test]
+fn a_node_that_leaves_keeps_nothing_for_others_that_leave() {
+    let cluster = Cluster::new();
+    cluster.kill(2);
+    cluster.node(0).replay.begin_handover();
+    let hint = HandedHint { mutation: value("a", 1), created_ms: 1, only_copy: false };
+    let hints = RequestBody::TakeHints(TakeHints { target: n(2), hints: vec![hint] });
+    let marks = RequestBody::TakeMarks(TakeMarks { target: n(2), marks: vec![(DirtyRange::Everything, at(1))] });
+    for body in [hints, marks] {
+        assert!(matches!(cluster.ask(0, body), Err(Refusal::Unsupported(_))));
+    }
+    let replay = &cluster.node(0).replay;
+    assert_eq!((replay.hints_left(), replay.marks_left(), replay.is_taking_over()), (0, 0, false));
+}
+
+#[test]
 fn the_dirty_marks_of_a_node_that_left_are_dropped_without_hints_for_it_too() {
     let cluster = Cluster::new();
     cluster.kill(2);

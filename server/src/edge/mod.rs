@@ -25,7 +25,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwapOption;
 use cube_replication::catalog::{Catalog, ClusterState};
@@ -101,19 +101,9 @@ impl Edge {
         Arc::new(Self { parts, meter: Arc::default(), turned_away, waiting_answers })
     }
 
-    /// From now on health says that this node is about to stop, so that clients go elsewhere. It still serves.
-    pub fn leave(&self) {
-        self.parts.doors.announce(Closing::Stopping);
-    }
-
     /// Whether clients are let in.
     pub fn doors(&self) -> &Doors {
         &self.parts.doors
-    }
-
-    /// From now on new work is turned away. What is under way goes on.
-    pub fn drain(&self) {
-        self.parts.doors.close(Closing::Stopping);
     }
 
     /// Done when new work is turned away.

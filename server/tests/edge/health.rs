@@ -1,5 +1,6 @@
 //! Whether clients should come here, and what would break if one more node died.
 
+use cube_server::edge::Closing;
 use serde_json::{Value, json};
 
 use super::http::get;
@@ -30,7 +31,7 @@ async fn a_node_is_ready_unless_something_is_missing_and_says_what() {
 
     node.rest_of_node.health.lock().reasons.clear();
     assert_eq!(get(node.http, "/readyz").await.status, 200);
-    node.edge.leave();
+    node.edge.doors().announce(Closing::Stopping);
     let leaving = get(node.http, "/readyz").await;
     assert_eq!((leaving.status, &leaving.body["missing"]), (503, &json!(["the node is about to stop"])));
     assert_eq!(get(node.http, "/livez").await.status, 200);

@@ -1,5 +1,6 @@
 //! Keyspaces, tables, and how the cluster is shown.
 
+use cube_server::edge::Closing;
 use serde_json::json;
 
 use super::http::{get, send};
@@ -135,7 +136,7 @@ async fn health_is_200_while_the_node_serves_and_503_with_the_reason_while_it_do
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_about_to_stop_turns_new_work_away_and_says_so_in_its_health() {
     let node = Node::alone().await;
-    node.edge.drain();
+    node.edge.doors().close(Closing::Stopping);
     let put = send(node.http, "POST", "/api/v1/put", r#"{"key":"k","value":"v"}"#).await;
     assert_eq!((put.status, put.error_code()), (503, "shutting_down"));
     assert_eq!(get(node.http, "/api/v1/get/k").await.error_code(), "shutting_down");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cube_proto::v1::session_reply::Outcome;
 use cube_proto::v1::session_request::Call;
 use cube_proto::v1::{self, SessionReplies, SessionReply, SessionRequest, SessionRequests};
+use cube_server::edge::Closing;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -130,7 +131,7 @@ async fn a_node_that_stops_answers_what_it_has_read_and_ends_the_session() {
     let mut session = Session::open(&node).await;
     session.send([(1, Call::Put(put("a", "1")))]).await;
     assert!(matches!(session.answers(1).await[&1], Outcome::Written(_)));
-    node.edge.drain();
+    node.edge.doors().close(Closing::Stopping);
     // Its side is still open, and the session ends all the same.
     let end = session.replies.message().await.unwrap();
     assert!(end.is_none(), "{end:?}");
