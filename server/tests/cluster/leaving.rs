@@ -290,6 +290,14 @@ fn nothing_leaves_that_the_others_cannot_do_without_and_nothing_alive_is_removed
         let nodes = api.nodes()?;
         if nodes.len() == 2 { Ok(()) } else { Err(format!("{nodes:?}")) }
     });
-    let answer = api.create_table("single", "t").unwrap();
+    let answer = api.create_table("single", "kv").unwrap();
     assert!(answer.is_success(), "{answer}");
+    // What nobody held any more begins empty.
+    let mut single = cluster.api(1).in_keyspace(Some("single"));
+    for key in keys("row", 60) {
+        eventually(&format!("{key} is written"), PATIENCE, || {
+            let answer = single.put(&key, "v", "ALL").map_err(|failure| failure.to_string())?;
+            if answer.is_success() { Ok(()) } else { Err(answer.to_string()) }
+        });
+    }
 }
