@@ -68,6 +68,11 @@ impl UnderWay {
         Ok((version, Held { writes: Arc::clone(self), hlc: version.hlc }))
     }
 
+    /// Whether no write is under way: all that late replicas missed is noted.
+    pub fn is_idle(&self) -> bool {
+        self.state.lock().versions.is_empty()
+    }
+
     /// Whether a write came too late to be kept as a hint alone: a watermark above it was told already.
     pub fn may_be_lost(&self, version: Version) -> bool {
         version.hlc <= self.state.lock().told

@@ -8,6 +8,10 @@
 //! by side, so there is nobody to switch to; the copy succeeds while enough of them remain. One that fails is asked again
 //! for the same page, ever later, and given up after [`TRIES_MAX`] failures in a row.
 //!
+//! **Sources that go.** What a single replica acknowledged, or a coordinator that died left behind, may be on one replica alone.
+//! The others find it by comparing, as long as that one is a replica. So one that is none any more after the move is read
+//! to its end, or given up, before the copy is complete, though a quorum was met without it.
+//!
 //! **Purge floors.** What a source has purged is on no page of it, so its floor is taken over: below it this replica must
 //! not take what comes from somebody who knows of no deletion. That is done at the end, durably, and before the copy counts:
 //! below a floor that rose too early, what a source with a lower one still holds would be refused, and be missing. For the
@@ -18,7 +22,7 @@
 //! be missing in both halves. So a position reached in one source says nothing of another one. It is kept in memory alone:
 //! a page that comes twice changes nothing, and a partition is a small part of what a node holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cube_storage::model::{Batch, Epoch, Hlc, Mutation, NodeId, Origin, Outcome, PartitionId, TableId};
@@ -100,6 +104,8 @@ struct Pause {
 
 struct State {
     tracker: Tracker,
+    /// Sources that go, and have not told all yet.
+    going: BTreeSet<NodeId>,
     /// Failures in a row.
     failures: BTreeMap<NodeId, u32>,
     paused: BTreeMap<NodeId, Pause>,
@@ -111,17 +117,18 @@ struct State {
 
 impl Backfill {
     /// Begins to copy `tables` from every replica that `sources` counts, each of which must have adopted the map;
-    /// complete when their level is met.
+    /// complete when their level is met, and those that are `going` told all they have or were given up.
     pub fn start(
         parts: BackfillParts,
         (partition, map): (PartitionId, Epoch),
         tables: Vec<TableId>,
-        sources: Tracker,
+        (sources, going): (Tracker, BTreeSet<NodeId>),
         done: OnBackfilled,
     ) -> Arc<Self> {
         let nodes: Vec<NodeId> = sources.silent().filter(|node| *node != parts.me).collect();
         let state = State {
             tracker: sources,
+            going,
             failures: BTreeMap::new(),
             paused: BTreeMap::new(),
             counts: CopyCounts::default(),
@@ -236,8 +243,10 @@ impl Backfill {
         } else {
             state.tracker.fail(source);
         }
+        state.going.remove(&source);
         let result = match state.tracker.state() {
             Count::Pending => return,
+            Count::Met if !state.going.is_empty() => return,
             Count::Met => true,
             Count::Impossible => false,
         };

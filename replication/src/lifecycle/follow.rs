@@ -286,6 +286,12 @@ impl Follower {
             // move does not make it whole. The move waits, until it is healed by other means or the move is taken back.
             Count::Impossible => return ended.look_later(),
         }
+        let goal = state.topology.placement(placement).and_then(|of| of.partition(partition)).map(|map| map.goal());
+        let goes = |node: &NodeId| {
+            let is_gone = state.topology.member(*node).is_none_or(|member| member.state.is_gone());
+            *node != me && !is_gone && goal.is_some_and(|goal| !goal.contains(*node))
+        };
+        let going = sources.silent().filter(goes).collect();
         let parts = BackfillParts {
             me,
             store: Arc::clone(&self.parts.store),
@@ -294,7 +300,7 @@ impl Follower {
             given_up: self.given_up.clone(),
         };
         let done = Box::new(move |complete| ended.tell(complete));
-        let backfill = Backfill::start(parts, (partition, map), tables, sources, done);
+        let backfill = Backfill::start(parts, (partition, map), tables, (sources, going), done);
         self.under_way.insert(key, backfill);
     }
 

@@ -48,7 +48,7 @@ impl HardState {
             }
             Command::AlterTable { keyspace, name, settings } => next.alter_table(keyspace, name, settings)?,
             Command::DropTable { keyspace, name, if_exists } => next.drop_table(keyspace, name, *if_exists)?,
-            Command::Leave { node, departure } => next.leave(*node, *departure)?,
+            Command::Leave { node, departure, accept_loss } => next.leave(*node, *departure, *accept_loss)?,
         };
         Ok((next, answer))
     }

@@ -150,6 +150,8 @@ pub enum Command {
         node: NodeId,
         /// How.
         departure: Departure,
+        /// Whether the operator knows what a removal may lose, and has accepted it.
+        accept_loss: bool,
     },
 }
 

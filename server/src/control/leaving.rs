@@ -12,7 +12,7 @@ use super::state::HardState;
 
 impl HardState {
     /// A member begins to leave. Asked again, it changes nothing.
-    pub(super) fn leave(&mut self, node: NodeId, departure: Departure) -> Result<Answer, Refusal> {
+    pub(super) fn leave(&mut self, node: NodeId, departure: Departure, accept_loss: bool) -> Result<Answer, Refusal> {
         let member = self.topology().member(node).filter(|member| member.state != MemberState::Left);
         let member = member.cloned().ok_or(Refusal::UnknownMember { node })?;
         let weighed = match departure {
@@ -39,6 +39,10 @@ impl HardState {
             && let Some(too_few) = self.topology().too_few_without(node)
         {
             return Err(self.refuse_too_few(too_few));
+        }
+        // Whoever proposed judged by the state it had: meanwhile another member may have been given up.
+        if state == MemberState::Removing && !accept_loss && self.topology().loss_without(node, |_| true).is_some() {
+            return Err(Refusal::MayLose { name: member.name });
         }
         self.change(&TopologyChange::SetState { node, state })?;
         Ok(Answer::Done)

@@ -211,6 +211,15 @@ pub enum Refusal {
         /// The member.
         name: String,
     },
+    /// Acknowledged writes might go with it.
+    #[error(
+        "without {name} too few replicas would be left to know every write that a majority acknowledged: wait until the \
+         replicas of nodes that leave already are copied, or say acceptLoss"
+    )]
+    MayLose {
+        /// The member.
+        name: String,
+    },
     /// The member cannot take another one's place.
     #[error("{name} cannot take the place of another node: {reason}")]
     NoReplacement {

@@ -45,7 +45,8 @@ impl Member {
         let wanted = if departure == Departure::Decommission { MemberState::Leaving } else { MemberState::Removing };
         let node = member.id;
         tracing::info!(name, state = %member.state, ?departure, "an operator has a member leave the cluster");
-        self.decide(Command::Leave { node, departure }).await?;
+        let accept_loss = matches!(how, Leave::Remove { accept_loss: true } | Leave::Replace { accept_loss: true, .. });
+        self.decide(Command::Leave { node, departure, accept_loss }).await?;
         self.adopted(|state| state.topology.member(node).is_some_and(|member| member.state >= wanted)).await;
         self.node_view(node).ok_or_else(|| unknown(name))
     }
@@ -193,6 +194,7 @@ impl Member {
         let is_closed = self.doors.phase(Closing::Leaving) == Phase::Closed
             && self.coordinator.in_flight() == 0
             && self.coordinator.under_way() == 0
+            && self.coordinator.writes_under_way().is_idle()
             && !self.hint_replay.is_taking_over();
         let (hints, marks) = (self.hint_replay.hints_left(), self.hint_replay.marks_left());
         is_closed.then_some(LeavingReport { node: self.identity.node, topology, is_closed, hints, marks })
@@ -203,8 +205,13 @@ impl Member {
         let since = *progress.left.get_or_insert_with(Instant::now);
         let is_missed = self.control.votes()
             && !matches!(self.control.report_leaving(self.report_of_nothing()).await, Ok(Departed::Yes));
-        if !is_missed || since.elapsed() >= VOTES_WITHIN {
+        if !is_missed {
             self.gone.tell(HAS_LEFT);
+        } else if since.elapsed() >= VOTES_WITHIN {
+            progress.left = None;
+            tracing::warn!(
+                "this node has left, and stays because Raft cannot do without its vote: start the other voters"
+            );
         }
     }
 

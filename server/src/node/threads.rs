@@ -23,7 +23,7 @@ const REST_MS: u64 = 500;
 /// Threads for background workers: two long steps (a scan, a clearing, a scrub) leave another one for the rest.
 const WORKER_THREADS: usize = 3;
 /// Threads that write hints: with as many nodes down a write still waits for one sync only.
-const HINT_THREADS: usize = 2;
+const HINT_THREADS: usize = 4;
 /// How long a thread waits at the most before it looks whether it is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

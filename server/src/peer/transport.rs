@@ -250,7 +250,12 @@ async fn tick(peers: Peers, common: Arc<Common>, stop: CancellationToken) {
             link.lane.expired().tell();
         }
         let now_ms = common.clock.monotonic_ms();
-        let first_due = || links.iter().filter_map(|link| link.lane.first_due_ms()).min();
+        // Looked at anew: a link made meanwhile may have something due.
+        let first_due = || {
+            let peers = peers.read();
+            let lanes = peers.values().flat_map(|peer| peer.links());
+            lanes.filter_map(|link| link.lane.first_due_ms()).min()
+        };
         let next_ms = common.alarm.rest_until(now_ms + TICK_MS, now_ms + REST_MS, first_due);
         tokio::select! {
             () = sleep(Duration::from_millis(next_ms.saturating_sub(now_ms))) => {}

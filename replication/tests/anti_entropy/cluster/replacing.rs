@@ -46,7 +46,7 @@ impl Cluster {
             };
             let sources = Tracker::new(Level::EachQuorum, &ReplicaSets::one(old.clone()), DataCenter::from("a"));
             let done = Box::new(move |is_complete| *told.lock() = Some(is_complete));
-            let _backfill = Backfill::start(parts, (*partition, map), vec![TABLE], sources, done);
+            let _backfill = Backfill::start(parts, (*partition, map), vec![TABLE], (sources, BTreeSet::new()), done);
             self.pass_ms(1_000);
             assert_eq!(complete.lock().take(), Some(true), "the others have all of it");
             self.nodes[usize::from(fresh)].store.set_sync(PLACEMENT, *partition, SyncState::Synced).unwrap();

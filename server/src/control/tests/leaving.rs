@@ -23,7 +23,7 @@ fn members(size: u16) -> HardState {
 }
 
 fn leave(state: &HardState, n: u16, departure: Departure) -> Result<(HardState, Answer), Refusal> {
-    state.after(&Command::Leave { node: node(n), departure })
+    state.after(&Command::Leave { node: node(n), departure, accept_loss: true })
 }
 
 fn state_of(state: &HardState, n: u16) -> MemberState {
@@ -53,6 +53,8 @@ fn a_member_without_which_a_keyspace_could_not_keep_its_replicas_stays_unless_it
     assert_eq!(refused, short);
     assert!(refused.to_string().contains("let another node join first"), "{refused}");
     assert_eq!(leave(&three, 1, Departure::Remove).unwrap().1, Answer::Done);
+    let unaccepted = Command::Leave { node: node(0), departure: Departure::Remove, accept_loss: false };
+    assert_eq!(three.after(&unaccepted).unwrap_err(), Refusal::MayLose { name: "node-0".to_owned() });
     // Of two that leave at the same time only the first one may.
     let (one_leaves, _) = leave(&members(4), 1, Departure::Decommission).unwrap();
     assert!(matches!(leave(&one_leaves, 2, Departure::Decommission), Err(Refusal::TooFewLeft { left: 2, .. })));
@@ -129,7 +131,7 @@ async fn the_leader_itself_leaves_and_another_one_goes_on_without_its_vote() {
     until(&cluster, &BTreeSet::new(), is_settled).await;
     cluster.until_voters(3).await;
     let leader = cluster.leader().await;
-    let command = Command::Leave { node: node(leader), departure: Departure::Decommission };
+    let command = Command::Leave { node: node(leader), departure: Departure::Decommission, accept_loss: false };
     assert_eq!(cluster.propose(0, command.clone()).await, Ok(Answer::Done));
     assert_eq!(cluster.propose(0, command).await, Ok(Answer::Unchanged));
     until(&cluster, &BTreeSet::new(), has_left(leader)).await;
@@ -155,7 +157,7 @@ async fn a_dead_leader_is_removed_and_hears_of_it_when_it_comes_back() {
     let leader = cluster.leader().await;
     cluster.stop(leader).await;
     let next = cluster.leader().await;
-    let command = Command::Leave { node: node(leader), departure: Departure::Remove };
+    let command = Command::Leave { node: node(leader), departure: Departure::Remove, accept_loss: true };
     assert_eq!(cluster.propose(next, command).await, Ok(Answer::Done));
     let dead = BTreeSet::from([node(leader)]);
     until(&cluster, &dead, has_left(leader)).await;
