@@ -30,7 +30,7 @@ build: setup ## Build everything: cubed, cube, its manual pages and completions 
 	@for shell in bash zsh fish; do "$(RELEASE)/cube" completions $$shell --dir "$(RELEASE)/completions" || exit 1; done
 
 run: build ## Build, then run three nodes on this machine; Ctrl-C stops them. DIR=folder keeps their data elsewhere
-	"$(RELEASE)/cubed" dev --nodes 3 --dir "$(DIR)"
+	exec "$(RELEASE)/cubed" dev --nodes 3 --dir "$(DIR)"
 
 test: ## Run all tests but the long ones
 	@scripts/setup.sh test
