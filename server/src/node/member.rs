@@ -26,6 +26,7 @@ use cube_replication::trace::Tracer;
 use cube_replication::transport::PeerTransport;
 use cube_replication::worker::{Backoff, Workers};
 use cube_storage::clock::Clock;
+use cube_storage::dirty::DirtyMarks;
 use cube_storage::space::FileSystemSpace;
 use cube_storage::{ApplyWorker, Store};
 use parking_lot::Mutex;
@@ -321,7 +322,8 @@ impl Member {
     }
 
     fn prepare_marks(&self, name: &str) {
-        if let Err(error) = self.handoff.marks().target(name).and_then(|marks| marks.sync()) {
+        let made = |marks: Arc<DirtyMarks>| if marks.is_made() { Ok(()) } else { marks.sync() };
+        if let Err(error) = self.handoff.marks().target(name).and_then(made) {
             tracing::warn!(%error, name, "the file for dirty marks cannot be made yet: marks are kept in memory until then");
         }
     }

@@ -124,6 +124,11 @@ impl DirtyMarks {
         totals
     }
 
+    /// Whether there is a file: its space is set aside.
+    pub fn is_made(&self) -> bool {
+        self.state.lock().file_bytes > 0
+    }
+
     /// Whether something is not durable yet: the next [`DirtyMarks::sync`] has something to do.
     pub fn needs_sync(&self) -> bool {
         let state = self.state.lock();
