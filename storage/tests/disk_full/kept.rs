@@ -49,6 +49,7 @@ impl Kept {
         let marks = DirtyStore::open(files, Path::new("dirty"), version(u64::MAX / 2)).unwrap();
         assert!(hints.failed.is_empty() && marks.failed.is_empty(), "{:?}, {:?}", hints.failed, marks.failed);
         let (log, marked) = (hints.store.log(TARGET).unwrap(), marks.store.target(TARGET).unwrap());
+        marked.sync().expect("the space of the first marks is set aside");
         Self { _stores: (hints.store, marks.store), hints: log, marks: marked }
     }
 
