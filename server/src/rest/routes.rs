@@ -1,6 +1,7 @@
 //! Every call there is over HTTP: its path, who answers it, and what is said of it. A new one is one more entry here.
 
 mod batches;
+mod errors;
 
 use std::sync::Arc;
 
@@ -37,81 +38,6 @@ const OF_TABLE: [Query; 2] = [
 const SORT: Query = query("sort", Kind::Text, "The sort key, if the row has one");
 const TIMESTAMP: Query = query("timestamp", Kind::Whole, "Milliseconds since 1970, instead of the node's clock");
 
-/// What may go wrong with a write.
-const WRITING: &[Code] = &[
-    Code::UnknownLevel,
-    Code::EmptyKey,
-    Code::InvalidTtl,
-    Code::TimestampTooFarAhead,
-    Code::UnknownKeyspace,
-    Code::UnknownTable,
-    Code::TimestampTooOld,
-    Code::KeyTooLarge,
-    Code::ValueTooLarge,
-    Code::Overloaded,
-    Code::Unavailable,
-    Code::NoReplicas,
-    Code::CannotStamp,
-    Code::NotServing,
-    Code::Drained,
-    Code::ShuttingDown,
-    Code::WriteUnknown,
-    Code::WriteNotNoted,
-];
-/// What may go wrong with a read.
-const READING: &[Code] = &[
-    Code::UnknownLevel,
-    Code::LevelNotForReading,
-    Code::EmptyKey,
-    Code::UnknownKeyspace,
-    Code::UnknownTable,
-    Code::KeyTooLarge,
-    Code::Overloaded,
-    Code::Unavailable,
-    Code::NoReplicas,
-    Code::ReadFailed,
-    Code::NotServing,
-    Code::Drained,
-    Code::ShuttingDown,
-    Code::ReadTimeout,
-];
-/// What may go wrong with a range of a partition key.
-const RANGING: &[Code] = &[
-    Code::UnknownLevel,
-    Code::LevelNotForReading,
-    Code::EmptyKey,
-    Code::InvalidPage,
-    Code::InvalidPageToken,
-    Code::UnknownKeyspace,
-    Code::UnknownTable,
-    Code::KeyTooLarge,
-    Code::Overloaded,
-    Code::Unavailable,
-    Code::NoReplicas,
-    Code::ReadFailed,
-    Code::NotServing,
-    Code::Drained,
-    Code::ShuttingDown,
-    Code::ReadTimeout,
-];
-const SCANNING: &[Code] = &[
-    Code::UnknownLevel,
-    Code::LevelNotForReading,
-    Code::InvalidPage,
-    Code::InvalidPageToken,
-    Code::NoPrefixIndex,
-    Code::UnknownKeyspace,
-    Code::UnknownTable,
-    Code::KeyTooLarge,
-    Code::Overloaded,
-    Code::Unavailable,
-    Code::NoReplicas,
-    Code::ReadFailed,
-    Code::NotServing,
-    Code::Drained,
-    Code::ShuttingDown,
-    Code::ReadTimeout,
-];
 /// What may go wrong with a change of the schema.
 const CHANGING: &[Code] = &[
     Code::InvalidSchema,
@@ -136,7 +62,19 @@ fn call(
     tag: &'static str,
     summary: &'static str,
 ) -> Route {
-    Route { method, path, at: None, handler, name, tag, summary, query: &[], body: None, answers: &[], errors: &[] }
+    Route {
+        method,
+        path,
+        at: None,
+        handler,
+        name,
+        tag,
+        summary,
+        query: &[],
+        body: None,
+        answers: &[],
+        errors: Vec::new(),
+    }
 }
 
 impl Route {
@@ -160,8 +98,10 @@ impl Route {
         Self { answers, ..self }
     }
 
-    fn fails(self, errors: &'static [Code]) -> Self {
-        Self { errors, ..self }
+    /// With these errors too.
+    fn fails(mut self, errors: &[Code]) -> Self {
+        self.errors.extend_from_slice(errors);
+        self
     }
 }
 
@@ -208,45 +148,58 @@ fn rows() -> Vec<Route> {
         call("post", "/api/v1/put", post(data::put), "put", TAG, "Writes a row")
             .takes("Put")
             .answers(WRITTEN)
-            .fails(WRITING),
+            .writes_a_row(),
         call("get", "/api/v1/get/{key}", get(data::get), "get", TAG, "Reads a row; one that is absent is no error")
             .at(GET_AT)
             .asks(OF_GET)
             .answers(READ)
-            .fails(READING),
+            .reads_a_row(),
         call("delete", "/api/v1/delete/{key}", delete(data::delete), "delete", TAG, "Deletes a row")
             .at(DELETE_AT)
             .asks(OF_DELETE)
             .answers(WRITTEN)
-            .fails(WRITING),
+            .writes_a_row(),
         call("get", "/api/v1/range/{key}", get(range::range), "range", TAG, "Lists the rows of a partition key")
             .at(RANGE_AT)
             .asks(OF_RANGE)
             .answers(&[(200, Json("Ranged"))])
-            .fails(RANGING),
+            .lists_rows()
+            .fails(&[Code::EmptyKey]),
         call("get", "/api/v1/scan", get(scan::scan), "scan", TAG, "Lists the rows whose keys begin alike")
             .asks(OF_SCAN)
             .answers(&[(200, Json("Scanned"))])
-            .fails(SCANNING),
-        row("put", ROW, put(data::put_row), "putRow", "Writes a row of a table").takes("Row").asks(OF_ROW),
+            .lists_rows()
+            .fails(&[Code::NoPrefixIndex]),
+        row("put", ROW, put(data::put_row), "putRow", "Writes a row of a table")
+            .takes("Row")
+            .asks(OF_ROW)
+            .answers(WRITTEN)
+            .writes_a_row(),
         row("get", ROW, get(data::get_row), "getRow", "Reads a row of a table")
             .asks(OF_ROW)
             .answers(READ)
-            .fails(READING),
-        row("delete", ROW, delete(data::delete_row), "deleteRow", "Deletes a row of a table").asks(OF_ROW_DELETE),
+            .reads_a_row(),
+        row("delete", ROW, delete(data::delete_row), "deleteRow", "Deletes a row of a table")
+            .asks(OF_ROW_DELETE)
+            .answers(WRITTEN)
+            .writes_a_row(),
         row("put", SORTED_ROW, put(data::put_row), "putSortedRow", "Writes a row with a sort key")
             .takes("Row")
-            .asks(OF_ROW),
+            .asks(OF_ROW)
+            .answers(WRITTEN)
+            .writes_a_row(),
         row("get", SORTED_ROW, get(data::get_row), "getSortedRow", "Reads a row with a sort key")
             .asks(OF_ROW)
             .answers(READ)
-            .fails(READING),
+            .reads_a_row(),
         row("delete", SORTED_ROW, delete(data::delete_row), "deleteSortedRow", "Deletes a row with a sort key")
-            .asks(OF_ROW_DELETE),
+            .asks(OF_ROW_DELETE)
+            .answers(WRITTEN)
+            .writes_a_row(),
     ]
 }
 
-/// A row as a resource: a write unless it says otherwise.
+/// A row as a resource.
 fn row(
     method: &'static str,
     path: &'static str,
@@ -255,7 +208,7 @@ fn row(
     summary: &'static str,
 ) -> Route {
     let at = if path == ROW { ROW_AT } else { FOUND_ALREADY };
-    call(method, path, handler, name, "Rows", summary).at(at).answers(&[(200, Json("Written"))]).fails(WRITING)
+    call(method, path, handler, name, "Rows", summary).at(at)
 }
 
 fn keyspaces() -> Vec<Route> {

@@ -105,7 +105,7 @@ fn responses(route: &Route) -> Map<String, Value> {
     }
     let mut codes: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
     let with_body = WITH_BODY.iter().filter(|_| route.body.is_some());
-    for code in ANYWHERE.iter().chain(with_body).chain(route.errors) {
+    for code in ANYWHERE.iter().chain(with_body).chain(&route.errors) {
         codes.entry(code.http().as_u16()).or_default().push(code.name());
     }
     for (status, names) in codes {

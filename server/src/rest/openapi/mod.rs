@@ -50,7 +50,7 @@ pub(super) struct Route {
     /// The status of success and what is answered with it.
     pub(super) answers: &'static [(u16, Answer)],
     /// Errors beside those that any call may have.
-    pub(super) errors: &'static [Code],
+    pub(super) errors: Vec<Code>,
 }
 
 /// A query parameter.
