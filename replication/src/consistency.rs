@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use cube_storage::model::NodeId;
 use serde::{Deserialize, Serialize};
+use strsim::osa_distance;
 
 use crate::topology::{DataCenter, DataCenterReplicas, ReplicaSet, ReplicaSets, Slots};
 
@@ -256,7 +257,7 @@ impl UnknownLevel {
     /// The level that was probably meant.
     pub fn nearest(&self) -> Option<Level> {
         let given = self.given.to_ascii_uppercase();
-        let slips = |level: &Level| edit_distance(&given, level.name());
+        let slips = |level: &Level| osa_distance(&given, level.name());
         let nearest = Level::EVERY.into_iter().min_by_key(slips)?;
         (slips(&nearest) <= Self::SLIPS_MAX.min(nearest.name().len() / 2)).then_some(nearest)
     }
@@ -274,30 +275,6 @@ impl fmt::Display for UnknownLevel {
 }
 
 impl std::error::Error for UnknownLevel {}
-
-/// How many letters have to be added, taken away, replaced, or swapped with the next, to make one word of the other.
-fn edit_distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut before: Vec<usize> = Vec::new();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    let mut letter_before = None;
-    for (removed, letter) in from.chars().enumerate() {
-        let mut next = vec![removed + 1];
-        for (place, wanted) in to.iter().enumerate() {
-            let at = |row: &[usize], place: usize| row.get(place).copied().unwrap_or(usize::MAX - 1);
-            let edited = (at(&next, place) + 1).min(at(&row, place + 1) + 1);
-            let mut least = edited.min(at(&row, place) + usize::from(letter != *wanted));
-            let wanted_before = place.checked_sub(1).and_then(|place| to.get(place));
-            if wanted_before == Some(&letter) && letter_before == Some(*wanted) {
-                least = least.min(at(&before, place - 1) + 1);
-            }
-            next.push(least);
-        }
-        before = std::mem::replace(&mut row, next);
-        letter_before = Some(letter);
-    }
-    row.last().copied().unwrap_or(0)
-}
 
 #[cfg(test)]
 mod tests {
@@ -351,11 +328,11 @@ mod tests {
     }
 
     #[test]
-    fn edit_distance_counts_letters() {
+    fn a_slip_is_a_letter_more_or_less_another_one_or_two_that_are_swapped() {
         for (from, to, distance) in
             [("", "", 0), ("", "ab", 2), ("ab", "", 2), ("kitten", "sitting", 3), ("ab", "ba", 1), ("tow", "two", 1)]
         {
-            assert_eq!(edit_distance(from, to), distance, "{from} -> {to}");
+            assert_eq!(osa_distance(from, to), distance, "{from} -> {to}");
         }
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use strsim::levenshtein;
+
 use super::error::{ConfigError, Problem, Source};
 use super::section::Setting;
 use super::value::Raw;
@@ -152,7 +154,7 @@ pub(super) fn unknown(name: &str, written: impl Fn(&Setting) -> String) -> Strin
     let wanted = name.to_lowercase();
     let distances = settings().map(|setting| {
         let candidate = written(setting);
-        (distance(&wanted, &candidate.to_lowercase()), candidate)
+        (levenshtein(&wanted, &candidate.to_lowercase()), candidate)
     });
     // Further away it is another word, not a slip.
     let near_max = (name.len() / 4).max(2);
@@ -165,21 +167,4 @@ pub(super) fn unknown(name: &str, written: impl Fn(&Setting) -> String) -> Strin
         (_, [only]) => format!("there is no such setting; did you mean {only}?"),
         _ => "there is no such setting; docs/cubed.toml names them all".to_owned(),
     }
-}
-
-/// How many letters must be put in, taken out or replaced.
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (place, from_char) in from.chars().enumerate() {
-        let mut next = vec![place + 1];
-        for (to_char, above) in to.iter().zip(row.windows(2)) {
-            let (diagonal, up) = (above.first().copied().unwrap_or(0), above.last().copied().unwrap_or(0));
-            let left = next.last().copied().unwrap_or(0);
-            let replaced = diagonal + usize::from(*to_char != from_char);
-            next.push(replaced.min(up + 1).min(left + 1));
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(0)
 }
