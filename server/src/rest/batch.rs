@@ -11,15 +11,13 @@ use axum::Json;
 use axum::extract::{Request, State};
 use bytes::Bytes;
 use cube_replication::consistency::Level;
-use cube_replication::coordinator::{
-    Change, Explained as Told, ReadRequest, ReadRow, TableName, Terms, WriteRequest, Written,
-};
+use cube_replication::coordinator::{Change, Explained as Told, ReadRequest, ReadRow, TableName, Terms, WriteRequest};
 use cube_storage::model::{Hlc, RowKey};
 use serde::Serialize;
 
 use super::batch_documents::{KeysDocument, RowsDocument};
 use super::body::{batch_body_bytes_max, read_json};
-use super::dto::{VersionDocument, noted, sort_of};
+use super::dto::{RowRead, RowWritten, sort_of};
 use super::explained::Explained;
 use super::input::{Parameters, PathParts};
 use super::parent::Parent;
@@ -80,29 +78,6 @@ struct RowError {
     details: Box<Details>,
 }
 
-#[derive(Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct RowWritten {
-    version: VersionDocument,
-    acknowledged_by: Vec<String>,
-    hinted_for: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    marked_for: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    superseded_by: Option<VersionDocument>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct RowRead {
-    found: bool,
-    value: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<VersionDocument>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<u64>,
-}
-
 /// `POST /api/v1/batch/put`
 pub(super) async fn put(
     State(edge): State<Arc<Edge>>,
@@ -112,9 +87,7 @@ pub(super) async fn put(
     let of_path = table_of_path(&request)?;
     let document: RowsDocument = read_json(&edge, request, batch_body_bytes_max(edge.limits())).await?;
     let (common, rows) = document.read()?;
-    let timestamp = common.timestamp;
-    let (table, terms) = common.at(of_path, parent)?;
-    write(&edge, WriteRequest { table, rows, terms, timestamp, seen: None, condition: None }).await
+    write(&edge, (of_path, parent), common, rows).await
 }
 
 /// `POST /api/v1/batch/delete`
@@ -126,10 +99,8 @@ pub(super) async fn delete(
     let of_path = table_of_path(&request)?;
     let document: KeysDocument = read_json(&edge, request, batch_body_bytes_max(edge.limits())).await?;
     let (common, keys) = document.read()?;
-    let timestamp = common.timestamp;
-    let (table, terms) = common.at(of_path, parent)?;
     let rows = keys.into_iter().map(|key| (key, Change::Delete)).collect();
-    write(&edge, WriteRequest { table, rows, terms, timestamp, seen: None, condition: None }).await
+    write(&edge, (of_path, parent), common, rows).await
 }
 
 /// `POST /api/v1/batch/get`
@@ -157,9 +128,17 @@ pub(super) async fn get(
     Ok(Json(BatchAnswer::of(level, results.collect(), explained)))
 }
 
-async fn write(edge: &Edge, request: WriteRequest) -> Result<Json<BatchAnswer<RowWritten>>, EdgeError> {
-    let level = request.terms.level;
-    let keys: Vec<RowKey> = request.rows.iter().map(|(key, _)| key.clone()).collect();
+async fn write(
+    edge: &Edge,
+    (of_path, parent): (Option<TableName>, Parent),
+    common: Common,
+    rows: Vec<(RowKey, Change)>,
+) -> Result<Json<BatchAnswer<RowWritten>>, EdgeError> {
+    let timestamp = common.timestamp;
+    let (table, terms) = common.at(of_path, parent)?;
+    let level = terms.level;
+    let keys: Vec<RowKey> = rows.iter().map(|(key, _)| key.clone()).collect();
+    let request = WriteRequest { table, rows, terms, timestamp, seen: None, condition: None };
     let results = edge.write(Caller::Anonymous, request).await?;
     let state = edge.state();
     let names = Names::new(&state);
@@ -230,30 +209,9 @@ impl<T> RowAnswer<T> {
     }
 }
 
-impl RowWritten {
-    fn of(written: &Written, names: &Names<'_>) -> Self {
-        let (hinted, marked) = noted(written);
-        Self {
-            version: VersionDocument::of(written.version, names),
-            acknowledged_by: names.all(&written.acknowledged_by),
-            hinted_for: names.all(&hinted),
-            marked_for: names.all(&marked),
-            superseded_by: written.superseded_by.map(|newer| VersionDocument::of(newer, names)),
-        }
-    }
-}
-
 fn read_answer(key: &RowKey, row: &ReadRow, names: &Names<'_>) -> RowAnswer<RowRead> {
-    let value = row.value();
-    let encoding = Encoding::fitting(parts(key).into_iter().chain(value.map(AsRef::as_ref)));
-    let expiry = row.record.as_ref().and_then(|record| record.expiry()).filter(|_| value.is_some());
-    let read = RowRead {
-        found: value.is_some(),
-        value: value.map(|value| encoding.write(value)),
-        version: row.record.as_ref().map(|record| VersionDocument::of(record.version, names)),
-        expires_at: expiry.map(|expiry| expiry.0),
-    };
-    RowAnswer::done(key, encoding, read)
+    let encoding = Encoding::fitting(parts(key).into_iter().chain(row.value().map(AsRef::as_ref)));
+    RowAnswer::done(key, encoding, RowRead::of(row, encoding, names))
 }
 
 fn parts(key: &RowKey) -> [&[u8]; 2] {

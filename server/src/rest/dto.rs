@@ -4,7 +4,7 @@
 use cube_replication::consistency::Level;
 use cube_replication::coordinator::{Change, ReadRow, Written};
 use cube_replication::handoff::Kept;
-use cube_storage::model::{Hlc, NodeId, RowKey, Version};
+use cube_storage::model::{Hlc, RowKey, Version};
 use serde::{Deserialize, Serialize};
 
 use super::explained::Explained;
@@ -89,6 +89,16 @@ pub(crate) struct WriteAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     encoding: Option<Encoding>,
     level: &'static str,
+    #[serde(flatten)]
+    written: RowWritten,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explained: Option<Explained>,
+}
+
+/// What came of a written row.
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RowWritten {
     version: VersionDocument,
     acknowledged_by: Vec<String>,
     hinted_for: Vec<String>,
@@ -96,8 +106,6 @@ pub(crate) struct WriteAnswer {
     marked_for: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     superseded_by: Option<VersionDocument>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    explained: Option<Explained>,
 }
 
 /// What a read is answered.
@@ -121,6 +129,18 @@ pub(crate) struct ReadAnswer {
     explained: Option<Explained>,
 }
 
+/// What was found of a row.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RowRead {
+    found: bool,
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<VersionDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<u64>,
+}
+
 /// A version: the greater timestamp, then the greater counter, wins.
 #[derive(Clone, Serialize)]
 pub(crate) struct VersionDocument {
@@ -138,7 +158,6 @@ impl VersionDocument {
 impl WriteAnswer {
     pub(crate) fn of(message: &'static str, key: &RowKey, level: Level, written: &Written, names: &Names<'_>) -> Self {
         let encoding = Encoding::fitting([key.partition.as_ref(), key.sort.as_ref()]);
-        let (hinted, marked) = noted(written);
         Self {
             success: true,
             message,
@@ -146,41 +165,60 @@ impl WriteAnswer {
             sort: sort_of(key, encoding),
             encoding: encoding.said(),
             level: level.name(),
+            written: RowWritten::of(written, names),
+            explained: written.account.as_ref().map(|account| Explained::of(account, names)),
+        }
+    }
+}
+
+impl RowWritten {
+    pub(crate) fn of(written: &Written, names: &Names<'_>) -> Self {
+        let noted = |how: Kept| {
+            let nodes = written.noted_for.iter().filter(|(_, kept)| *kept == how);
+            nodes.map(|(node, _)| names.of(*node)).collect()
+        };
+        Self {
             version: VersionDocument::of(written.version, names),
             acknowledged_by: names.all(&written.acknowledged_by),
-            hinted_for: names.all(&hinted),
-            marked_for: names.all(&marked),
+            hinted_for: noted(Kept::Hint),
+            marked_for: noted(Kept::Mark),
             superseded_by: written.superseded_by.map(|newer| VersionDocument::of(newer, names)),
-            explained: written.account.as_ref().map(|account| Explained::of(account, names)),
         }
     }
 }
 
 impl ReadAnswer {
     pub(crate) fn of(key: &RowKey, level: Level, row: &ReadRow, names: &Names<'_>) -> Self {
-        let value = row.value();
         let parts = [key.partition.as_ref(), key.sort.as_ref()];
-        let encoding = Encoding::fitting(parts.into_iter().chain(value.map(AsRef::as_ref)));
-        let expiry = row.record.as_ref().and_then(|record| record.expiry()).filter(|_| value.is_some());
+        let encoding = Encoding::fitting(parts.into_iter().chain(row.value().map(AsRef::as_ref)));
+        let RowRead { found, value, version, expires_at } = RowRead::of(row, encoding, names);
         Self {
             success: true,
-            found: value.is_some(),
+            found,
             key: encoding.write(&key.partition),
             sort: sort_of(key, encoding),
-            value: value.map(|value| encoding.write(value)),
+            value,
             encoding: encoding.said(),
             level: level.name(),
-            version: row.record.as_ref().map(|record| VersionDocument::of(record.version, names)),
-            expires_at: expiry.map(|expiry| expiry.0),
+            version,
+            expires_at,
             explained: row.account.as_ref().map(|account| Explained::of(account, names)),
         }
     }
 }
 
-/// For whom a write left hints, and for whom only its range is noted.
-pub(crate) fn noted(written: &Written) -> (Vec<NodeId>, Vec<NodeId>) {
-    let noted = |how: Kept| written.noted_for.iter().filter(move |(_, kept)| *kept == how).map(|(node, _)| *node);
-    (noted(Kept::Hint).collect(), noted(Kept::Mark).collect())
+impl RowRead {
+    /// An expiry is told of a value that is still there.
+    pub(crate) fn of(row: &ReadRow, encoding: Encoding, names: &Names<'_>) -> Self {
+        let value = row.value();
+        let expiry = row.record.as_ref().and_then(|record| record.expiry()).filter(|_| value.is_some());
+        Self {
+            found: value.is_some(),
+            value: value.map(|value| encoding.write(value)),
+            version: row.record.as_ref().map(|record| VersionDocument::of(record.version, names)),
+            expires_at: expiry.map(|expiry| expiry.0),
+        }
+    }
 }
 
 pub(crate) fn sort_of(key: &RowKey, encoding: Encoding) -> Option<String> {
