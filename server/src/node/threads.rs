@@ -112,7 +112,6 @@ impl Threads {
         self.stop.store(true, Ordering::Release);
         self.bells.iter().for_each(|bell| bell.ring());
         for thread in self.running.drain(..) {
-            thread.thread().unpark();
             let name = thread.thread().name().unwrap_or("a thread").to_owned();
             if thread.join().is_err() {
                 tracing::error!(%name, "it panicked");
