@@ -107,6 +107,18 @@ fn four() -> Cluster {
     cluster
 }
 
+/// Four nodes of which node-4 was killed while it left and node-3 was away, and the rows that it took before.
+fn killed_while_it_leaves() -> (Cluster, Vec<String>) {
+    let mut cluster = four();
+    let rows = keys("row", 60);
+    put(&cluster, 4, &rows, "kept");
+    // What node-3 is to take over waits for it.
+    kill(&mut cluster, 3, &[1, 2, 4]);
+    leave(&cluster, 1, "node-4", "decommission", &json!({}));
+    kill(&mut cluster, 4, &[1, 2]);
+    (cluster, rows)
+}
+
 #[test]
 fn a_decommissioned_node_hands_over_its_rows_and_its_hints_for_a_node_that_is_away_and_ends() {
     let mut cluster = four();
@@ -143,6 +155,7 @@ fn a_decommissioned_node_hands_over_its_rows_and_its_hints_for_a_node_that_is_aw
     assert_readable(&cluster, &[3], &rows, "while node-3 was away");
     assert_readable(&cluster, &[3], &keys("late", 20), "while it left");
     assert!(cluster.node(4).printed().contains("it has left the cluster"));
+    refused(&mut cluster.api(1), ("node-4", "decommission", json!({})), (404, "unknown_node", "node-4"));
     // Its directory is none of a member any more.
     cluster.node(4).start();
     wait_gone(&mut cluster, 4);
@@ -150,13 +163,7 @@ fn a_decommissioned_node_hands_over_its_rows_and_its_hints_for_a_node_that_is_aw
 
 #[test]
 fn a_node_that_is_killed_while_it_leaves_goes_on_leaving_when_it_is_back() {
-    let mut cluster = four();
-    let rows = keys("row", 60);
-    put(&cluster, 4, &rows, "kept");
-    // What node-3 is to take over waits for it.
-    kill(&mut cluster, 3, &[1, 2, 4]);
-    leave(&cluster, 1, "node-4", "decommission", &json!({}));
-    kill(&mut cluster, 4, &[1, 2]);
+    let (mut cluster, rows) = killed_while_it_leaves();
     assert_eq!(state_of(&mut cluster.api(2), "node-4"), Ok("LEAVING".to_owned()));
     cluster.restart(&[3, 4]);
     wait_gone(&mut cluster, 4);
@@ -166,12 +173,7 @@ fn a_node_that_is_killed_while_it_leaves_goes_on_leaving_when_it_is_back() {
 
 #[test]
 fn a_node_that_dies_for_good_while_it_leaves_is_removed() {
-    let mut cluster = four();
-    let rows = keys("row", 60);
-    put(&cluster, 4, &rows, "kept");
-    kill(&mut cluster, 3, &[1, 2, 4]);
-    leave(&cluster, 1, "node-4", "decommission", &json!({}));
-    kill(&mut cluster, 4, &[1, 2]);
+    let (mut cluster, rows) = killed_while_it_leaves();
     cluster.restart(&[3]);
     let removed = leave(&cluster, 2, "node-4", "remove", &json!({}));
     assert_eq!(removed["by"], "REMOVE", "{removed}");
