@@ -2,8 +2,8 @@
 //!
 //! `keep` only queues; [`HintedHandoff::flush`] writes everything that waits, target by target, with one sync of the
 //! hints and one of the marks for all of it, and then tells. Its owner (some threads, or the simulator's clock) calls it
-//! when it is woken; each thread writes another target. What waits is bounded in bytes: past the bound only marks are taken, which are small, and only copies are
-//! refused.
+//! when it is woken; each thread writes another target. What waits is bounded in bytes: past the bound only marks are
+//! taken, which are small, and only copies are refused.
 //!
 //! Rows that are no hints are marked by `keeper/marking.rs`.
 

@@ -1,9 +1,10 @@
 //! The end of a node: told by a signal, then in order; and how its doors are closed, also where it goes on.
 //!
 //! Health says it first, for a while in which everything is still served, so that clients and balancers go elsewhere and
-//! nobody is turned away who looks; if it leads in Raft, another node is made to meanwhile. Then new work is refused, and what is under way gets its time. Then the others are
-//! told, by gossip and on every connection, so that they stop asking at once instead of finding out; what they asked
-//! before is answered. Last the doors close and the parts of the member stop.
+//! nobody is turned away who looks; if it leads in Raft, another node is made to meanwhile. Then new work is refused, and
+//! what is under way gets its time. Then the others are told, by gossip and on every connection, so that they stop asking
+//! at once instead of finding out; what they asked before is answered. Last the doors close and the parts of the member
+//! stop.
 
 use std::io;
 use std::sync::Arc;
