@@ -30,6 +30,10 @@ const GIVEN_CHARS_MAX: usize = 64;
 /// A body that is too long is read to this much, so that the client sees the answer instead of a broken connection.
 const OVERREAD_BYTES_MAX: usize = 64 << 20;
 
+/// Another time for bodies than [`BODY_TIME`], as requests carry it.
+#[derive(Clone, Copy)]
+pub(super) struct BodyTime(pub(super) Duration);
+
 /// The longest body of a request for one row.
 pub(crate) fn body_bytes_max(limits: &Limits) -> usize {
     limits.key_bytes_max.saturating_add(limits.value_bytes_max).saturating_mul(JSON_GROWTH).saturating_add(FIELDS_BYTES)
@@ -110,11 +114,12 @@ fn refuse(error: &serde_json::Error, body: &[u8]) -> EdgeError {
 }
 
 async fn read(edge: &Edge, request: Request, bytes_max: usize) -> Result<(Bytes, Counted<'_>), EdgeError> {
+    let within = request.extensions().get::<BodyTime>().map_or(BODY_TIME, |time| time.0);
     let too_slow = || {
-        let message = format!("the body was not complete after {} s", BODY_TIME.as_secs());
+        let message = format!("the body was not complete after {} s", within.as_secs_f32());
         EdgeError::new(Code::BodyTooSlow, message)
     };
-    tokio::time::timeout(BODY_TIME, read_all(edge, request, bytes_max)).await.map_err(|_| too_slow())?
+    tokio::time::timeout(within, read_all(edge, request, bytes_max)).await.map_err(|_| too_slow())?
 }
 
 /// The body, and its bytes among those in flight: from the beginning where its length is said, else as they come.

@@ -32,13 +32,15 @@ mod stats;
 mod text;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{Method, Uri};
 use axum::middleware::map_response_with_state;
 use axum::response::Response;
+use axum::{Extension, Router};
 
+use self::body::BodyTime;
 pub use self::serve::serve;
 use crate::admin::Health;
 use crate::edge::{Code, Edge, EdgeError};
@@ -50,6 +52,11 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(map_response_with_state(Arc::clone(&edge), count))
         .with_state(edge)
+}
+
+/// The same with another time for bodies.
+pub fn with_body_time(router: Router, time: Duration) -> Router {
+    router.layer(Extension(BodyTime(time)))
 }
 
 /// What there is over HTTP before the node can serve: whether it lives, and why it does not serve yet.

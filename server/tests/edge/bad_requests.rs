@@ -1,9 +1,14 @@
 //! What is not of the form it must have: always one of the documented errors, in the one shape, and never a hang.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use cube_storage::model::Limits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::http::{Answer, get, request, send, send_raw};
-use super::node::{Node, Plan};
+use super::node::{Node, Plan, eventually};
 
 /// Method, path, content type and body; then the status and the code they are refused with.
 type Case<'a> = (&'a str, &'a str, Option<&'a str>, &'a [u8], u16, &'a str);
@@ -199,4 +204,46 @@ async fn a_body_in_chunks_is_as_good_as_one_with_its_length() {
                    charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{\"key\":\"\r\nf\r\nk\",\"value\":\"v\"}\r\n0\r\n\r\n";
     assert_eq!(send_raw(node.http, request.as_bytes()).await.status, 200);
     assert_eq!(get(node.http, "/api/v1/get/k").await.body["value"], "v");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_sent_slowly_is_refused_in_time_and_frees_what_it_held() {
+    let node = Node::start(Plan { message_time: Some(Duration::from_millis(300)), ..Plan::default() }).await;
+    let head = |path: &str, length: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: cube\r\nContent-Type: application/json\r\n{length}\r\n\r\n").into_bytes()
+    };
+    let (large, chunked) = ("Content-Length: 1000000", "Transfer-Encoding: chunked");
+    for (what, path, length, body) in [
+        ("nothing", "/api/v1/put", large, ""),
+        ("a part", "/api/v1/put", large, r#"{"key":"k","value":"v"}"#),
+        ("a part of a batch", "/api/v1/batch/put", large, r#"{"rows":[{"key":"k","value":"v"}]}"#),
+        ("a part of unknown length", "/api/v1/put", chunked, "17\r\n{\"key\":\"k\",\"value\":\"v\"}\r\n"),
+        ("a part for an operator", "/api/v1/replication/hints/pause", large, "{"),
+    ] {
+        // The connection ends with the answer, or this would hang.
+        let answer = send_raw(node.http, &[head(path, length), body.as_bytes().to_vec()].concat()).await;
+        assert_eq!((answer.status, answer.error_code()), (408, "body_too_slow"), "{what}: {answer:?}");
+    }
+    let answer = trickle(node.http, &head("/api/v1/put", large)).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body_too_slow"), "{answer}");
+    eventually("what was held is given back", async || node.coordinator.in_flight_bytes() == 0).await;
+    assert_eq!(get(node.http, "/api/v1/get/k").await.body["found"], false, "nothing was written");
+}
+
+/// Sends a head and then, for as long as it is listened to, spaces one by one; and what is answered.
+async fn trickle(to: SocketAddr, head: &[u8]) -> String {
+    let (mut answers, mut sends) = TcpStream::connect(to).await.unwrap().into_split();
+    sends.write_all(head).await.unwrap();
+    let mut answer = Vec::new();
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        tokio::select! {
+            read = answers.read_buf(&mut answer) => match read {
+                Ok(bytes) if bytes > 0 => {}
+                // A byte that comes after the end has the system reset the connection.
+                Ok(_) | Err(_) => return String::from_utf8(answer).unwrap(),
+            },
+            _ = pace.tick() => sends.write_all(b" ").await.unwrap_or_default(),
+        }
+    }
 }

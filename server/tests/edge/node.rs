@@ -52,7 +52,7 @@ pub(crate) struct Plan {
     pub(crate) others: &'static [&'static str],
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
-    /// In which a message over gRPC must be here, if it is another one than that of nodes.
+    /// In which a message over gRPC, or a body over HTTP, must be here, if it is another one than that of nodes.
     pub(crate) message_time: Option<Duration>,
 }
 
@@ -126,10 +126,11 @@ impl Node {
         let listener = || TcpListener::bind("127.0.0.1:0");
         let (http, grpc) = (listener().await.unwrap(), listener().await.unwrap());
         let addresses = (http.local_addr().unwrap(), grpc.local_addr().unwrap());
-        let router = rest::router(Arc::clone(&edge));
+        let mut router = rest::router(Arc::clone(&edge));
         let mut door = grpc::routes(Arc::clone(&edge)).unwrap();
         if let Some(time) = plan.message_time {
             door = door.with_message_time(time);
+            router = rest::with_body_time(router, time);
         }
         let ticked = Arc::clone(&coordinator);
         let tasks: Vec<tokio::task::JoinHandle<()>> = vec![
