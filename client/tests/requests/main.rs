@@ -147,6 +147,22 @@ async fn what_is_wrong_with_a_request_is_told_at_once_in_the_nodes_words() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_larger_than_the_client_takes_is_told_as_that_and_not_asked_for_again() {
+    let cluster = Cluster::of(2).await;
+    cluster.place([&[1], &[1]]);
+    let client = cluster.client_with(Options { answer_bytes_max: 64 << 10, ..patient() }).await;
+    let table = client.default_table();
+    table.put(UPPER, vec![b'v'; 32 << 10]).send().await.unwrap();
+    assert_eq!(table.get(UPPER).send().await.unwrap().value.unwrap().len(), 32 << 10, "one within the bound is taken");
+    table.put(UPPER, vec![b'v'; 128 << 10]).send().await.unwrap();
+    let before = cluster.shared.seen_by().len();
+    let error = table.get(UPPER).send().await.unwrap_err();
+    assert!(matches!(error, Error::Misunderstood { .. }), "{error}");
+    assert!(error.to_string().contains("too large") && error.to_string().contains("65536"), "{error}");
+    assert_eq!(cluster.shared.seen_by().len(), before + 1, "another node would answer the same");
+}
+
+#[tokio::test]
 async fn a_read_that_hangs_is_asked_elsewhere() {
     let cluster = Cluster::of(2).await;
     cluster.place([&[1], &[1]]);
