@@ -72,6 +72,15 @@ impl<'a> Runs<'a> {
         self.done.push(figures.clone());
         Ok(figures)
     }
+
+    /// The same with more and more in flight.
+    async fn sweep(&mut self, name: &str, shape: &Shape) -> Result<Vec<Figures>> {
+        let mut figures = Vec::with_capacity(SWEEP.len());
+        for in_flight in SWEEP {
+            figures.push(self.run(name, &Shape { in_flight, ..shape.clone() }).await?);
+        }
+        Ok(figures)
+    }
 }
 
 /// One workload, as the command line says.
@@ -125,12 +134,10 @@ async fn hot(marks: &Marks) -> Result<(Vec<Figures>, Vec<Mark>)> {
     let session_gets = runs.run("session get, hot set", &session(reading(Workload::Session))).await?;
     let batch_puts = runs.run("batch put of 64, hot set", &batch(of(Workload::Batch, 10.0))).await?;
     let batch_gets = runs.run("batch get of 64, hot set", &batch(reading(Workload::Batch))).await?;
-    for in_flight in SWEEP {
-        runs.run("put, sweep", &Shape { in_flight, ..of(Workload::Put, 4.0) }).await?;
-    }
-    for in_flight in SWEEP {
-        runs.run("get, sweep", &Shape { in_flight, ..of(Workload::Get, 4.0) }).await?;
-    }
+    let put_sweep = runs.sweep("put, sweep", &of(Workload::Put, 4.0)).await?;
+    let get_sweep = runs.sweep("get, sweep", &of(Workload::Get, 4.0)).await?;
+    report::growth("PUT", &put_sweep);
+    report::growth("GET", &get_sweep);
     report::processes(&puts);
     report::processes(&gets);
     println!();

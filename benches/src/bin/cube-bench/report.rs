@@ -37,6 +37,22 @@ pub(crate) fn line(figures: &Figures) {
     );
 }
 
+/// How latency and processor time grow with what is in flight: a column for each run of the sweep, and how many times
+/// the first one the last one is.
+pub(crate) fn growth(what: &str, sweep: &[Figures]) {
+    let in_flight: String = sweep.iter().map(|run| format!(" {} |", run.in_flight)).collect();
+    println!("\n| {what}, in flight |{in_flight} last to first |\n|{}", "---|".repeat(sweep.len() + 2));
+    let row = |name: &str, digits: usize, of: fn(&Figures) -> f64| {
+        let cells: String = sweep.iter().map(|run| format!(" {:.digits$} |", of(run))).collect();
+        let ends = sweep.first().zip(sweep.last());
+        println!("| {name} |{cells} {:.1} |", ends.map_or(f64::NAN, |(first, last)| of(last) / of(first)));
+    };
+    row("p50 ms", 2, |run| run.p50_us as f64 / 1e3);
+    row("p99 ms", 2, |run| run.p99_us as f64 / 1e3);
+    row("p99.9 ms", 2, |run| run.p99_9_us as f64 / 1e3);
+    row("CPU us/request", 0, |run| run.processor_us_per_request);
+}
+
 /// What each process of a run spent.
 pub(crate) fn processes(figures: &Figures) {
     println!("\n| process | CPU s | CPU us/request | share | resident MiB |\n|---|---|---|---|---|");
