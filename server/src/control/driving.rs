@@ -8,12 +8,13 @@ use cube_replication::topology::{LeavingReport, MoveDriver, TopologyChange};
 use cube_storage::model::{Epoch, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::command::{Answer, Command};
 use super::link::{ControlCall, LinkError};
 use super::network::Network;
+use super::options::ControlOptions;
 use super::propose::Proposer;
 use super::state::HardState;
 use super::wire::{LeavingReply, REPORTS_MAX, ReportReply};
@@ -100,12 +101,22 @@ impl Driving {
     }
 
     /// Drives the moves for as long as this node lives, whenever it leads.
-    pub(super) async fn run(self: Arc<Self>, proposer: Arc<Proposer>, tick: Duration, stop: CancellationToken) {
+    pub(super) async fn run(
+        self: Arc<Self>,
+        proposer: Arc<Proposer>,
+        options: ControlOptions,
+        stop: CancellationToken,
+    ) {
+        let mut states = self.states.clone();
+        let mut wait = options.rest;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = timeout(tick, self.reported.notified()) => {}
+                () = self.reported.notified() => {}
+                Ok(()) = states.changed() => {}
+                () = sleep(wait) => {}
             }
+            wait = options.rest;
             if !proposer.leads() {
                 *self.driver.lock() = MoveDriver::default();
                 continue;
@@ -116,6 +127,8 @@ impl Driving {
             if changes.is_empty() {
                 continue;
             }
+            // What is refused, or not decided in time, is proposed again.
+            wait = options.tick;
             tokio::select! {
                 () = stop.cancelled() => return,
                 reply = proposer.write_here(Command::Topology(changes), WRITE_TIMEOUT) => match reply {

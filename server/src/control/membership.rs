@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::hand_over::hand_over;
 use super::network::Network;
+use super::options::ControlOptions;
 use super::propose::leads;
 use super::raft_types::{Metrics, Raft, node_id, raft_id};
 use super::state::HardState;
@@ -112,21 +113,18 @@ pub(super) async fn look_after(
     raft: Raft,
     network: Arc<Network>,
     mut states: watch::Receiver<Arc<HardState>>,
-    tick: Duration,
+    options: ControlOptions,
     stop: CancellationToken,
 ) {
-    let mut wait = tick;
+    let (tick, rest) = (options.tick, options.rest);
+    let mut wait = rest;
+    // A change that failed is left alone for a while, and ever longer.
+    let mut back_off: Option<Duration> = None;
     loop {
-        let woken = async {
-            // A change of the state is a reason to look at once; a learner that has caught up shows at the next tick.
-            let changed = if wait == tick { timeout(wait, states.changed()).await.unwrap_or(Ok(())) } else { Ok(()) };
-            if wait != tick || changed.is_err() {
-                sleep(wait).await;
-            }
-        };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = woken => {}
+            Ok(()) = states.changed(), if back_off.is_none() => {}
+            () = sleep(back_off.unwrap_or(wait)) => {}
         }
         let running = raft.metrics().borrow().running_state.clone();
         if let Err(reason) = running
@@ -138,10 +136,14 @@ pub(super) async fn look_after(
         let next = {
             let metrics = raft.metrics();
             let metrics = metrics.borrow();
-            if leads(&metrics) { wanted(states.borrow().topology().members(), &metrics) } else { None }
+            let leads = leads(&metrics);
+            // A learner that has caught up shows in the metrics alone.
+            let has_learners = metrics.membership_config.membership().learner_ids().next().is_some();
+            wait = if leads && has_learners { tick } else { rest };
+            if leads { wanted(states.borrow().topology().members(), &metrics) } else { None }
         };
         let Some(next) = next else {
-            wait = tick;
+            back_off = None;
             continue;
         };
         // A leader that is to vote no more lets the next one see to that.
@@ -164,15 +166,19 @@ pub(super) async fn look_after(
             () = stop.cancelled() => return,
             changed = timeout(CHANGE_TIMEOUT, raft.change_membership(changes, true)) => changed,
         };
-        wait = match changed {
-            Ok(Ok(_)) => tick,
+        let longer = || Some((back_off.unwrap_or(tick) * 2).min(BACKOFF_LONGEST));
+        back_off = match changed {
+            Ok(Ok(_)) => {
+                wait = tick;
+                None
+            }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "Raft's membership did not change");
-                (wait * 2).min(BACKOFF_LONGEST)
+                longer()
             }
             Err(_) => {
                 tracing::warn!("Raft's membership did not change in time: a majority of the voters does not answer");
-                (wait * 2).min(BACKOFF_LONGEST)
+                longer()
             }
         };
     }

@@ -143,9 +143,15 @@ impl Control {
         let proposer = Arc::new(Proposer::new(me, raft.clone(), Arc::clone(&network)));
         let driving = Arc::new(Driving::new(states.clone()));
         let stop = CancellationToken::new();
-        let look_after =
-            membership::look_after(me, raft.clone(), Arc::clone(&network), states.clone(), options.tick, stop.clone());
-        let drive = Arc::clone(&driving).run(Arc::clone(&proposer), options.tick, stop.clone());
+        let look_after = membership::look_after(
+            me,
+            raft.clone(),
+            Arc::clone(&network),
+            states.clone(),
+            options.clone(),
+            stop.clone(),
+        );
+        let drive = Arc::clone(&driving).run(Arc::clone(&proposer), options.clone(), stop.clone());
         let end = end(raft.clone(), disk, stop.clone());
         let tasks = Mutex::new(vec![tokio::spawn(look_after), tokio::spawn(drive), tokio::spawn(end)]);
         let receiver = Receiver::new(me, raft.clone(), states.clone(), Arc::clone(&proposer), Arc::clone(&driving));

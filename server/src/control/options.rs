@@ -24,8 +24,10 @@ pub struct ControlOptions {
     pub snapshot_after_entries: u64,
     /// Entries that are kept behind a snapshot, so that a follower that was away for a moment needs no snapshot.
     pub entries_kept: u64,
-    /// How often the leader looks at moves and voters when nothing wakes it.
+    /// How often the leader looks at moves and voters while there is something to do about them.
     pub tick: Duration,
+    /// How often it looks when there was nothing to do: changes of the state and reports wake it at once.
+    pub rest: Duration,
 }
 
 impl Default for ControlOptions {
@@ -37,6 +39,7 @@ impl Default for ControlOptions {
             snapshot_after_entries: 1_000,
             entries_kept: 500,
             tick: Duration::from_millis(200),
+            rest: Duration::from_secs(1),
         }
     }
 }

@@ -4,7 +4,8 @@
 //! ```text
 //! timing.rs  every interval and bound      report.rs  what a node tells, and its keys
 //! wire.rs    the socket                    view.rs    what is made of it: alive, dead, conflicts
-//! seeds.rs   whom to ask again             run.rs     the loop     alive.rs  the bits the data path reads
+//! asked.rs   whom not to ask               run.rs     the loop
+//! seeds.rs   whom to ask again             alive.rs   the bits the data path reads
 //! ```
 //!
 //! Invariants: nothing that is promised depends on what is told here; reading it never waits; a node always believes
@@ -12,6 +13,7 @@
 //! threads are busy does not look dead, and so that its own report must not block.
 
 mod alive;
+mod asked;
 mod report;
 mod run;
 mod seeds;
@@ -139,7 +141,11 @@ impl Gossip {
             alive_changes: watch::Sender::new(Arc::new(BTreeSet::from([me]))),
             hooks: Mutex::default(),
             seeds: Mutex::new(settings.seeds.clone()),
-            wire: Arc::new(WireState::new(settings.cluster.to_string(), Arc::clone(&settings.clock))),
+            wire: Arc::new(WireState::new(
+                settings.cluster.to_string(),
+                Arc::clone(&settings.clock),
+                settings.timing.interval_ms,
+            )),
         });
         let stop = CancellationToken::new();
         let (leave, leaving) = mpsc::channel(COMMANDS_MAX);

@@ -1,5 +1,5 @@
 //! The datagrams of gossip: the protocol's own socket, with a bound on what is sent, with other clusters kept out, and
-//! with an eye on who was answered.
+//! with an eye on who was answered and who has just asked.
 //!
 //! Invariant: an address that cannot be reached never stops gossip with the others. What is sent is lost silently, as
 //! datagrams are; only a socket that cannot receive any more is an error, and gossip is then started anew.
@@ -14,6 +14,8 @@ use chitchat::transport::{RecvOutcome, SendOutcome, Socket, Transport};
 use chitchat::{ChitchatEnvelope, ChitchatMessage};
 use cube_storage::clock::Clock;
 use parking_lot::Mutex;
+
+use super::asked::Asked;
 
 /// More than a node in a cluster of hundreds sends. A node that was stopped for an hour and goes on makes up for all
 /// the rounds it missed, at once: thousands of datagrams that nobody needs.
@@ -50,13 +52,21 @@ pub(super) struct WireState {
     clock: Arc<dyn Clock>,
     /// The second, and what was sent in it.
     sent: Mutex<(u64, u64)>,
+    asked: Mutex<Asked>,
     /// While leaving: how often whom was answered since.
     answered: Mutex<Option<BTreeMap<SocketAddr, u8>>>,
 }
 
 impl WireState {
-    pub(super) fn new(cluster: String, clock: Arc<dyn Clock>) -> Self {
-        Self { counters: GossipCounters::default(), cluster, clock, sent: Mutex::default(), answered: Mutex::default() }
+    pub(super) fn new(cluster: String, clock: Arc<dyn Clock>, round_ms: u64) -> Self {
+        Self {
+            counters: GossipCounters::default(),
+            cluster,
+            clock,
+            sent: Mutex::default(),
+            asked: Mutex::new(Asked::new(round_ms)),
+            answered: Mutex::default(),
+        }
     }
 
     /// From now on answers are counted.
@@ -68,6 +78,13 @@ impl WireState {
     pub(super) fn knows(&self, address: SocketAddr) -> bool {
         let answered = self.answered.lock();
         answered.as_ref().and_then(|answered| answered.get(&address)).is_some_and(|count| *count >= ANSWERS_TO_KNOW)
+    }
+
+    /// Whether a handshake with a peer can be left out. Not while this node leaves: it has something that all are to hear.
+    fn may_spare(&self, peer: SocketAddr, message: &ChitchatMessage) -> bool {
+        matches!(message, ChitchatMessage::Syn { .. })
+            && self.asked.lock().is_fresh(peer, self.clock.monotonic_ms())
+            && self.answered.lock().is_none()
     }
 
     fn may_send(&self) -> bool {
@@ -121,6 +138,9 @@ impl Socket for WireSocket {
 
     async fn send(&mut self, to: SocketAddr, envelope: ChitchatEnvelope) -> anyhow::Result<SendOutcome> {
         let counters = &self.state.counters;
+        if self.state.may_spare(to, &envelope.message) {
+            return Ok(SendOutcome { num_bytes_sent: 0 });
+        }
         if !self.state.may_send() {
             counters.withheld.fetch_add(1, Ordering::Relaxed);
             return Ok(SendOutcome { num_bytes_sent: 0 });
@@ -152,6 +172,9 @@ impl Socket for WireSocket {
             counters.received.fetch_add(1, Ordering::Relaxed);
             counters.received_bytes.fetch_add(received.num_bytes_received as u64, Ordering::Relaxed);
             if !self.state.is_foreign(&received.envelope.message) {
+                if matches!(received.envelope.message, ChitchatMessage::Syn { .. }) {
+                    self.state.asked.lock().note(received.from_addr, self.state.clock.monotonic_ms());
+                }
                 return Ok(received);
             }
             // Said once: a foreign node asks again and again.

@@ -27,6 +27,7 @@ pub(super) fn options() -> ControlOptions {
         election_min: Duration::from_millis(500),
         election_max: Duration::from_millis(1_000),
         tick: Duration::from_millis(50),
+        rest: Duration::from_millis(100),
         ..ControlOptions::default()
     }
 }
