@@ -32,8 +32,10 @@ const HEAD_TIME: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// After an error that concerns all connections, such as no file being left: others may close meanwhile.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// How long the port, when it closes, waits for requests that are on their way on connections that are there.
-const LAST_REQUEST_WITHIN: Duration = Duration::from_millis(200);
+/// How long the port, when it closes, waits for requests that are on their way on connections that are there. A client on a
+/// busy machine may take a while between connecting and asking, and a write whose connection is reset is one of which
+/// nobody knows.
+const LAST_REQUEST_WITHIN: Duration = Duration::from_secs(1);
 /// How long somebody who is refused may take to hear it.
 const REFUSE_WITHIN: Duration = Duration::from_secs(1);
 /// When somebody for whom there was no place may try again.

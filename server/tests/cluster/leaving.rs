@@ -224,9 +224,11 @@ fn a_member_that_was_to_hold_nothing_takes_the_place_of_a_node_that_is_gone_for_
     cluster.node(new).start();
     cluster.node(new).wait_ready();
     let mut api = cluster.api(1);
-    eventually("it is ready", PATIENCE, || match state_of(&mut api, "node-4")? {
-        state if state == "READY" => Ok(()),
-        other => Err(other),
+    // That it is ready the state says, and that it lives the node that is asked has to have heard.
+    eventually("it is ready and heard", PATIENCE, || {
+        let nodes = api.nodes()?;
+        let (status, state) = nodes.get("node-4").ok_or_else(|| format!("{nodes:?}"))?;
+        if status == "ALIVE" && state == "READY" { Ok(()) } else { Err(format!("{status} {state}")) }
     });
     refused(&mut api, ("node-3", "replace", json!({})), (400, "invalid_request", "with"));
     refused(&mut api, ("node-3", "replace", json!({"with": "node-9"})), (404, "unknown_node", "node-9"));
