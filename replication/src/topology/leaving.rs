@@ -15,7 +15,7 @@ use cube_storage::model::{Epoch, NodeId, PlacementId};
 use serde::{Deserialize, Serialize};
 
 use super::partition_map::is_lost_without;
-use super::{DataCenter, Member, MemberState, ReplicaSet, Strategy, Topology};
+use super::{DataCenter, Member, MemberState, PartitionMap, ReplicaSet, Strategy, Topology};
 use crate::consistency::majority;
 
 /// What a leaving member tells whoever drives the moves.
@@ -65,7 +65,7 @@ pub struct TooFewLeft {
 /// What a member's removal would lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// In so many partitions no other replica that is read lives: their rows would be gone.
+    /// In so many partitions no other replica that is read lives and is whole: their rows would be gone.
     Rows(usize),
     /// In so many partitions a quorum of the replicas that are left may lack a write that a majority acknowledged.
     Writes(usize),
@@ -93,20 +93,31 @@ impl Topology {
         })
     }
 
-    /// What would be lost if a member were given up now, as far as the others live.
-    pub fn loss_without(&self, node: NodeId, is_alive: impl Fn(NodeId) -> bool) -> Option<Loss> {
+    /// What would be lost if a member were given up now, as far as the others live, and are whole: one that has lost something
+    /// itself, and has not been made whole yet, may lack what it acknowledged.
+    pub fn loss_without(
+        &self,
+        node: NodeId,
+        is_alive: impl Fn(NodeId) -> bool,
+        is_whole: impl Fn(NodeId) -> bool,
+    ) -> Option<Loss> {
         let mut gone = self.being_removed();
         gone.insert(node);
         let held = || {
             let maps = self.placements().flat_map(|(_, placement)| placement.partitions());
             maps.map(|(_, map)| map).filter(|map| map.write_sets().contains(node))
         };
-        let lives = |other: &NodeId| !gone.contains(other) && is_alive(*other);
+        let lives = |other: &NodeId| !gone.contains(other) && is_alive(*other) && is_whole(*other);
         let rows = held().filter(|map| !map.serving().nodes().iter().any(lives)).count();
         if rows > 0 {
             return Some(Loss::Rows(rows));
         }
-        let writes = held().filter(|map| map.serving().contains(node) && may_miss_writes(map.serving(), &gone)).count();
+        let may_miss = |map: &&PartitionMap| {
+            let lacking =
+                map.serving().nodes().iter().copied().filter(|other| gone.contains(other) || !is_whole(*other));
+            map.serving().contains(node) && may_miss_writes(map.serving(), &lacking.collect())
+        };
+        let writes = held().filter(may_miss).count();
         (writes > 0).then_some(Loss::Writes(writes))
     }
 }

@@ -173,17 +173,31 @@ fn a_keyspace_that_could_not_keep_its_replicas_is_named_with_what_is_left() {
     assert_eq!(idle.too_few_without(n(2)), None, "it holds nothing");
 }
 
+/// Nobody has lost anything.
+fn whole(_: NodeId) -> bool {
+    true
+}
+
 #[test]
 fn a_removal_tells_what_it_would_lose() {
     let alive = |down: &'static [u16]| move |node: NodeId| !down.contains(&node.0);
-    assert_eq!(of(3, 3).loss_without(n(2), alive(&[2])), None);
-    assert_eq!(of(2, 2).loss_without(n(1), alive(&[1])), None, "the other one holds all that two acknowledged");
-    assert_eq!(of(3, 3).loss_without(n(2), alive(&[0, 1, 2])), Some(Loss::Rows(8)));
-    assert_eq!(of(1, 1).loss_without(n(0), alive(&[0])), Some(Loss::Rows(8)));
+    assert_eq!(of(3, 3).loss_without(n(2), alive(&[2]), whole), None);
+    assert_eq!(of(2, 2).loss_without(n(1), alive(&[1]), whole), None, "the other one holds all that two acknowledged");
+    assert_eq!(of(3, 3).loss_without(n(2), alive(&[0, 1, 2]), whole), Some(Loss::Rows(8)));
+    assert_eq!(of(1, 1).loss_without(n(0), alive(&[0]), whole), Some(Loss::Rows(8)));
     let second = set_state(&of(3, 3), 1, MemberState::Removing);
-    assert_eq!(second.loss_without(n(2), alive(&[1, 2])), Some(Loss::Writes(8)), "of three replicas one is left");
-    assert_eq!(of(4, 3).loss_without(n(3), alive(&[2, 3])), None, "one that is down may come back");
-    assert_eq!(set_state(&of(3, 3), 1, MemberState::Leaving).loss_without(n(1), alive(&[1])), None);
+    assert_eq!(
+        second.loss_without(n(2), alive(&[1, 2]), whole),
+        Some(Loss::Writes(8)),
+        "of three replicas one is left"
+    );
+    assert_eq!(of(4, 3).loss_without(n(3), alive(&[2, 3]), whole), None, "one that is down may come back");
+    assert_eq!(set_state(&of(3, 3), 1, MemberState::Leaving).loss_without(n(1), alive(&[1]), whole), None);
+    let without_the_first = |node: NodeId| node != n(0);
+    assert_eq!(of(2, 2).loss_without(n(1), alive(&[1]), without_the_first), Some(Loss::Rows(8)));
+    let lost = of(3, 3).loss_without(n(2), alive(&[2]), without_the_first);
+    assert_eq!(lost, Some(Loss::Writes(8)), "what the first one lost may be on this one alone");
+    assert_eq!(of(4, 3).loss_without(n(3), alive(&[3]), |node| node != n(3)), None, "it is given up anyway");
 }
 
 /// All sets of some of these nodes.
@@ -204,7 +218,7 @@ fn a_quorum_before_members_were_struck_meets_every_quorum_after_it_unless_a_loss
             let last = *gone.last().unwrap();
             let others = gone.iter().filter(|node| **node != last);
             let given_up = others.fold(topology.clone(), |now, node| set_state(&now, node.0, MemberState::Removing));
-            if given_up.loss_without(last, |node| !gone.contains(&node)).is_some() {
+            if given_up.loss_without(last, |node| !gone.contains(&node), whole).is_some() {
                 continue;
             }
             let Ok(struck) = map.give_up(&gone, Epoch(1_000)) else { continue };

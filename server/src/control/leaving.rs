@@ -41,7 +41,10 @@ impl HardState {
             return Err(self.refuse_too_few(too_few));
         }
         // Whoever proposed judged by the state it had: meanwhile another member may have been given up.
-        if state == MemberState::Removing && !accept_loss && self.topology().loss_without(node, |_| true).is_some() {
+        if state == MemberState::Removing
+            && !accept_loss
+            && self.topology().loss_without(node, |_| true, |_| true).is_some()
+        {
             return Err(Refusal::MayLose { name: member.name });
         }
         self.change(&TopologyChange::SetState { node, state })?;

@@ -48,6 +48,8 @@ pub struct OwnReport {
     pub started_at_ms: Option<u64>,
     /// Dirty marks that it keeps for others.
     pub marks: u64,
+    /// Partitions whose reads count it, and of which it has lost something: it has not been made whole yet.
+    pub unsynced: u64,
     /// Whether an operator drained it: `DRAINING` or `DRAINED`.
     pub drain: String,
 }
@@ -115,6 +117,7 @@ impl OwnReport {
             ("v", cut(&self.version)),
             ("t", text_or_none(self.started_at_ms)),
             ("m", self.marks.to_string()),
+            ("u", self.unsynced.to_string()),
             ("dr", cut(&self.drain)),
         ]
     }
@@ -147,6 +150,7 @@ impl OwnReport {
             version: text("v"),
             started_at_ms: number("t"),
             marks: number("m").unwrap_or_default(),
+            unsynced: number("u").unwrap_or_default(),
             drain: text("dr"),
         };
         (text("n"), report)
@@ -225,7 +229,7 @@ mod tests {
                 of: of.into()
             })
         ];
-        (texts, hints, clock, any::<[u64; 5]>(), any::<(u32, [Option<u64>; 2])>()).prop_map(
+        (texts, hints, clock, any::<[u64; 6]>(), any::<(u32, [Option<u64>; 2])>()).prop_map(
             |(texts, (counts, oldest_age_ms, per_target), clock, numbers, (cpu_percent, times))| {
                 let [oldest_sync_ms, started_at_ms] = times;
                 let [peer, grpc, http, gossip, state, version, drain] = texts;
@@ -247,6 +251,7 @@ mod tests {
                     version,
                     started_at_ms,
                     marks: numbers[4],
+                    unsynced: numbers[5],
                     drain,
                 }
             },
@@ -293,6 +298,7 @@ mod tests {
             version: long.clone(),
             started_at_ms: Some(u64::MAX),
             marks: u64::MAX,
+            unsynced: u64::MAX,
             drain: long.clone(),
         };
         let bytes: usize = report.encode(&long).iter().map(|(key, value)| key.len() + value.len()).sum();

@@ -3,6 +3,8 @@
 
 use cube_replication::lifecycle::CopyProgress;
 use cube_replication::membership::Membership as _;
+use cube_replication::topology::Placement;
+use cube_storage::model::PlacementId;
 use cube_storage::space::SpaceProbe;
 use cube_storage::{SyncState, UnsyncedCause};
 
@@ -140,6 +142,17 @@ impl Member {
         Some(format!("not counted in reads yet: {}", told.join("; ")))
     }
 
+    /// Partitions whose reads count this node, and of which it has lost something.
+    pub(super) fn not_whole(&self) -> u64 {
+        let (state, me) = (self.catalog.current(), self.identity.node);
+        let is_lost = |placement, partition| self.store.partition(placement, partition).sync != SyncState::Synced;
+        let lost = |(placement, maps): (PlacementId, &Placement)| {
+            let mine = maps.partitions().filter(|(_, map)| map.serving().contains(me));
+            mine.filter(|(partition, _)| is_lost(placement, *partition)).count() as u64
+        };
+        state.topology.placements().map(lost).sum()
+    }
+
     fn stuck(&self) -> Option<String> {
         let state = self.catalog.current();
         Stuck::of(&state.topology, |node| self.gossip.is_alive(node)).told(|node| self.name_of(node))
@@ -181,6 +194,7 @@ impl Member {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at_ms: Some(self.started_at_ms),
             marks: self.hint_replay.marks_left(),
+            unsynced: self.not_whole(),
             drain: self.drained().map_or("", DrainView::name).to_owned(),
         }
     }

@@ -83,9 +83,18 @@ impl Member {
                  removed"
             ));
         }
-        match topology.loss_without(node, |other| self.lives(other)).filter(|_| !accept_loss) {
+        let loss = topology.loss_without(node, |other| self.lives(other), |other| self.is_whole(other));
+        match loss.filter(|_| !accept_loss) {
             Some(loss) => conflict(told(loss, name)),
             None => Ok(departure),
+        }
+    }
+
+    /// Whether a member holds all it ever acknowledged, as far as it has told.
+    fn is_whole(&self, node: NodeId) -> bool {
+        match node == self.identity.node {
+            true => self.not_whole() == 0,
+            false => self.gossip.peer(node).is_none_or(|peer| peer.report.unsynced == 0),
         }
     }
 
@@ -260,12 +269,13 @@ fn unknown(name: &str) -> AdminError {
 fn told(loss: Loss, name: &str) -> String {
     match loss {
         Loss::Rows(partitions) => format!(
-            "in {partitions} partitions no other replica lives: without {name} their rows would be lost. Start other \
-             replicas first, or say acceptLoss"
+            "in {partitions} partitions no other replica lives and is in sync: without {name} their rows would be lost. Start \
+             other replicas first, wait until they are healed, or say acceptLoss"
         ),
         Loss::Writes(partitions) => format!(
             "in {partitions} partitions too few replicas would be left to know every write that a majority acknowledged. \
-             Wait until the replicas of nodes that leave already are copied, start one of them, or say acceptLoss"
+             Wait until the replicas of nodes that leave already are copied and those that lost something are healed, \
+             start one of them, or say acceptLoss"
         ),
     }
 }
