@@ -198,7 +198,10 @@ impl MoveDriver {
                 begun.push(TopologyChange::GiveUp { placement, partition, from: map.epoch() });
                 continue;
             }
-            if self.has_lost(placement, partition, map) {
+            // A newer map heals it. Where one of the replicas goes, the same ones cannot be begun again; the move that takes them
+            // to others is a newer map as well.
+            let all_stay = present.nodes().iter().all(|node| topology.member(*node).is_some_and(Member::may_hold_data));
+            if all_stay && self.has_lost(placement, partition, map) {
                 let replicas = present.nodes().to_vec();
                 begun.push(TopologyChange::BeginMove { placement, partition, replicas });
                 continue;

@@ -173,6 +173,24 @@ fn a_keyspace_that_could_not_keep_its_replicas_is_named_with_what_is_left() {
     assert_eq!(idle.too_few_without(n(2)), None, "it holds nothing");
 }
 
+#[test]
+fn a_replica_that_lost_something_keeps_no_member_from_leaving() {
+    let before = of(4, 3);
+    let leaves = set_state(&before, 1, MemberState::Leaving);
+    let (_, maps) = leaves.placements().next().unwrap();
+    let (partition, map) = maps.partitions().find(|(_, map)| map.serving().contains(n(1))).unwrap();
+    for lost in map.serving().nodes() {
+        let mut driver = MoveDriver::default();
+        let report =
+            MoveReport { node: *lost, placement: PLACEMENT, partition, map: map.epoch(), done: MoveDone::Lost };
+        driver.report(&leaves, &report);
+        let changes = driver.changes(&leaves);
+        let after = changes.iter().fold(leaves.clone(), |now, change| now.after(change).unwrap());
+        let goal = after.placement(PLACEMENT).unwrap().partition(partition).unwrap().goal().clone();
+        assert!(!goal.contains(n(1)), "{lost} lost something");
+    }
+}
+
 /// Nobody has lost anything.
 fn whole(_: NodeId) -> bool {
     true
