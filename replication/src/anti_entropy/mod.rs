@@ -17,6 +17,7 @@ pub mod board;
 pub mod compare;
 mod courtesy;
 mod handle;
+mod last_answers;
 pub mod marks;
 pub mod purge;
 pub mod questions;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cube_storage::hints::PauseError;
-use cube_storage::model::NodeId;
+use cube_storage::model::{Hlc, NodeId};
 use parking_lot::Mutex;
 use thiserror::Error;
 
@@ -226,6 +226,13 @@ impl HintReplay {
             tracing::info!("hints and dirty marks are handed to other nodes, because this one leaves");
             self.wish(None);
         }
+    }
+
+    /// The same of one that left already when it started: what it handed over before, it does not know any more, so nobody's
+    /// watermark passes it at all while it leaves.
+    pub fn resume_handover(&self) {
+        self.parts.handoff.note_handed_over(Hlc::default());
+        self.begin_handover();
     }
 
     fn is_handing_over(&self) -> bool {

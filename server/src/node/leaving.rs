@@ -117,7 +117,7 @@ impl Member {
     /// From here on the node does what leaving asks of it, if it leaves: what it asks at once is done before this returns.
     pub(super) fn watch_leaving(self: &Arc<Self>) {
         if self.is_leaving() {
-            self.hint_replay.begin_handover();
+            self.hint_replay.resume_handover();
             if self.holds_nothing() {
                 self.doors.close(Closing::Leaving);
             }

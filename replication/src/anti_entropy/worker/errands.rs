@@ -97,10 +97,10 @@ impl AntiEntropyWorker {
         let state = self.shared.parts.catalog.current();
         self.next_purge_ms = now_ms.saturating_add(self.settings.purge_interval_ms);
         let (members, trees) = (AntiEntropy::members(&state), self.shared.to_purge(&state));
-        self.watermarks.retain(|member, _| members.contains(member));
+        let watermarks = self.watermarks.among(&members);
         let (now, last) =
             (self.shared.parts.clock.peek(), AntiEntropy::last_member(&state).unwrap_or(self.shared.parts.me));
-        let round = Round::new(now, last, members, self.watermarks.clone(), trees);
+        let round = Round::new(now, last, members, watermarks, trees);
         self.look = None;
         self.activity = Activity::Purging(Box::new(round));
     }
@@ -133,7 +133,7 @@ impl AntiEntropyWorker {
 
     fn end_purge(&mut self, now_ms: u64) {
         let Activity::Purging(round) = std::mem::replace(&mut self.activity, Activity::Resting) else { return };
-        self.watermarks.clone_from(round.watermarks());
+        self.watermarks.keep(round.watermarks());
         for tree in round.purged() {
             self.unpurged.remove(&tree);
         }

@@ -12,13 +12,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cube_storage::dirty::DirtyMarks;
-use cube_storage::model::{Hlc, NodeId, Outcome};
+use cube_storage::model::{NodeId, Outcome};
 use cube_storage::{RemovalCursor, StoreError};
 use parking_lot::Mutex;
 
 use super::answer::{answer, is_busy};
 use super::compare::Session;
 use super::handle::{AntiEntropy, Settings};
+use super::last_answers::LastAnswers;
 use super::marks::Clearing;
 use super::purge::Round;
 use super::questions::{Question, Tree};
@@ -85,7 +86,7 @@ pub struct AntiEntropyWorker {
     waiting: Option<Waiting>,
     last_ticket: u64,
     clearings: BTreeMap<NodeId, Clearing>,
-    watermarks: BTreeMap<NodeId, Hlc>,
+    watermarks: LastAnswers,
     /// Trees in which somebody holds what others have purged.
     unpurged: BTreeSet<Tree>,
     next_purge_ms: u64,
@@ -109,7 +110,7 @@ impl AntiEntropyWorker {
             waiting: None,
             last_ticket: 0,
             clearings: BTreeMap::new(),
-            watermarks: BTreeMap::new(),
+            watermarks: LastAnswers::default(),
             unpurged: BTreeSet::new(),
             next_purge_ms: 0,
             look: None,
