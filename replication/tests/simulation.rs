@@ -118,5 +118,7 @@ checker_catches! {
     a_watermark_that_forgets_what_is_in_flight_has_it_missed: MissedUnnoted of WatermarkForgotten;
     a_suspicion_that_stays_keeps_requests_from_succeeding: NotAlive of SuspicionKept;
     a_loss_that_is_not_reported_leaves_a_replica_out_of_sync: OutOfSync of LossUnreported;
+    a_node_that_leaves_with_its_hints_leaves_what_is_missed_noted_nowhere: MissedUnnoted of HintsLeftBehind;
+    a_node_that_leaves_and_does_not_say_so_is_never_gone: NotGone of LeavingUnreported;
     a_change_that_nobody_reports_to_be_caught_up_is_stuck: MoveStuck of CatchingUpUnreported;
 }

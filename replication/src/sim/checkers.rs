@@ -65,6 +65,8 @@ pub enum Violation {
     HintsKept(String),
     /// After the heal, a node that joined did not become ready.
     NotReady(String),
+    /// After the heal, a member that leaves has not left, or still runs.
+    NotGone(String),
     /// After the heal, a replica did not come to be in sync.
     OutOfSync(String),
     /// After the heal, a change of replicas did not complete.
@@ -100,6 +102,7 @@ impl fmt::Display for Violation {
             Self::DeadKept(detail) => ("what is dead is never purged", detail),
             Self::HintsKept(detail) => ("hints were not delivered after the heal", detail),
             Self::NotReady(detail) => ("a node that joined is not ready after the heal", detail),
+            Self::NotGone(detail) => ("a member that leaves is not gone after the heal", detail),
             Self::OutOfSync(detail) => ("a replica is not in sync after the heal", detail),
             Self::MoveStuck(detail) => ("a change did not complete after the heal", detail),
             Self::NotAlive(detail) => ("requests did not succeed after the heal", detail),
@@ -343,7 +346,9 @@ pub(super) fn dropped_is_gone(
     dropped: impl Iterator<Item = TableId>,
 ) -> Vec<Violation> {
     let dropped: Vec<TableId> = dropped.collect();
-    let places = nodes.values().flat_map(|node| dropped.iter().map(move |table| (node, *table, node.rows_of(*table))));
+    // What is on a disk that nobody uses any more counts for nothing.
+    let nodes = nodes.values().filter(|node| !node.is_dead);
+    let places = nodes.flat_map(|node| dropped.iter().map(move |table| (node, *table, node.rows_of(*table))));
     let left = places.filter(|(_, _, rows)| *rows > 0);
     left.map(|(node, table, rows)| Violation::DroppedKept(format!("{} holds {rows} rows of {table}", node.id)))
         .collect()

@@ -211,6 +211,7 @@ impl Run {
             Event::Learn { node, news } => self.learn(node, news),
             Event::Follow { node, life } => self.follow(node, life),
             Event::Report(reports) => self.control.on_reports(&self.schedule, &reports),
+            Event::ReportLeaving(report) => self.control.on_leaving(&self.schedule, report),
             Event::Drive => {
                 self.control.drive(&self.schedule);
                 self.violations.extend(checkers::placed_on_arrived(&self.control.state));
@@ -219,6 +220,8 @@ impl Run {
             Event::Overdue { client, operation } => self.check_told(client, operation),
             Event::NextFault => self.next_fault(),
             Event::Restart(node) => self.start(node),
+            Event::Remove { node, back_ms } => self.remove(node, back_ms),
+            Event::ComeBack(node) => self.come_back(node),
             Event::Arrive(node) => self.arrive(node),
             Event::Die(node) => {
                 if !self.healed {
@@ -355,6 +358,7 @@ impl Run {
             process.repair.tick(process.clock.monotonic_ms());
             self.schedule.after_ms(TICK_MS, Event::Tick { node, life });
         });
+        self.tend_leaving(node);
     }
 
     /// A node that is down learns when it is back.
@@ -367,6 +371,8 @@ impl Run {
         }
         if node.is_up() {
             node.learn(news, self.options.mutant);
+            let id = node.id;
+            self.end_if_gone(id);
         }
     }
 
@@ -391,7 +397,9 @@ impl Run {
             self.healed = true;
             return self.schedule.after_us(self.standing_still_us(), Event::Heal);
         }
-        let up: Vec<NodeId> = self.nodes.values().filter(|node| node.is_up()).map(|node| node.id).collect();
+        let now_us = self.schedule.now_us();
+        let is_open = |node: &&SimNode| node.process.as_ref().is_some_and(|process| process.is_open(now_us));
+        let up: Vec<NodeId> = self.nodes.values().filter(is_open).map(|node| node.id).collect();
         let Some(node) = self.schedule.one_of(&up).and_then(|id| self.nodes.get(&id)) else {
             return self.schedule.after_ms(5, Event::Client(client));
         };

@@ -39,7 +39,7 @@ const DRIVE_EVERY_MS: u64 = 500;
 pub(super) struct Control {
     pub(super) state: ClusterState,
     data_centers: u16,
-    driver: MoveDriver,
+    pub(super) driver: MoveDriver,
     /// When the driver looks next.
     drive_us: Option<u64>,
     /// Nodes learn late now and then, or not at all.
@@ -49,6 +49,8 @@ pub(super) struct Control {
     next_table: TableId,
     /// Replicas are placed on nodes that have not arrived: a mistake to be caught.
     places_too_early: bool,
+    /// Members that were given up.
+    removed: BTreeSet<NodeId>,
 }
 
 /// A state as nodes hear of it.
@@ -95,6 +97,7 @@ impl Control {
             committed: 0,
             next_table: TableId(FIRST_GUEST.0 + 1),
             places_too_early: false,
+            removed: BTreeSet::new(),
         })
     }
 
@@ -134,6 +137,16 @@ impl Control {
     pub(super) fn dropped_tables(&self) -> impl Iterator<Item = TableId> {
         let present: BTreeSet<TableId> = self.state.schema.table_options().map(|(table, _)| table).collect();
         (TABLE_ID.0..self.next_table.0).map(TableId).filter(move |table| !present.contains(table))
+    }
+
+    /// Whether a member was given up: what it kept is lost.
+    pub(super) fn is_removed(&self, node: NodeId) -> bool {
+        self.removed.contains(&node)
+    }
+
+    /// Whether any was.
+    pub(super) fn has_removed(&self) -> bool {
+        !self.removed.is_empty()
     }
 
     /// From now on nodes learn quickly.
@@ -209,7 +222,7 @@ impl Control {
         self.drive_within(schedule, DRIVE_EVERY_MS);
     }
 
-    fn drive_soon(&mut self, schedule: &Schedule) {
+    pub(super) fn drive_soon(&mut self, schedule: &Schedule) {
         self.drive_within(schedule, 20);
     }
 
@@ -234,12 +247,13 @@ impl Control {
     }
 
     /// Makes the next state, and has nodes learn it some time.
-    fn commit(&mut self, schedule: &Schedule, change: &TopologyChange) {
+    pub(super) fn commit(&mut self, schedule: &Schedule, change: &TopologyChange) {
         let before = self.moves_under_way();
         let Ok(topology) = self.state.topology.after(change) else { return };
         self.state.topology = topology;
         match change {
             TopologyChange::BeginMove { .. } if self.moves_under_way() > before => self.moves.begun += 1,
+            TopologyChange::SetState { node, state: MemberState::Removing } => drop(self.removed.insert(*node)),
             TopologyChange::AbortMove { .. } => self.moves.aborted += 1,
             TopologyChange::AdvanceMove { .. } if self.moves_under_way() < before => self.moves.done += 1,
             _ => {}

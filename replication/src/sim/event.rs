@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::control::News;
 use super::network::RequestId;
-use crate::topology::MoveReport;
+use crate::topology::{LeavingReport, MoveReport};
 
 /// What happens in a run.
 #[derive(Clone)]
@@ -47,6 +47,8 @@ pub(super) enum Event {
         life: u64,
     },
     Report(Vec<MoveReport>),
+    /// A leaving member's report comes to whoever drives the moves.
+    ReportLeaving(LeavingReport),
     /// The driver of moves looks, if it still is to at this moment.
     Drive,
     Client(usize),
@@ -61,6 +63,13 @@ pub(super) enum Event {
     Arrive(NodeId),
     /// A flapping node dies once more.
     Die(NodeId),
+    /// An operator has a node removed that died for good; it is back later, if it is.
+    Remove {
+        node: NodeId,
+        back_ms: Option<u64>,
+    },
+    /// A removed node is started once more.
+    ComeBack(NodeId),
     /// A node hears how another one is.
     Observe {
         by: NodeId,
@@ -119,6 +128,7 @@ impl Event {
             Self::Learn { node, news } => write!(out, "{node} learns {}", news.state.topology.epoch()),
             Self::Follow { node, .. } => write!(out, "{node} follows"),
             Self::Report(reports) => write!(out, "{reports:?}"),
+            Self::ReportLeaving(report) => write!(out, "{report:?}"),
             Self::Drive => write!(out, "moves are driven"),
             Self::Client(client) => write!(out, "client {client} goes on"),
             Self::Overdue { client, operation } => {
@@ -127,6 +137,8 @@ impl Event {
             Self::NextFault => write!(out, "fault"),
             Self::Die(node) => write!(out, "{node} dies once more"),
             Self::Arrive(node) => write!(out, "{node} arrives"),
+            Self::Remove { node, .. } => write!(out, "{node} is to be removed"),
+            Self::ComeBack(node) => write!(out, "{node} comes back"),
             Self::Restart(node) => write!(out, "{node} starts"),
             Self::Observe { by, of } => write!(out, "{by} hears of {of}"),
             Self::Believe { by, of, alive } => write!(out, "{by} believes {of} alive: {alive}"),

@@ -55,10 +55,14 @@ pub enum FaultKind {
     RowDamage,
     /// A node that compares replicas, or answers one that does, dies in the middle of it; it comes back after a while.
     CompareCrash,
+    /// A member that lives is decommissioned: it hands over what it has, and ends.
+    Decommission,
+    /// A node dies for good and is removed; now and then it comes back with all it had.
+    Remove,
 }
 
 impl FaultKind {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 26] = [
         Self::Crash,
         Self::Pause,
         Self::OneWayCut,
@@ -83,6 +87,8 @@ impl FaultKind {
         Self::Schema,
         Self::RowDamage,
         Self::CompareCrash,
+        Self::Decommission,
+        Self::Remove,
     ];
 }
 
@@ -112,6 +118,8 @@ pub(super) enum Fault {
     Schema,
     RowDamage { node: NodeId, row: u64, bit: u64 },
     CompareCrash { answering: bool, down_ms: u64 },
+    Decommission { node: NodeId },
+    Remove { node: NodeId, after_ms: u64, back_ms: Option<u64> },
 }
 
 /// Clocks are up to five minutes off, either way.
@@ -120,6 +128,8 @@ const SKEW_MS_MAX: u64 = 300_000;
 const DRIFT_PPM_MAX: u64 = 50_000;
 /// So long a node does not hear that replicas change: longer than most changes take.
 const STALE_MS_MAX: u64 = 4_000;
+/// So many of a hundred nodes that died for good and were removed come back.
+const BACK_PERCENT: u64 = 40;
 /// Every so many-th fault at least is a crash, a partition or a reshape.
 const ALTERNATE: u64 = 2;
 
@@ -149,6 +159,8 @@ pub(super) fn next(schedule: &Schedule, nodes: &[NodeId]) -> Option<(FaultKind, 
         FaultKind::Damage,
         FaultKind::CopyCrash,
         FaultKind::CompareCrash,
+        FaultKind::Decommission,
+        FaultKind::Remove,
     ];
     let kind =
         if schedule.pick(1, ALTERNATE) == 1 { schedule.one_of(&heavy)? } else { schedule.one_of(&FaultKind::ALL)? };
@@ -209,6 +221,12 @@ fn make(schedule: &Schedule, nodes: &[NodeId], kind: FaultKind) -> Option<Fault>
         FaultKind::CompareCrash => {
             Fault::CompareCrash { answering: schedule.chance(50), down_ms: schedule.pick(20, 2_000) }
         }
+        FaultKind::Decommission => Fault::Decommission { node },
+        FaultKind::Remove => Fault::Remove {
+            node,
+            after_ms: schedule.pick(200, 2_000),
+            back_ms: schedule.chance(BACK_PERCENT).then(|| schedule.pick(50, 2_000)),
+        },
         FaultKind::RowDamage => Fault::RowDamage { node, row: schedule.pick(0, 99), bit: schedule.pick(0, 191) },
     })
 }

@@ -21,7 +21,7 @@ use crate::handoff::{
     HandoffParts, HandoffSettings, HintKeeper, HintReplay, HintWorker, HintedHandoff, Kept, Missed, OnKept,
     TargetStatus, Wake,
 };
-use crate::topology::Member;
+use crate::topology::{Member, MemberState};
 use crate::worker::{Step, Worker as _};
 
 /// The newest version hinted for each target and row.
@@ -97,7 +97,8 @@ impl SimHints {
     /// Files for dirty marks are set aside before they are needed, as a node does whenever it hears of a member: a full disk
     /// keeps nobody from marking.
     pub(super) fn prepare_marks(&self, state: &ClusterState) {
-        for Member { name, .. } in state.topology.members().values() {
+        let members = state.topology.members().values().filter(|member| member.state != MemberState::Left);
+        for Member { name, .. } in members {
             if let Err(error) = self.handoff.marks().target(name).and_then(|marks| marks.sync()) {
                 tracing::warn!(%error, name, "the file for dirty marks cannot be made yet");
             }
@@ -146,6 +147,20 @@ impl SimHints {
     pub(super) fn on_alive(&self, node: NodeId, alive: bool) {
         if let Some(replaying) = self.replay.lock().as_ref() {
             replaying.replay.on_alive(node, alive);
+        }
+    }
+
+    /// From now on others are to keep what it keeps: its node leaves.
+    pub(super) fn hand_over(&self) {
+        if let Some(replaying) = self.replay.lock().as_ref() {
+            replaying.replay.begin_handover();
+        }
+    }
+
+    /// The same of a node that left already when it started.
+    pub(super) fn resume_handover(&self) {
+        if let Some(replaying) = self.replay.lock().as_ref() {
+            replaying.replay.resume_handover();
         }
     }
 

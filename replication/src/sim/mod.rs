@@ -17,6 +17,7 @@ mod faults;
 mod follow;
 mod hints;
 mod history;
+mod leaving;
 mod mutants;
 mod network;
 mod node;

@@ -100,6 +100,10 @@ pub enum Mutant {
     CommitTorn,
     /// Replicas refuse the first row of a batch by itself.
     RowsJudgedAlone,
+    /// A node that leaves says that it keeps nothing while it still does.
+    HintsLeftBehind,
+    /// A node that leaves never says how far it is.
+    LeavingUnreported,
 }
 
 impl Mutant {
@@ -109,7 +113,7 @@ impl Mutant {
     }
 
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 42] = [
         Self::OneAcknowledgementTooFew,
         Self::OneSetCounted,
         Self::AcknowledgedBeforeSync,
@@ -150,6 +154,8 @@ impl Mutant {
         Self::CatchingUpUnreported,
         Self::CommitTorn,
         Self::RowsJudgedAlone,
+        Self::HintsLeftBehind,
+        Self::LeavingUnreported,
     ];
 
     /// A request as a replica understands it.

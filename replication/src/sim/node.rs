@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::control::{News, TABLE_ID};
 use super::follow::{self, Bell, Following};
 use super::hints::SimHints;
+use super::leaving::Leaving;
 use super::mutants::{Mutant, NeverRevived};
 use super::network::SimNetwork;
 use super::purged::{Purged, Watched};
@@ -24,7 +25,7 @@ use crate::catalog::Catalog;
 use crate::clock::NodeClock;
 use crate::coordinator::{Coordinator, Parts, Scanning, Settings};
 use crate::handoff::{HandoffParts, HintReceiver, HintReplay, ReceiverParts, ReplayParts};
-use crate::lifecycle::{FollowParts, Follower, adopt};
+use crate::lifecycle::{FollowParts, Follower, Leave, adopt};
 use crate::membership::Scripted;
 use crate::replica::Replica;
 use crate::transport::PeerTransport;
@@ -49,6 +50,7 @@ pub(super) struct Process {
     pub(super) hints: Arc<SimHints>,
     pub(super) repair: SimRepair,
     pub(super) following: Following,
+    pub(super) leaving: Leaving,
     pub(super) commit_scheduled: bool,
     /// The page that each client waits for, or waited for last.
     pub(super) scans: Mutex<BTreeMap<usize, Scanning>>,
@@ -83,6 +85,8 @@ pub(super) struct SimNode {
     pub(super) paused_until_us: u64,
     /// Until when it hears nothing of the cluster's state.
     pub(super) deaf_until_us: u64,
+    /// It does not start again.
+    pub(super) is_dead: bool,
 }
 
 impl SimNode {
@@ -105,6 +109,7 @@ impl SimNode {
             repaired: Repaired::default(),
             paused_until_us: 0,
             deaf_until_us: 0,
+            is_dead: false,
         }
     }
 
@@ -148,7 +153,7 @@ impl SimNode {
             clock: Arc::clone(&clock),
         }));
         replica.receive_hints(Arc::clone(&receiver));
-        hints.begin(HintReplay::new(ReplayParts {
+        let replay = HintReplay::new(ReplayParts {
             me: self.id,
             handoff: Arc::clone(hints.handoff()),
             catalog: Arc::clone(&catalog),
@@ -158,7 +163,8 @@ impl SimNode {
             receiver,
             clock: Arc::clone(&clock),
             wake: hints.waker(),
-        }));
+        });
+        hints.begin(Arc::clone(&replay));
         let parts = Parts {
             me: self.id,
             clock: Arc::clone(&clock),
@@ -204,6 +210,8 @@ impl SimNode {
         });
         bell.ring();
         let following = Following { follower, newest, bell };
+        let leave =
+            Leave { me: self.id, catalog: Arc::clone(&catalog), coordinator: Arc::clone(&coordinator), hints: replay };
         self.process = Some(Process {
             life,
             store,
@@ -214,6 +222,7 @@ impl SimNode {
             hints,
             repair,
             following,
+            leaving: Leaving::new(leave),
             commit_scheduled: false,
             scans: Mutex::default(),
         });

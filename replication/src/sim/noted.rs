@@ -4,7 +4,8 @@
 //! A write and a replica of it is a case. It is closed when the replica holds the write, durably; until then its note is
 //! looked for whenever something happened that may have ended it. What was noted once must never be neither. What was
 //! never noted is let pass for as long as its request is under way; and, counted, when its coordinator died before. What
-//! was noted below quorum may have gone with those who held it ([`may_be_nowhere`]); that is counted too.
+//! was noted below quorum may have gone with those who held it ([`may_be_nowhere`]); that is counted too. The note is on the
+//! coordinator, or, where that leaves, on whoever took it over; with a node that was removed its notes are gone.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +17,9 @@ use super::cluster::Run;
 use super::control::{member_name, written_to};
 use super::event::Event;
 use super::history::RowWritten;
-use super::node::{BITS, SimNode, TIMEOUT_MS};
+use super::node::{BITS, Process, SimNode, TIMEOUT_MS};
 use crate::catalog::ClusterState;
+use crate::topology::MemberState;
 
 /// Ticks of the coordinator after the end of the request in which it notes what was missed.
 const TICKS_TO_NOTE: u32 = 6;
@@ -66,6 +68,14 @@ pub(super) struct Cases {
     pub(super) excused: BTreeMap<&'static str, u64>,
 }
 
+/// Where the note of a case is.
+enum Note {
+    There,
+    /// Nobody can say: a node is down that may have it, or it is in damaged hints.
+    Perhaps,
+    Nowhere,
+}
+
 /// Whether all that is left of a write below quorum may be dirty marks, which point to nothing then and are cleared. Whoever
 /// acknowledged it may be no replica any more: those who join or stay compare themselves with a quorum, which need not
 /// hold it. Or nobody had acknowledged it, and the hint that was its only copy is damaged.
@@ -75,8 +85,9 @@ pub(super) fn may_be_nowhere(write: &RowWritten, nodes: &BTreeMap<NodeId, SimNod
     let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
     let written_to = written_to(state, bits.partition_of(write.key.token()));
     let has_stayed = |node: &NodeId| written_to.contains(node) && must_hold(write, nodes.get(node));
-    let is_damaged =
-        || nodes.get(&write.coordinator).is_some_and(|coordinator| coordinator.lost_hints_us >= Some(write.begun_us));
+    let is_leaver = state.topology.member(write.coordinator).is_some_and(|member| member.state >= MemberState::Leaving);
+    let may_keep = |node: &SimNode| is_leaver || node.id == write.coordinator;
+    let is_damaged = || nodes.values().any(|node| may_keep(node) && node.lost_hints_us >= Some(write.begun_us));
     !acknowledged_by.iter().any(has_stayed)
         && (!write.replicas.iter().all(has_stayed) || (acknowledged_by.is_empty() && is_damaged()))
 }
@@ -117,7 +128,8 @@ impl Run {
         let mut open = std::mem::take(&mut self.cases.open);
         let mut broken = Vec::new();
         open.retain_mut(|case| {
-            if concerned.is_some_and(|node| node != case.coordinator && node != case.replica) {
+            let is_handed_over = self.control.is_on_its_way_out(case.coordinator);
+            if concerned.is_some_and(|node| node != case.coordinator && node != case.replica && !is_handed_over) {
                 return true;
             }
             let ticked = is_tick && concerned == Some(case.coordinator);
@@ -153,19 +165,18 @@ impl Run {
         if !is_present(&self.control.state, case.table) {
             return Fate::Closed;
         }
-        let Some(process) = &coordinator.process else { return Fate::Open };
-        let row = (member_name(case.replica), case.table, case.key.clone());
-        let is_noted = process.hints.newest().get(&row).is_some_and(|version| *version >= case.version)
-            || process.hints.is_marked(case.replica, case.table, LeafId::of(case.key.token(), bits), case.version);
-        if is_noted {
-            case.was_noted = true;
-            return Fate::Open;
-        }
-        if process.hints.is_damaged(case.replica) {
-            // The note may be in it, or it may still be made.
-            return Fate::Open;
+        match self.note_of(case, coordinator) {
+            Note::There => {
+                case.was_noted = true;
+                return Fate::Open;
+            }
+            Note::Perhaps => return Fate::Open,
+            Note::Nowhere => {}
         }
         let Some(replica) = self.nodes.get(&case.replica) else { return Fate::Closed };
+        if self.control.has_left(case.replica) {
+            return Fate::Excused("no replica any more");
+        }
         let Some(held) = &replica.process else { return Fate::Open };
         let Ok(header) = held.store.header(case.table, &case.key) else {
             // It may have held the write, or something newer: it remembers what it wrote, and answers by that.
@@ -203,8 +214,8 @@ impl Run {
                 write.reach,
                 write.ended.as_ref().and_then(|ended| ended.success.as_ref()).map(|(_, by)| by),
                 case.coordinator,
-                process.hints.handoff().counters().snapshot(),
-                written_to(&process.catalog.current(), partition),
+                coordinator.process.as_ref().map(|process| process.hints.handoff().counters().snapshot()),
+                coordinator.process.as_ref().map(|process| written_to(&process.catalog.current(), partition)),
                 written_to(&self.control.state, partition),
             ))
         };
@@ -212,6 +223,10 @@ impl Run {
         if write.client_timestamp && case.version.hlc <= floor {
             // Too old for a hint. Who took it shows it to the others in the next comparison.
             return Fate::Excused("below the purge floor");
+        }
+        let is_handed_over = self.control.is_on_its_way_out(case.coordinator);
+        if self.control.is_removed(case.coordinator) || (is_handed_over && self.control.has_removed()) {
+            return if case.was_noted { Fate::Excused("its note was lost with a removed node") } else { Fate::Died };
         }
         if case.was_noted {
             let may_be = may_be_nowhere(write, &self.nodes, &self.control.state);
@@ -221,7 +236,37 @@ impl Run {
             return Fate::Died;
         }
         case.ticks += u32::from(ticked && now_us > case.begun_us + OVER_AFTER_US);
-        if case.ticks > TICKS_TO_NOTE { broken("was never made") } else { Fate::Open }
+        let is_over = case.ticks > TICKS_TO_NOTE || coordinator.process.is_none();
+        if is_over { broken("was never made") } else { Fate::Open }
+    }
+
+    /// Where the note of a case is: with the coordinator, or, if that leaves, with anybody.
+    fn note_of(&self, case: &Case, coordinator: &SimNode) -> Note {
+        let bits = PartitionBits::new(BITS).unwrap_or(PartitionBits::DEFAULT);
+        let row = (member_name(case.replica), case.table, case.key.clone());
+        let leaf = LeafId::of(case.key.token(), bits);
+        let is_handed_over = self.control.is_on_its_way_out(case.coordinator);
+        let others = self.nodes.values().filter(|node| is_handed_over && node.id != case.coordinator);
+        let mut note = Note::Nowhere;
+        for keeper in std::iter::once(coordinator).chain(others) {
+            let Some(Process { hints, .. }) = &keeper.process else {
+                let is_gone = self.control.has_left(keeper.id) || self.control.is_removed(keeper.id);
+                if !keeper.is_dead || !is_gone {
+                    note = Note::Perhaps;
+                }
+                continue;
+            };
+            if hints.newest().get(&row).is_some_and(|version| *version >= case.version)
+                || hints.is_marked(case.replica, case.table, leaf, case.version)
+            {
+                return Note::There;
+            }
+            if hints.is_damaged(case.replica) {
+                // The note may be in it, or it may still be made.
+                note = Note::Perhaps;
+            }
+        }
+        note
     }
 
     /// Hints that are still to be delivered, by who has them and for whom they are.

@@ -31,7 +31,7 @@ impl Run {
             return;
         }
         self.violations.extend(convergence::nothing_rises(&self.history, &self.nodes, &self.control.state));
-        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        let ids = self.present();
         if let Some((kind, fault)) = faults::next(&self.schedule, &ids)
             && self.strike(fault)
         {
@@ -151,6 +151,8 @@ impl Run {
                 }
             }
             Fault::RowDamage { node, row, bit } => return self.damage_row(node, row, bit),
+            Fault::Decommission { node } => return self.decommission(node),
+            Fault::Remove { node, after_ms, back_ms } => return self.die_for_good(node, after_ms, back_ms),
             Fault::LeaderChange => return self.control.change_leader(&schedule),
         }
         true
@@ -158,7 +160,7 @@ impl Run {
 
     /// A new node joins while there are few, with clocks that are wrong in their own way.
     fn join(&mut self) -> bool {
-        if self.nodes.len() >= NODES_MAX {
+        if self.present().len() >= NODES_MAX {
             return false;
         }
         let Some(id) = self.control.join(&self.schedule) else { return false };
@@ -196,12 +198,14 @@ impl Run {
     }
 
     /// Whether a replica may lose what it holds of a partition.
-    fn others_hold(&self, id: NodeId, partition: PartitionId) -> bool {
+    pub(super) fn others_hold(&self, id: NodeId, partition: PartitionId) -> bool {
         let state = &self.control.state;
         let map = state.topology.placement(PLACEMENT).and_then(|placement| placement.partition(partition));
         let Some(map) = map.filter(|map| map.serving().contains(id)) else { return false };
         let mut others = Tracker::new(Level::EachQuorum, &map.write_sets(), "dc1".into());
         others.fail(id);
+        let is_lost = |node: &&SimNode| node.is_dead || self.control.is_removed(node.id);
+        self.nodes.values().filter(is_lost).for_each(|node| others.fail(node.id));
         others.state() != Count::Impossible
             && map.serving().nodes().iter().all(|node| {
                 let process = self.nodes.get(node).and_then(|node| node.process.as_ref());
@@ -247,9 +251,10 @@ impl Run {
     }
 
     pub(super) fn start(&mut self, id: NodeId) {
-        let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.is_up()) else { return };
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.is_up() && !node.is_dead) else { return };
         let started = node.start(&self.schedule, &self.network, self.options.mutant);
         let life = node.lives;
+        node.begin_leaving(self.schedule.now_us());
         self.must(started);
         self.schedule.after_ms(TICK_MS, Event::Tick { node: id, life });
         self.tell_others(id);

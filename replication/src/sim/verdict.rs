@@ -31,6 +31,7 @@ impl Run {
             weather.cut.clear();
             (weather.loss_percent, weather.double_percent, weather.spike_us_max) = (0, 0, 0);
         });
+        self.settle_the_dead();
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in &ids {
             if let Some(node) = self.nodes.get_mut(id) {
@@ -66,7 +67,8 @@ impl Run {
         let (nodes, state) = (&self.nodes, &self.control.state);
         let newest = self.control.news().number;
         self.control.is_at_goal()
-            && nodes.values().all(|node| node.known.number == newest)
+            && nodes.values().all(|node| node.is_dead || node.known.number == newest)
+            && self.leavers_are_gone().is_empty()
             && self.hints_left().is_empty()
             && checkers::all_in_sync(nodes, state).is_empty()
             && checkers::joined_is_ready(state).is_empty()
@@ -160,12 +162,13 @@ impl Run {
         let (nodes, state) = (&self.nodes, &self.control.state);
         self.violations.extend(checkers::dropped_is_gone(nodes, self.control.dropped_tables()));
         self.violations.extend(checkers::joined_is_ready(state));
+        self.violations.extend(self.leavers_are_gone());
         self.violations.extend(convergence::nothing_dead_is_left(nodes, state));
         self.violations.extend(convergence::all_equal(nodes, state, false));
         self.violations.extend(checkers::nothing_is_left(nodes, state));
         self.violations.extend(checkers::all_in_sync(nodes, state));
         self.violations.extend(checkers::moves_complete(self.control.moves_under_way()));
-        self.violations.extend(checkers::liveness(&self.history, self.lively_from_us, nodes.len()));
+        self.violations.extend(checkers::liveness(&self.history, self.lively_from_us, self.present().len()));
         // At last: a replica in which this finds damage is not in sync any more.
         self.violations.extend(convergence::trees_are_true(nodes));
     }
