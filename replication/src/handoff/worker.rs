@@ -6,6 +6,7 @@
 //! said that all of it is durable there, so a crash of either side only sends some of it again.
 
 mod batch;
+mod holders;
 mod marks;
 mod upkeep;
 
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 
 use self::batch::{Batch, Verdict};
+use self::holders::Holders;
 use self::marks::MarksHandover;
 use super::pace::{Coming, Grant};
 use super::replay::{Command, Progress, Replay, ReplayState, Sent};
@@ -126,6 +128,8 @@ struct State {
     elsewhere: BTreeMap<NodeId, MemberState>,
     check_due_ms: u64,
     marks: MarksHandover,
+    /// Who took over hints and marks, and who did not.
+    holders: Holders,
     /// Targets to which something could not be delivered lately.
     failing: Bursts<NodeId>,
     /// When it was last told that hints for a node that is alive are paused.

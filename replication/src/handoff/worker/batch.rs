@@ -26,6 +26,7 @@ pub(super) struct Batch {
     unsent: Vec<Unsent>,
     /// Acknowledging this acknowledges all that was read, what nobody misses included.
     through: Position,
+    to: NodeId,
     kind: Kind,
 }
 
@@ -227,7 +228,7 @@ impl HintReplay {
                 condition: None,
             }),
         };
-        state.batches.insert(target, Batch { attempt, log, rows, unsent, through, kind });
+        state.batches.insert(target, Batch { attempt, log, rows, unsent, through, to, kind });
         self.send(to, Asked::Replay { target, attempt }, BATCH_TIMEOUT_MS, body);
     }
 
@@ -250,7 +251,7 @@ impl HintReplay {
             kind: Kind::Target,
         };
         if hands_over {
-            let holder = self.holder(target).ok_or("no other node is there to keep its hints")?;
+            let holder = self.holder(state, target).ok_or("no other node is there to keep its hints")?;
             (load.to, load.kind) = (holder, Kind::HandedOver);
         }
         for Stored { hint, after } in batch.hints {
@@ -298,12 +299,12 @@ impl HintReplay {
         chosen.ok_or_else(|| "no replica is alive to take a write's only copy".to_owned())
     }
 
-    /// A node that keeps hints and marks in this one's place.
-    pub(super) fn holder(&self, target: NodeId) -> Option<NodeId> {
+    /// A node that is to keep hints and marks in this one's place.
+    pub(super) fn holder(&self, state: &State, target: NodeId) -> Option<NodeId> {
         let cluster = self.parts.catalog.current();
         let members = cluster.topology.members().values().filter(|member| member.state == MemberState::Ready);
         let others = members.map(|member| member.id).filter(|node| *node != self.parts.me && *node != target);
-        others.filter(|node| self.parts.membership.is_alive(*node)).min()
+        state.holders.choose(others.filter(|node| self.parts.membership.is_alive(*node)))
     }
 
     pub(super) fn end_batch(
@@ -320,6 +321,11 @@ impl HintReplay {
             None => Some(batch.through),
             Some(_) => taken.checked_sub(1).and_then(|last| batch.rows.get(last)).map(|row| row.after),
         };
+        match &wrong {
+            _ if batch.kind != Kind::HandedOver => {}
+            None => state.holders.took(batch.to),
+            Some(_) => state.holders.failed(batch.to),
+        }
         if batch.kind == Kind::HandedOver
             && let Some(oldest) = batch.rows.iter().take(taken).map(|row| row.leaf.2.hlc).min()
         {

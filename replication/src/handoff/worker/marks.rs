@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use cube_storage::dirty::{DirtyMarks, Mark};
+use cube_storage::model::NodeId;
 
 use super::super::HandoffCounters;
 use super::super::replay::backoff_ms;
@@ -21,9 +22,18 @@ const MARKS_AT_ONCE: usize = 1_024;
 #[derive(Default)]
 pub(super) struct MarksHandover {
     attempts: u64,
-    under_way: Option<(Arc<DirtyMarks>, Vec<Mark>)>,
+    under_way: Option<Sent>,
+    /// The target whose marks were not taken the last time: the others' come first.
+    stuck: Option<String>,
     failures: u32,
     wait_until_ms: u64,
+}
+
+/// Marks of one target that a node was asked to keep.
+struct Sent {
+    marks: Arc<DirtyMarks>,
+    batch: Vec<Mark>,
+    holder: NodeId,
 }
 
 impl HintReplay {
@@ -36,7 +46,16 @@ impl HintReplay {
             return state.marks.wait_until_ms;
         }
         let cluster = self.parts.catalog.current();
-        for marks in self.parts.handoff.marks().targets() {
+        let (mut some, mut stuck): (Vec<_>, Vec<_>) = self
+            .parts
+            .handoff
+            .marks()
+            .targets()
+            .into_iter()
+            .partition(|marks| Some(marks.target()) != state.marks.stuck.as_deref());
+        some.append(&mut stuck);
+        let mut has_no_holder = false;
+        for marks in some {
             let member = cluster.topology.member_named(marks.target());
             let Some(target) = member.filter(|member| member.state != MemberState::Left).map(|member| member.id) else {
                 continue;
@@ -45,16 +64,21 @@ impl HintReplay {
             if batch.is_empty() {
                 continue;
             }
-            let Some(holder) = self.holder(target) else {
-                return self.marks_stay(state, "no other node is there to keep its dirty marks", now_ms);
+            let Some(holder) = self.holder(state, target) else {
+                // There may be one for the marks of another target.
+                has_no_holder = true;
+                continue;
             };
             state.marks.attempts += 1;
             let ranges = batch.iter().map(|mark| (mark.range, mark.version)).collect();
-            state.marks.under_way = Some((marks, batch));
+            state.marks.under_way = Some(Sent { marks, batch, holder });
             let asked = Asked::Marks { attempt: state.marks.attempts };
             let body = RequestBody::TakeMarks(TakeMarks { target, marks: ranges });
             self.send(holder, asked, BATCH_TIMEOUT_MS, body);
             return u64::MAX;
+        }
+        if has_no_holder {
+            return self.marks_stay(state, "no other node is there to keep its dirty marks", now_ms);
         }
         u64::MAX
     }
@@ -67,7 +91,8 @@ impl HintReplay {
         body: Result<Result<ReplyBody, Refusal>, String>,
         now_ms: u64,
     ) {
-        let Some((marks, batch)) = state.marks.under_way.take_if(|_| state.marks.attempts == attempt) else { return };
+        let sent = state.marks.under_way.take_if(|_| state.marks.attempts == attempt);
+        let Some(Sent { marks, batch, holder }) = sent else { return };
         let problem = match body {
             Ok(Ok(ReplyBody::TookMarks)) => {
                 for mark in &batch {
@@ -81,9 +106,14 @@ impl HintReplay {
             Err(detail) => Some(detail),
         };
         match problem {
-            Some(detail) => drop(self.marks_stay(state, &detail, now_ms)),
+            Some(detail) => {
+                state.holders.failed(holder);
+                state.marks.stuck = Some(marks.target().to_owned());
+                self.marks_stay(state, &detail, now_ms);
+            }
             None => {
-                state.marks.failures = 0;
+                state.holders.took(holder);
+                (state.marks.failures, state.marks.stuck) = (0, None);
                 let (target, count) = (marks.target(), batch.len());
                 HandoffCounters::add(&self.parts.handoff.counters().marks_handed_over, count as u64);
                 tracing::info!(target, count, "dirty marks are kept by another node from now on");
