@@ -33,7 +33,8 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
+        // Who sees that the last one has ended sees what became of it.
+        self.requests.load(Ordering::Acquire)
     }
 
     pub(super) fn begun(&self) -> u64 {
@@ -115,7 +116,7 @@ impl Admitted {
     /// The client was told. The bytes stay as long as the rows do.
     pub(super) fn end_request(&mut self) {
         if std::mem::take(&mut self.is_request) {
-            self.coordinator.load.requests.fetch_sub(1, Ordering::Relaxed);
+            self.coordinator.load.requests.fetch_sub(1, Ordering::Release);
         }
     }
 

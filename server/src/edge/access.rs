@@ -5,7 +5,7 @@ use cube_replication::coordinator::TableName;
 
 use super::Edge;
 use super::code::Code;
-use super::doors::Closing;
+use super::doors::{Closing, Inside};
 use super::error::{Details, EdgeError};
 
 /// Another node can be asked at once; this one is back after a restart, most often.
@@ -38,6 +38,13 @@ pub enum Access<'a> {
 }
 
 impl Edge {
+    /// Lets a request for rows in, which counts until the coordinator counts it, or what is returned is dropped.
+    pub fn enter(&self, caller: Caller, access: Access<'_>) -> Result<Inside<'_>, EdgeError> {
+        let inside = self.doors().step_in();
+        self.permit(caller, access)?;
+        Ok(inside)
+    }
+
     /// Whether the caller may, and the node will.
     pub fn permit(&self, caller: Caller, access: Access<'_>) -> Result<(), EdgeError> {
         tracing::trace!(?caller, ?access, "asked");

@@ -2,6 +2,12 @@
 //!
 //! A door closes in two steps. First health says it, while everything is still served, so that clients and balancers go
 //! elsewhere and nobody is turned away who looks; then new work is refused, and what is under way goes on to its end.
+//!
+//! **Nobody is overlooked between the door and the coordinator.** A request is counted before it is asked whether the doors
+//! are open, until the coordinator counts it. So once they are closed and nobody is counted here, whatever was let in is
+//! known to the coordinator, or over.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
@@ -33,6 +39,17 @@ pub enum Phase {
 pub struct Doors {
     node: String,
     phases: watch::Sender<Phases>,
+    inside: AtomicUsize,
+}
+
+/// A place between the doors and the coordinator.
+#[derive(Debug)]
+pub struct Inside<'a>(&'a AtomicUsize);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +88,18 @@ impl Phases {
 impl Doors {
     /// Those of a node of this name; everybody is let in.
     pub fn of(node: impl Into<String>) -> Self {
-        Self { node: node.into(), phases: watch::Sender::default() }
+        Self { node: node.into(), phases: watch::Sender::default(), inside: AtomicUsize::new(0) }
+    }
+
+    /// Counts a request that is about to be let in, until what is returned is dropped.
+    pub fn step_in(&self) -> Inside<'_> {
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        Inside(&self.inside)
+    }
+
+    /// Whether they are closed for a reason, and nobody who was let in before is still on the way to the coordinator.
+    pub fn nobody_enters(&self, why: Closing) -> bool {
+        self.phase(why) == Phase::Closed && self.inside.load(Ordering::SeqCst) == 0
     }
 
     /// A reason, as people are told of it.
@@ -173,6 +201,21 @@ mod tests {
         doors.close(Closing::Drained);
         doors.announce(Closing::Drained);
         assert_eq!(doors.phase(Closing::Drained), Phase::Closed);
+    }
+
+    #[test]
+    fn who_was_let_in_just_before_they_closed_is_not_overlooked() {
+        let doors = Doors::of("node-3");
+        let inside = doors.step_in();
+        assert_eq!(doors.closed(), None, "it is let in");
+        doors.close(Closing::Leaving);
+        assert!(!doors.nobody_enters(Closing::Leaving));
+        let late = doors.step_in();
+        drop(inside);
+        assert!(!doors.nobody_enters(Closing::Leaving), "it may have looked before they closed");
+        drop(late);
+        assert!(doors.nobody_enters(Closing::Leaving));
+        assert!(!doors.nobody_enters(Closing::Drained));
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! What every front door shares: REST, gRPC and whatever comes later are adapters over this and hold no logic of the
 //! store.
 //!
-//! A request's way: the door reads it (`rest/`, `grpc/`), [`Edge::permit`] lets it pass, [`Edge::write`], [`Edge::read`]
+//! A request's way: the door reads it (`rest/`, `grpc/`), [`Edge::enter`] lets it pass, [`Edge::write`], [`Edge::read`]
 //! and [`Edge::range`] (or their `start_` forms, for who does not wait) and [`Edge::scan`] hand it to the coordinator, which
 //! tells the answer by a callback, and `explain.rs` turns errors into what a client is told.
 //!
@@ -42,7 +42,7 @@ use tokio::sync::oneshot;
 
 pub use self::access::{Access, Caller};
 pub use self::code::Code;
-pub use self::doors::{Closing, Doors, Phase};
+pub use self::doors::{Closing, Doors, Inside, Phase};
 #[cfg(test)]
 pub(crate) use self::error::FAILURES_MAX;
 pub use self::error::{Details, EdgeError, Explanation, ReplicaFailure};
@@ -170,9 +170,10 @@ impl Edge {
             metered.end_each(&result);
             told(result);
         };
-        if let Err(refused) = self.permit(caller, Access::Write(&request.table)) {
-            return told(Err(refused));
-        }
+        let _inside = match self.enter(caller, Access::Write(&request.table)) {
+            Ok(inside) => inside,
+            Err(refused) => return told(Err(refused)),
+        };
         let catalog = Arc::clone(&self.parts.catalog);
         let told = move |result: Result<_, _>| told(result.map_err(|error| explain_by(&catalog, error)));
         self.parts.coordinator.write(request, Box::new(told));
@@ -190,9 +191,10 @@ impl Edge {
             metered.end_each(&result);
             told(result);
         };
-        if let Err(refused) = self.permit(caller, Access::Read(&request.table)) {
-            return told(Err(refused));
-        }
+        let _inside = match self.enter(caller, Access::Read(&request.table)) {
+            Ok(inside) => inside,
+            Err(refused) => return told(Err(refused)),
+        };
         let catalog = Arc::clone(&self.parts.catalog);
         let told = move |result: Result<_, _>| told(result.map_err(|error| explain_by(&catalog, error)));
         self.parts.coordinator.read(request, Box::new(told));
@@ -210,9 +212,10 @@ impl Edge {
             metered.end(&result);
             told(result);
         };
-        if let Err(refused) = self.permit(caller, Access::Read(&request.table)) {
-            return told(Err(refused));
-        }
+        let _inside = match self.enter(caller, Access::Read(&request.table)) {
+            Ok(inside) => inside,
+            Err(refused) => return told(Err(refused)),
+        };
         let catalog = Arc::clone(&self.parts.catalog);
         let told = move |result: Result<_, _>| told(result.map_err(|error| explain_by(&catalog, error)));
         self.parts.coordinator.range(request, Box::new(told));
@@ -271,9 +274,10 @@ impl Edge {
     }
 
     async fn scan_page(&self, caller: Caller, request: PrefixRequest) -> Result<PrefixPage, EdgeError> {
-        self.permit(caller, Access::Read(&request.table))?;
+        let inside = self.enter(caller, Access::Read(&request.table))?;
         let (told, answer) = oneshot::channel();
         let _scanning = self.parts.coordinator.scan(request, Box::new(move |result| drop(told.send(result))));
+        drop(inside);
         let page = answer.await.map_err(|_| stopped_while_reading())?;
         page.map_err(|error| self.explain(error))
     }

@@ -9,15 +9,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cube_replication::lifecycle::Leave;
 use cube_replication::membership::Membership as _;
-use cube_replication::topology::{LeavingReport, Loss, MemberState, Topology};
+use cube_replication::topology::{Loss, MemberState, Topology};
 use cube_storage::model::NodeId;
 use tokio::time::Instant;
 
 use super::NodeError;
 use super::end::begin_closing;
 use super::member::Member;
-use crate::admin::{AdminError, Leave, NodeView};
+use crate::admin::{self, AdminError, NodeView};
 use crate::control::{Command, Control, Departed, Departure, Refusal};
 use crate::edge::{Closing, Phase};
 
@@ -38,35 +39,36 @@ struct Progress {
 
 impl Member {
     /// Has a member leave, unless something stands in the way; how it stands after that.
-    pub(super) async fn have_leave(&self, name: &str, how: Leave) -> Result<NodeView, AdminError> {
+    pub(super) async fn have_leave(&self, name: &str, how: admin::Leave) -> Result<NodeView, AdminError> {
         let state = self.control.current();
         let member = state.topology().member_named(name).ok_or_else(|| unknown(name))?;
         let departure = self.judge(state.topology(), member.id, &how)?;
         let wanted = if departure == Departure::Decommission { MemberState::Leaving } else { MemberState::Removing };
         let node = member.id;
         tracing::info!(name, state = %member.state, ?departure, "an operator has a member leave the cluster");
-        let accept_loss = matches!(how, Leave::Remove { accept_loss: true } | Leave::Replace { accept_loss: true, .. });
+        let accept_loss =
+            matches!(how, admin::Leave::Remove { accept_loss: true } | admin::Leave::Replace { accept_loss: true, .. });
         self.decide(Command::Leave { node, departure, accept_loss }).await?;
         self.adopted(|state| state.topology.member(node).is_some_and(|member| member.state >= wanted)).await;
         self.node_view(node).ok_or_else(|| unknown(name))
     }
 
     /// What is to be proposed, by who lives as seen from here.
-    fn judge(&self, topology: &Topology, node: NodeId, how: &Leave) -> Result<Departure, AdminError> {
+    fn judge(&self, topology: &Topology, node: NodeId, how: &admin::Leave) -> Result<Departure, AdminError> {
         let member = topology.member(node).ok_or_else(|| unknown(&node.to_string()))?;
         let (name, is_alive) = (&member.name, self.lives(node));
         let conflict = |reason: String| Err(AdminError::Conflict { reason });
         let (departure, accept_loss) = match how {
-            Leave::Decommission if is_alive || member.state >= MemberState::Leaving => {
+            admin::Leave::Decommission if is_alive || member.state >= MemberState::Leaving => {
                 return Ok(Departure::Decommission);
             }
-            Leave::Decommission => {
+            admin::Leave::Decommission => {
                 return conflict(format!(
                     "{name} does not answer, so it can hand nothing over: start it, or remove it if it is gone for good"
                 ));
             }
-            Leave::Remove { accept_loss } => (Departure::Remove, *accept_loss),
-            Leave::Replace { with, accept_loss } => {
+            admin::Leave::Remove { accept_loss } => (Departure::Remove, *accept_loss),
+            admin::Leave::Replace { with, accept_loss } => {
                 let newcomer = topology.member_named(with).ok_or_else(|| unknown(with))?;
                 if !self.lives(newcomer.id) {
                     return conflict(format!("{with} does not answer: start it, and let it take the place then"));
@@ -118,7 +120,7 @@ impl Member {
     pub(super) fn watch_leaving(self: &Arc<Self>) {
         if self.is_leaving() {
             self.hint_replay.resume_handover();
-            if self.holds_nothing() {
+            if self.leave().holds_nothing() {
                 self.doors.close(Closing::Leaving);
             }
         }
@@ -148,9 +150,13 @@ impl Member {
         state.topology().member(self.identity.node).is_some_and(|me| me.state == MemberState::Leaving)
     }
 
-    /// Whether it is a replica of nothing, by the state that requests to it work by.
-    fn holds_nothing(&self) -> bool {
-        self.catalog.current().topology.held_by(self.identity.node).next().is_none()
+    fn leave(&self) -> Leave {
+        Leave {
+            me: self.identity.node,
+            catalog: Arc::clone(&self.catalog),
+            coordinator: Arc::clone(&self.coordinator),
+            hints: Arc::clone(&self.hint_replay),
+        }
     }
 
     async fn tend_leaving(&self, progress: &mut Progress) -> Duration {
@@ -177,14 +183,15 @@ impl Member {
 
     async fn hand_over_the_rest(&self, progress: &mut Progress) {
         self.hint_replay.begin_handover();
-        if !self.holds_nothing() {
+        let leave = self.leave();
+        if !leave.holds_nothing() {
             return;
         }
         if self.doors.phase(Closing::Leaving) == Phase::Open {
             tracing::info!("this node holds no partition any more: it takes no more requests, and hands over the rest");
             begin_closing(&self.doors, Closing::Leaving, self.config.timeouts.announce);
         }
-        if let Some(report) = self.last_report() {
+        if let Some(report) = leave.report(self.doors.nobody_enters(Closing::Leaving)) {
             match self.control.report_leaving(report).await {
                 Ok(Departed::NotYet) => {}
                 // It was told so before the entry of the log came here, or instead.
@@ -196,24 +203,11 @@ impl Member {
         }
     }
 
-    /// What it still keeps, once it makes no more of it: its doors are closed and nothing is under way. Hints and marks are
-    /// counted after that.
-    fn last_report(&self) -> Option<LeavingReport> {
-        let topology = self.catalog.current().topology.epoch();
-        let is_closed = self.doors.phase(Closing::Leaving) == Phase::Closed
-            && self.coordinator.in_flight() == 0
-            && self.coordinator.under_way() == 0
-            && self.coordinator.writes_under_way().is_idle()
-            && !self.hint_replay.is_taking_over();
-        let (hints, marks) = (self.hint_replay.hints_left(), self.hint_replay.marks_left());
-        is_closed.then_some(LeavingReport { node: self.identity.node, topology, is_closed, hints, marks })
-    }
-
     /// It has left. It stays for as long as its vote is needed to do without it: a leader or an only voter cannot just go.
     async fn depart(&self, progress: &mut Progress) {
         let since = *progress.left.get_or_insert_with(Instant::now);
         let is_missed = self.control.votes()
-            && !matches!(self.control.report_leaving(self.report_of_nothing()).await, Ok(Departed::Yes));
+            && !matches!(self.control.report_leaving(self.leave().report_of_nothing()).await, Ok(Departed::Yes));
         if !is_missed {
             self.gone.tell(HAS_LEFT);
         } else if since.elapsed() >= VOTES_WITHIN {
@@ -222,11 +216,6 @@ impl Member {
                 "this node has left, and stays because Raft cannot do without its vote: start the other voters"
             );
         }
-    }
-
-    fn report_of_nothing(&self) -> LeavingReport {
-        let topology = self.catalog.current().topology.epoch();
-        LeavingReport { node: self.identity.node, topology, is_closed: true, hints: 0, marks: 0 }
     }
 
     /// Nobody sends the log to a node that was given up while it was away, and it hears of no leader.
