@@ -29,9 +29,13 @@ const JOIN: u32 = FIRST_OF_FORMING + 1;
 
 /// To take no more requests of clients, or to take them again.
 const DRAIN: u32 = 512;
+/// Whether a node is this member, and lives.
+const PRESENT: u32 = 513;
 
 /// How long a node may take to hear that it is drained.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// How long a node may take to say that it lives: it only looks into its memory. Who asks for a removal waits so long.
+const PRESENT_WITHIN: Duration = Duration::from_secs(2);
 /// How long a seed may take to answer: it only looks into its memory.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// How long taking a node in may take: the cluster agrees on it, maybe after electing a leader.
@@ -52,6 +56,13 @@ struct DrainOrder {
     cluster: ClusterId,
     node: NodeId,
     undo: bool,
+}
+
+/// Who is asked whether it is there.
+#[derive(Serialize, Deserialize)]
+struct Wanted {
+    cluster: ClusterId,
+    node: NodeId,
 }
 
 /// What drains a node.
@@ -101,12 +112,17 @@ impl Switchboard {
     }
 
     fn on_drain(&self, order: &DrainOrder) -> Result<(), CallRefused> {
-        let member = self.member.load_full().ok_or_else(|| CallRefused::NotNow("it is no member yet".into()))?;
-        if (order.cluster, order.node) != (member.membership.cluster, member.membership.node) {
-            return Err(CallRefused::Failed(format!("{} is meant, and this is another node", order.node)));
-        }
-        member.drain.follow(order.undo);
+        self.meant(order.cluster, order.node)?.drain.follow(order.undo);
         Ok(())
+    }
+
+    /// This node as a member, if it is the one that is meant.
+    fn meant(&self, cluster: ClusterId, node: NodeId) -> Result<Arc<Member>, CallRefused> {
+        let member = self.member.load_full().ok_or_else(|| CallRefused::NotNow("it is no member yet".into()))?;
+        if (cluster, node) != (member.membership.cluster, member.membership.node) {
+            return Err(CallRefused::Failed(format!("{node} is meant, and this is another node")));
+        }
+        Ok(member)
     }
 
     async fn on_join(&self, request: JoinRequest) -> JoinAnswer {
@@ -148,6 +164,10 @@ impl Calls for Switchboard {
             ASK => encode(&self.on_ask(&decode(&payload)?)),
             JOIN => encode(&self.on_join(decode(&payload)?).await),
             DRAIN => encode(&self.on_drain(&decode(&payload)?)?),
+            PRESENT => {
+                let Wanted { cluster, node } = decode(&payload)?;
+                encode(&self.meant(cluster, node).map(drop)?)
+            }
             kind => {
                 let call = u8::try_from(kind).ok().and_then(ControlCall::of);
                 let call = call.ok_or_else(|| CallRefused::UnknownKind(kind.to_string()))?;
@@ -181,6 +201,11 @@ impl Outgoing {
         undo: bool,
     ) -> Result<(), String> {
         self.exchange(address, DRAIN, &DrainOrder { cluster, node, undo }, DRAIN_WITHIN).await
+    }
+
+    /// Whether a member answers where it is to be reached, whatever gossip says of it. One of an older release does not.
+    pub(super) async fn is_present(&self, address: &str, cluster: ClusterId, node: NodeId) -> bool {
+        self.exchange::<()>(address, PRESENT, &Wanted { cluster, node }, PRESENT_WITHIN).await.is_ok()
     }
 
     async fn exchange<T: DeserializeOwned>(

@@ -43,6 +43,10 @@ impl Member {
         let state = self.control.current();
         let member = state.topology().member_named(name).ok_or_else(|| unknown(name))?;
         let departure = self.judge(state.topology(), member.id, &how)?;
+        let is_new = departure != Departure::Decommission && member.state != MemberState::Removing;
+        if is_new && self.outgoing.is_present(&member.addresses.peer, self.identity.cluster, member.id).await {
+            return Err(answers(name));
+        }
         let wanted = if departure == Departure::Decommission { MemberState::Leaving } else { MemberState::Removing };
         let node = member.id;
         tracing::info!(name, state = %member.state, ?departure, "an operator has a member leave the cluster");
@@ -80,10 +84,7 @@ impl Member {
             return Ok(departure);
         }
         if is_alive {
-            return conflict(format!(
-                "{name} answers: decommission it, and it hands over what it has. Only a node that is gone for good is \
-                 removed"
-            ));
+            return Err(answers(name));
         }
         let loss = topology.loss_without(node, |other| self.lives(other), |other| self.is_whole(other));
         match loss.filter(|_| !accept_loss) {
@@ -253,6 +254,16 @@ pub(super) async fn check_member(control: &Control, me: NodeId) -> Result<(), No
 
 fn unknown(name: &str) -> AdminError {
     AdminError::UnknownNode { name: name.to_owned() }
+}
+
+/// Gossip may lag behind, or be cut off while all else gets through: a node is removed only if it does not answer itself
+/// either.
+fn answers(name: &str) -> AdminError {
+    AdminError::Conflict {
+        reason: format!(
+            "{name} answers: decommission it, and it hands over what it has. Only a node that is gone for good is removed"
+        ),
+    }
 }
 
 fn told(loss: Loss, name: &str) -> String {

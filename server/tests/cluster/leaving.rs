@@ -2,6 +2,7 @@
 
 use std::process::ExitStatus;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::api::error_code;
@@ -270,6 +271,21 @@ fn a_drained_node_turns_clients_away_and_stays_a_replica_until_that_is_undone() 
     let answer = drained.get("a", "QUORUM").unwrap();
     assert_eq!(answer.json()["value"], "2", "{answer}");
     assert!(drained.get_raw("/readyz").unwrap().is_success());
+}
+
+#[test]
+fn a_node_that_gossip_calls_dead_and_that_answers_is_not_removed() {
+    let (name, value) = PARTITION_BITS;
+    let mut cluster = Cluster::of(3).with_long_deadlines().set(name, value).start();
+    cluster.wait_settled(&[1, 2, 3], 3);
+    cluster.signal(3, Signal::STOP);
+    cluster.wait_seen(1, &[3], "DOWN");
+    // Gossip takes a moment to hear of it again.
+    cluster.signal(3, Signal::CONT);
+    let mut api = cluster.api(1);
+    refused(&mut api, ("node-3", "remove", json!({})), (409, "conflict", "decommission it"));
+    cluster.wait_seen(1, &[3], "ALIVE");
+    refused(&mut api, ("node-3", "remove", json!({})), (409, "conflict", "decommission it"));
 }
 
 #[test]
