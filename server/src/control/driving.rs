@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::Departed;
 use super::command::{Answer, Command};
 use super::link::{ControlCall, LinkError};
 use super::network::Network;
@@ -87,9 +88,9 @@ impl Driving {
         Err(nobody_leads())
     }
 
-    /// Whether any of the other members says that this one is gone. For a node that may have been given up while it was away:
-    /// nobody sends it entries of the log any more. Those that do not answer in time are not waited for.
-    pub(super) async fn is_called_gone(&self, network: &Network, me: NodeId) -> bool {
+    /// How far this member has left, as the other members say: whoever says most is right. For a node that may have been given
+    /// up while it was away: nobody sends it entries of the log any more. Those that do not answer in time are not waited for.
+    pub(super) async fn told_gone(&self, network: &Network, me: NodeId) -> Departed {
         let members = self.states.borrow().topology().members().clone();
         let others = members.into_keys().filter(|node| *node != me);
         let asked = others.map(|node| {
@@ -97,7 +98,12 @@ impl Driving {
             network.call::<_, LeavingReply>(node, "", ControlCall::Leaving, report, ASK_TIMEOUT)
         });
         let told = futures::future::join_all(asked).await;
-        told.iter().any(|told| matches!(told, Ok(LeavingReply::Gone { .. })))
+        let gone: Vec<bool> = told.into_iter().flatten().filter_map(LeavingReply::gone).collect();
+        match (gone.is_empty(), gone.contains(&false)) {
+            (true, _) => Departed::NotYet,
+            (false, true) => Departed::Yes,
+            (false, false) => Departed::ButVotes,
+        }
     }
 
     /// Drives the moves for as long as this node lives, whenever it leads.

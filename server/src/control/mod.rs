@@ -225,12 +225,12 @@ impl Control {
         })
     }
 
-    /// Whether another member says that this one was given up, or has left.
-    pub async fn is_called_gone(&self) -> bool {
-        self.driving.is_called_gone(&self.network, self.me).await
+    /// How far this member has left, as others say, whoever leads: it was given up, or has left.
+    pub async fn told_gone(&self) -> Departed {
+        self.driving.told_gone(&self.network, self.me).await
     }
 
-    /// Whether this node votes, by the newest membership of Raft that it knows.
+    /// Whether this node votes, or may come to again, by the newest membership of Raft that it knows.
     pub fn votes(&self) -> bool {
         self.proposer.votes(self.me)
     }

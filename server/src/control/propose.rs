@@ -195,10 +195,13 @@ impl Proposer {
     }
 }
 
-/// Whether a member votes, be it in a set of voters that is being replaced.
+/// Whether a member votes, be it in a set of voters that is being replaced, or may come to do so again: voters that are not
+/// committed yet may be taken back by another leader, who then needs those of before.
 pub(super) fn votes(metrics: &Metrics, node: NodeId) -> bool {
-    let configs = metrics.membership_config.membership().get_joint_config();
-    configs.iter().any(|voters| voters.contains(&raft_id(node)))
+    let newest = &metrics.membership_config;
+    let is_committed = newest.log_id().as_ref() <= metrics.last_applied.as_ref();
+    let mut configs = newest.membership().get_joint_config().iter();
+    !is_committed || configs.any(|voters| voters.contains(&raft_id(node)))
 }
 
 /// Whether the node of these metrics leads.

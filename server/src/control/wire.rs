@@ -113,6 +113,16 @@ pub(super) enum LeavingReply {
     },
 }
 
+impl LeavingReply {
+    /// Whether the vote of a member that is gone is still needed; nothing where it is not said to be gone.
+    pub(super) fn gone(self) -> Option<bool> {
+        match self {
+            Self::Gone { votes } => Some(votes),
+            Self::Taken | Self::NotLeader { .. } => None,
+        }
+    }
+}
+
 /// The name under which the payload of a call is sealed: one call's bytes are no other's.
 fn name(call: ControlCall, is_reply: bool) -> [u8; 2] {
     [call.number(), u8::from(is_reply)]

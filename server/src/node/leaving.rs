@@ -226,7 +226,7 @@ impl Member {
             return;
         }
         progress.asked = Some(Instant::now());
-        if self.control.is_called_gone().await {
+        if self.control.told_gone().await != Departed::NotYet {
             self.gone.tell(GIVEN_UP);
         }
     }
@@ -242,12 +242,14 @@ pub(super) async fn check_member(control: &Control, me: NodeId) -> Result<(), No
         let state = control.current();
         state.topology().member(me).is_some_and(|member| member.state.is_gone())
     };
-    if !is_gone(control) && !control.is_called_gone().await {
+    let mut told = control.told_gone().await;
+    if !is_gone(control) && told == Departed::NotYet {
         return Ok(());
     }
     let waited = Instant::now();
-    while is_gone(control) && control.votes() && waited.elapsed() < VOTES_WITHIN {
+    while is_gone(control) && control.votes() && told != Departed::Yes && waited.elapsed() < VOTES_WITHIN {
         tokio::time::sleep(LOOK_EVERY).await;
+        told = control.told_gone().await;
     }
     Err(NodeError::Refused(Refusal::HasLeft { node: me }.to_string()))
 }

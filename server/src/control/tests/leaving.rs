@@ -163,7 +163,7 @@ async fn a_dead_leader_is_removed_and_hears_of_it_when_it_comes_back() {
     until(&cluster, &dead, has_left(leader)).await;
     cluster.until_voters(3).await;
     let back = cluster.start(node(leader)).await;
-    assert!(back.is_called_gone().await);
-    assert!(!cluster.control(next).is_called_gone().await);
+    assert_ne!(back.told_gone().await, Departed::NotYet);
+    assert_eq!(cluster.control(next).told_gone().await, Departed::NotYet);
     cluster.end().await;
 }
