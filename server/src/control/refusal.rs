@@ -56,7 +56,9 @@ pub enum Refusal {
         rack: String,
     },
     /// A member that left came back.
-    #[error("the member of this data directory left the cluster for good: empty it and let it join as a new member")]
+    #[error(
+        "the member of this data directory left the cluster for good, or was removed: empty the directory, and let it join as a new member"
+    )]
     HasLeft {
         /// Who it was.
         node: NodeId,

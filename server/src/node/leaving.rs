@@ -34,6 +34,8 @@ const VOTES_WITHIN: Duration = Duration::from_secs(60);
 struct Progress {
     /// Since when it has left.
     left: Option<Instant>,
+    /// It has said that it keeps nothing any more.
+    handed_over: bool,
     asked: Option<Instant>,
 }
 
@@ -47,6 +49,9 @@ impl Member {
         if is_new && self.outgoing.is_present(&member.addresses.peer, self.identity.cluster, member.id).await {
             return Err(answers(name));
         }
+        if departure == Departure::Decommission && member.state < MemberState::Leaving {
+            self.must_run_no_repair(member.id, name).await?;
+        }
         let wanted = if departure == Departure::Decommission { MemberState::Leaving } else { MemberState::Removing };
         let node = member.id;
         tracing::info!(name, state = %member.state, ?departure, "an operator has a member leave the cluster");
@@ -55,6 +60,16 @@ impl Member {
         self.decide(Command::Leave { node, departure, accept_loss }).await?;
         self.adopted(|state| state.topology.member(node).is_some_and(|member| member.state >= wanted)).await;
         self.node_view(node).ok_or_else(|| unknown(name))
+    }
+
+    /// What it runs would end with it unfinished, and its results with its directory.
+    async fn must_run_no_repair(&self, node: NodeId, name: &str) -> Result<(), AdminError> {
+        let runs: Vec<String> = self.repairs_run_by(node).await?.iter().map(ToString::to_string).collect();
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let reason = format!("{name} runs a repair, {}: wait until it has ended, or cancel it", runs.join(", "));
+        Err(AdminError::Conflict { reason })
     }
 
     /// What is to be proposed, by who lives as seen from here.
@@ -146,7 +161,7 @@ impl Member {
         self.gone.wait().await
     }
 
-    fn is_leaving(&self) -> bool {
+    pub(super) fn is_leaving(&self) -> bool {
         let state = self.control.current();
         state.topology().member(self.identity.node).is_some_and(|me| me.state == MemberState::Leaving)
     }
@@ -193,6 +208,7 @@ impl Member {
             begin_closing(&self.doors, Closing::Leaving, self.config.timeouts.announce);
         }
         if let Some(report) = leave.report(self.doors.nobody_enters(Closing::Leaving)) {
+            progress.handed_over = report.hints == 0 && report.marks == 0;
             match self.control.report_leaving(report).await {
                 Ok(Departed::NotYet) => {}
                 // It was told so before the entry of the log came here, or instead.
@@ -210,7 +226,7 @@ impl Member {
         let is_missed = self.control.votes()
             && !matches!(self.control.report_leaving(self.leave().report_of_nothing()).await, Ok(Departed::Yes));
         if !is_missed {
-            self.gone.tell(HAS_LEFT);
+            self.gone.tell(if progress.handed_over { HAS_LEFT } else { NO_MEMBER });
         } else if since.elapsed() >= VOTES_WITHIN {
             progress.left = None;
             tracing::warn!(
@@ -234,6 +250,8 @@ impl Member {
 
 /// Why a node ends by itself.
 const HAS_LEFT: &str = "it has left the cluster: what it had is handed over";
+/// Of one that hears of it behind a restart, or was removed while it was away.
+const NO_MEMBER: &str = "it is no member of the cluster any more: it left, or was removed as gone for good";
 const GIVEN_UP: &str = "it was removed from the cluster as a node that is gone for good";
 
 /// Refuses to start a node that left, or was given up. One that still votes first lets Raft do without it.

@@ -9,6 +9,7 @@ use cube_replication::repair::{
     RepairsParts, SESSIONS, Unanswered,
 };
 use cube_storage::files::RealFiles;
+use cube_storage::model::NodeId;
 use tokio::sync::oneshot;
 
 use super::ground::Ground;
@@ -48,6 +49,10 @@ fn stopping<E>(_: E) -> AdminError {
 
 impl Member {
     pub(super) async fn begin_repair(&self, asked: Asked) -> Result<RepairView, AdminError> {
+        if self.is_leaving() {
+            let reason = "this node leaves the cluster, and a repair that it ran would end with it: ask another node";
+            return Err(AdminError::Conflict { reason: reason.to_owned() });
+        }
         let (told, begun) = oneshot::channel();
         self.repairs.begin(asked, move |answer| {
             // Nobody listens any more; the job is known by its list all the same.
@@ -67,6 +72,16 @@ impl Member {
             repairs: jobs.iter().map(|job| self.repair_view(job)).collect(),
             not_asked: silent.into_iter().map(|node| name_of(&state, node)).collect(),
         })
+    }
+
+    /// The repairs that a node runs and that have not ended, as far as it answers.
+    pub(super) async fn repairs_run_by(&self, node: NodeId) -> Result<Vec<RepairId>, AdminError> {
+        let (told, found) = oneshot::channel();
+        self.repairs.jobs_everywhere(move |jobs, _silent| {
+            let _unheard = told.send(jobs);
+        });
+        let jobs = found.await.map_err(stopping)?.into_iter();
+        Ok(jobs.filter(|job| job.id.node() == node && !job.state.is_over()).map(|job| job.id).collect())
     }
 
     pub(super) async fn repair(&self, id: &str, cancel: bool) -> Result<RepairView, AdminError> {

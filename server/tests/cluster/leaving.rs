@@ -289,6 +289,28 @@ fn a_node_that_gossip_calls_dead_and_that_answers_is_not_removed() {
 }
 
 #[test]
+fn a_node_that_runs_a_repair_is_not_decommissioned_before_it_has_ended() {
+    let mut cluster = four();
+    put(&cluster, 4, &keys("row", 20), "kept");
+    // A repair waits for it.
+    kill(&mut cluster, 3, &[1, 2, 4]);
+    let asked = json!({"keyspace": "default", "table": "kv"});
+    let begun = cluster.api(4).order("POST", "replication/repair", Some(&asked)).unwrap();
+    assert_eq!(begun.status, 202, "{begun}");
+    let id = begun.json()["repairId"].as_str().unwrap().to_owned();
+    let mut api = cluster.api(1);
+    refused(&mut api, ("node-4", "decommission", json!({})), (409, "conflict", &id));
+    let cancelled = api.order("DELETE", &format!("replication/repair/{id}"), None).unwrap();
+    assert!(cancelled.is_success(), "{cancelled}");
+    eventually("it has ended", PATIENCE, || {
+        let answer = order(&mut api, "node-4", "decommission", &json!({}));
+        if answer.status == 202 { Ok(()) } else { Err(answer.to_string()) }
+    });
+    let begun = cluster.api(4).order("POST", "replication/repair", Some(&asked)).unwrap();
+    assert_eq!((begun.status, error_code(&begun).as_str()), (409, "conflict"), "{begun}");
+}
+
+#[test]
 fn nothing_leaves_that_the_others_cannot_do_without_and_nothing_alive_is_removed() {
     let (name, value) = PARTITION_BITS;
     let mut cluster = Cluster::of(3).with_long_deadlines().set(name, value).start();
