@@ -231,6 +231,7 @@ fn a_member_that_was_to_hold_nothing_takes_the_place_of_a_node_that_is_gone_for_
         let (status, state) = nodes.get("node-4").ok_or_else(|| format!("{nodes:?}"))?;
         if status == "ALIVE" && state == "READY" { Ok(()) } else { Err(format!("{status} {state}")) }
     });
+    cluster.wait_seen(1, &[new], "ALIVE");
     refused(&mut api, ("node-3", "replace", json!({})), (400, "invalid_request", "with"));
     refused(&mut api, ("node-3", "replace", json!({"with": "node-9"})), (404, "unknown_node", "node-9"));
     refused(&mut api, ("node-3", "replace", json!({"with": "node-3"})), (409, "conflict", "node-3"));
@@ -302,11 +303,16 @@ fn a_node_that_runs_a_repair_is_not_decommissioned_before_it_has_ended() {
     refused(&mut api, ("node-4", "decommission", json!({})), (409, "conflict", &id));
     let cancelled = api.order("DELETE", &format!("replication/repair/{id}"), None).unwrap();
     assert!(cancelled.is_success(), "{cancelled}");
-    eventually("it has ended", PATIENCE, || {
+    eventually("the repair has ended", PATIENCE, || {
         let answer = order(&mut api, "node-4", "decommission", &json!({}));
         if answer.status == 202 { Ok(()) } else { Err(answer.to_string()) }
     });
-    let begun = cluster.api(4).order("POST", "replication/repair", Some(&asked)).unwrap();
+    let mut leaver = cluster.api(4);
+    eventually("it knows that it leaves", PATIENCE, || match state_of(&mut leaver, "node-4")? {
+        state if state == "LEAVING" => Ok(()),
+        other => Err(other),
+    });
+    let begun = leaver.order("POST", "replication/repair", Some(&asked)).unwrap();
     assert_eq!((begun.status, error_code(&begun).as_str()), (409, "conflict"), "{begun}");
 }
 
