@@ -9,11 +9,20 @@
 use std::sync::Arc;
 
 use cube_storage::model::NodeId;
+use cube_storage::{Store, SyncState};
 
 use crate::catalog::Catalog;
 use crate::coordinator::Coordinator;
 use crate::handoff::HintReplay;
-use crate::topology::LeavingReport;
+use crate::topology::{LeavingReport, Topology};
+
+/// Of so many partitions whose reads count a member it has lost something, and is not whole again: what it acknowledged of
+/// them does not count when another one is to be given up ([`Topology::loss_without`]).
+pub fn not_whole(topology: &Topology, store: &Store, me: NodeId) -> usize {
+    let maps = topology.placements().flat_map(|(id, placement)| placement.partitions().map(move |of| (id, of)));
+    let served = maps.filter(|(_, (_, map))| map.serving().contains(me));
+    served.filter(|(id, (partition, _))| store.partition(*id, *partition).sync != SyncState::Synced).count()
+}
 
 /// What a member looks at before it leaves.
 pub struct Leave {
@@ -42,10 +51,12 @@ impl Leave {
             && self.coordinator.under_way() == 0
             && self.coordinator.writes_under_way().is_idle()
             && !self.hints.is_taking_over();
-        // A hint becomes a mark before it leaves its log.
-        let hints = self.hints.hints_left();
-        let marks = self.hints.marks_left();
-        is_closed.then_some(LeavingReport { node: self.me, topology, is_closed, hints, marks })
+        is_closed.then(|| {
+            // A hint becomes a mark before it leaves its log.
+            let hints = self.hints.hints_left();
+            let marks = self.hints.marks_left();
+            LeavingReport { node: self.me, topology, is_closed, hints, marks }
+        })
     }
 
     /// The report of one that has left, and asks how it stands with that.

@@ -14,4 +14,4 @@ pub use crate::topology::{MoveDone, MoveReport};
 pub use adopt::{Adopted, adopt};
 pub use backfill::{Backfill, BackfillParts, CopyCounts, GivenUp, OnBackfilled, TRIES_MAX};
 pub use follow::{COPIES_AT_ONCE, CopyProgress, FOLLOWER, FollowParts, Follower, FollowerProgress, Newest};
-pub use leave::Leave;
+pub use leave::{Leave, not_whole};

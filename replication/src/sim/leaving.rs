@@ -1,7 +1,6 @@
 //! Members that leave in the simulator: one that lives is decommissioned and does what a node does then, by the same code;
 //! one that dies for good is removed a while later, and may come back with all it had, not knowing that.
 
-use cube_storage::SyncState;
 use cube_storage::model::NodeId;
 
 use super::checkers::Violation;
@@ -11,7 +10,7 @@ use super::event::Event;
 use super::mutants::Mutant;
 use super::node::{Process, SimNode};
 use super::time::Schedule;
-use crate::lifecycle::Leave;
+use crate::lifecycle::{Leave, not_whole};
 use crate::topology::{LeavingReport, MemberState, ReplicaSet, TopologyChange};
 
 /// Members that are to stay, of those that may hold data: fewer leave nothing to be seen of quorums.
@@ -92,6 +91,11 @@ impl Control {
         self.state_of(node).is_some_and(|state| state >= MemberState::Leaving)
     }
 
+    /// Whether a member has left, or was given up.
+    pub(super) fn is_gone(&self, node: NodeId) -> bool {
+        self.state_of(node).is_some_and(MemberState::is_gone)
+    }
+
     /// Whether a member is none any more.
     pub(super) fn has_left(&self, node: NodeId) -> bool {
         self.state_of(node) == Some(MemberState::Left)
@@ -101,10 +105,7 @@ impl Control {
 /// Whether a node holds all that it ever acknowledged, as far as it tells.
 fn is_whole(node: Option<&SimNode>) -> bool {
     let Some((node, process)) = node.and_then(|node| Some((node, node.process.as_ref()?))) else { return true };
-    let state = process.catalog.current();
-    let maps = state.topology.placement(PLACEMENT).into_iter().flat_map(|placement| placement.partitions());
-    let mut served = maps.filter(|(_, map)| map.serving().contains(node.id));
-    served.all(|(partition, _)| process.store.partition(PLACEMENT, partition).sync == SyncState::Synced)
+    not_whole(&process.catalog.current().topology, &process.store, node.id) == 0
 }
 
 impl Process {
@@ -220,8 +221,7 @@ impl Run {
         for id in dead {
             let nodes = &self.nodes;
             let lives = |node: NodeId| nodes.get(&node).is_some_and(|node| !node.is_dead);
-            let is_removed = self.control.is_removed(id) || self.control.has_left(id);
-            if !is_removed
+            if !self.control.is_gone(id)
                 && !self.control.remove(&self.schedule, id, lives, |node| is_whole(nodes.get(&node)))
                 && let Some(node) = self.nodes.get_mut(&id)
             {

@@ -250,8 +250,7 @@ impl Run {
         let mut note = Note::Nowhere;
         for keeper in std::iter::once(coordinator).chain(others) {
             let Some(Process { hints, .. }) = &keeper.process else {
-                let is_gone = self.control.has_left(keeper.id) || self.control.is_removed(keeper.id);
-                if !keeper.is_dead || !is_gone {
+                if !keeper.is_dead || !self.control.is_gone(keeper.id) {
                     note = Note::Perhaps;
                 }
                 continue;

@@ -23,6 +23,16 @@ pub enum Leave {
     },
 }
 
+impl Leave {
+    /// Whether the operator knows what it may lose, and has accepted it.
+    pub fn accepts_loss(&self) -> bool {
+        match self {
+            Self::Decommission => false,
+            Self::Remove { accept_loss } | Self::Replace { accept_loss, .. } => *accept_loss,
+        }
+    }
+}
+
 /// What a leaving member has yet to hand over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

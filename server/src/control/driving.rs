@@ -98,12 +98,7 @@ impl Driving {
             network.call::<_, LeavingReply>(node, "", ControlCall::Leaving, report, ASK_TIMEOUT)
         });
         let told = futures::future::join_all(asked).await;
-        let gone: Vec<bool> = told.into_iter().flatten().filter_map(LeavingReply::gone).collect();
-        match (gone.is_empty(), gone.contains(&false)) {
-            (true, _) => Departed::NotYet,
-            (false, true) => Departed::Yes,
-            (false, false) => Departed::ButVotes,
-        }
+        told.iter().flatten().map(LeavingReply::departed).max().unwrap_or(Departed::NotYet)
     }
 
     /// Drives the moves for as long as this node lives, whenever it leads.

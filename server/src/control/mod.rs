@@ -83,7 +83,6 @@ use self::raft_types::{Raft, raft_id};
 use self::receive::Receiver;
 use self::silence::Silences;
 use self::state_machine::StateMachine;
-use self::wire::LeavingReply;
 
 /// Whose Raft log it is.
 const MEMBER: &[u8] = b"member";
@@ -103,8 +102,8 @@ pub struct Control {
     _stop_when_dropped: DropGuard,
 }
 
-/// How far a member has left the cluster, as the leader says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far a member has left the cluster, as the leader says: who says more has heard more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Departed {
     /// It is a member.
     NotYet,
@@ -218,11 +217,7 @@ impl Control {
     /// Tells the leader what this node, which leaves the cluster, still keeps. To be done again until it is gone.
     pub async fn report_leaving(&self, report: LeavingReport) -> Result<Departed, LinkError> {
         let told = self.driving.deliver_leaving(&self.proposer, &self.network, report).await?;
-        Ok(match told {
-            LeavingReply::Gone { votes: false } => Departed::Yes,
-            LeavingReply::Gone { votes: true } => Departed::ButVotes,
-            LeavingReply::Taken | LeavingReply::NotLeader { .. } => Departed::NotYet,
-        })
+        Ok(told.departed())
     }
 
     /// How far this member has left, as others say, whoever leads: it was given up, or has left.

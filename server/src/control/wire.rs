@@ -16,6 +16,7 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::Departed;
 use super::command::{Answer, Request};
 use super::link::{ControlCall, LinkError};
 use super::raft_types::TypeConfig;
@@ -114,11 +115,12 @@ pub(super) enum LeavingReply {
 }
 
 impl LeavingReply {
-    /// Whether the vote of a member that is gone is still needed; nothing where it is not said to be gone.
-    pub(super) fn gone(self) -> Option<bool> {
+    /// How far the member has left, by what is said.
+    pub(super) fn departed(&self) -> Departed {
         match self {
-            Self::Gone { votes } => Some(votes),
-            Self::Taken | Self::NotLeader { .. } => None,
+            Self::Gone { votes: false } => Departed::Yes,
+            Self::Gone { votes: true } => Departed::ButVotes,
+            Self::Taken | Self::NotLeader { .. } => Departed::NotYet,
         }
     }
 }

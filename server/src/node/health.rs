@@ -1,10 +1,8 @@
 //! How the node fares: why it does not serve, and what an operator should know though it does; and what it tells the
 //! others of itself.
 
-use cube_replication::lifecycle::CopyProgress;
+use cube_replication::lifecycle::{CopyProgress, not_whole};
 use cube_replication::membership::Membership as _;
-use cube_replication::topology::Placement;
-use cube_storage::model::PlacementId;
 use cube_storage::space::SpaceProbe;
 use cube_storage::{SyncState, UnsyncedCause};
 
@@ -144,13 +142,7 @@ impl Member {
 
     /// Partitions whose reads count this node, and of which it has lost something.
     pub(super) fn not_whole(&self) -> u64 {
-        let (state, me) = (self.catalog.current(), self.identity.node);
-        let is_lost = |placement, partition| self.store.partition(placement, partition).sync != SyncState::Synced;
-        let lost = |(placement, maps): (PlacementId, &Placement)| {
-            let mine = maps.partitions().filter(|(_, map)| map.serving().contains(me));
-            mine.filter(|(partition, _)| is_lost(placement, *partition)).count() as u64
-        };
-        state.topology.placements().map(lost).sum()
+        not_whole(&self.catalog.current().topology, &self.store, self.identity.node) as u64
     }
 
     fn stuck(&self) -> Option<String> {

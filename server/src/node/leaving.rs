@@ -55,9 +55,7 @@ impl Member {
         let wanted = if departure == Departure::Decommission { MemberState::Leaving } else { MemberState::Removing };
         let node = member.id;
         tracing::info!(name, state = %member.state, ?departure, "an operator has a member leave the cluster");
-        let accept_loss =
-            matches!(how, admin::Leave::Remove { accept_loss: true } | admin::Leave::Replace { accept_loss: true, .. });
-        self.decide(Command::Leave { node, departure, accept_loss }).await?;
+        self.decide(Command::Leave { node, departure, accept_loss: how.accepts_loss() }).await?;
         self.adopted(|state| state.topology.member(node).is_some_and(|member| member.state >= wanted)).await;
         self.node_view(node).ok_or_else(|| unknown(name))
     }
@@ -77,7 +75,7 @@ impl Member {
         let member = topology.member(node).ok_or_else(|| unknown(&node.to_string()))?;
         let (name, is_alive) = (&member.name, self.lives(node));
         let conflict = |reason: String| Err(AdminError::Conflict { reason });
-        let (departure, accept_loss) = match how {
+        let departure = match how {
             admin::Leave::Decommission if is_alive || member.state >= MemberState::Leaving => {
                 return Ok(Departure::Decommission);
             }
@@ -86,13 +84,13 @@ impl Member {
                     "{name} does not answer, so it can hand nothing over: start it, or remove it if it is gone for good"
                 ));
             }
-            admin::Leave::Remove { accept_loss } => (Departure::Remove, *accept_loss),
-            admin::Leave::Replace { with, accept_loss } => {
+            admin::Leave::Remove { .. } => Departure::Remove,
+            admin::Leave::Replace { with, .. } => {
                 let newcomer = topology.member_named(with).ok_or_else(|| unknown(with))?;
                 if !self.lives(newcomer.id) {
                     return conflict(format!("{with} does not answer: start it, and let it take the place then"));
                 }
-                (Departure::ReplaceWith(newcomer.id), *accept_loss)
+                Departure::ReplaceWith(newcomer.id)
             }
         };
         if member.state == MemberState::Removing {
@@ -102,7 +100,7 @@ impl Member {
             return Err(answers(name));
         }
         let loss = topology.loss_without(node, |other| self.lives(other), |other| self.is_whole(other));
-        match loss.filter(|_| !accept_loss) {
+        match loss.filter(|_| !how.accepts_loss()) {
             Some(loss) => conflict(told(loss, name)),
             None => Ok(departure),
         }
