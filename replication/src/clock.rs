@@ -16,7 +16,9 @@ pub struct NodeClock {
 impl NodeClock {
     /// A clock that goes on above everything this node ever gave, which its store remembers.
     pub fn new(me: NodeId, machine: Arc<dyn Clock>, store: Arc<Store>, max_drift_ms: u64) -> Result<Self, ClockError> {
-        Ok(Self { me, machine, hybrid: HybridClock::new(store, max_drift_ms)? })
+        let hybrid = HybridClock::new(Arc::clone(&store), max_drift_ms)?;
+        store.started_at(hybrid.peek(machine.wall_ms()));
+        Ok(Self { me, machine, hybrid })
     }
 
     /// A version that nobody gave before.

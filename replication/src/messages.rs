@@ -43,6 +43,8 @@ impl Features {
     pub const SYNC_TIMES: Self = Self(1 << 4);
     /// Whoever asks for a watermark tells whom it knows.
     pub const WATERMARKS_AMONG: Self = Self(1 << 5);
+    /// Who has lost something tells of a write up to where.
+    pub const LOSSES: Self = Self(1 << 6);
     /// What this build can: a bit is given once and never another meaning.
     pub const OF_THIS_BUILD: Self = Self(
         Self::HINTS.0
@@ -50,17 +52,19 @@ impl Features {
             | Self::ANTI_ENTROPY.0
             | Self::REPAIRS.0
             | Self::SYNC_TIMES.0
-            | Self::WATERMARKS_AMONG.0,
+            | Self::WATERMARKS_AMONG.0
+            | Self::LOSSES.0,
     );
 
     /// In words, for those that have one.
-    const NAMES: [(Self, &str); 6] = [
+    const NAMES: [(Self, &str); 7] = [
         (Self::HINTS, "hints"),
         (Self::TABLE_SCANS, "table scans"),
         (Self::ANTI_ENTROPY, "anti-entropy"),
         (Self::REPAIRS, "repairs"),
         (Self::SYNC_TIMES, "in-sync times"),
         (Self::WATERMARKS_AMONG, "watermarks among known members"),
+        (Self::LOSSES, "losses told of writes"),
     ];
 
     /// Those that both have.

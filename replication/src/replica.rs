@@ -15,13 +15,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use cube_storage::clock::ClockError;
-use cube_storage::model::{Batch, Mutation, NodeId, Origin, Outcome, PartitionId, Token};
+use cube_storage::model::{Batch, Mutation, NodeId, Origin, Outcome, PartitionId, Token, Version};
 use cube_storage::{Store, SyncState, TimeLimit, UnsyncedCause};
 
 use crate::anti_entropy::answer::{Attendant, answer as answer_question};
 use crate::clock::NodeClock;
 use crate::handoff::HintReceiver;
-use crate::messages::{PROTOCOL, Refusal, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
+use crate::messages::{Features, PROTOCOL, Refusal, Reply, ReplyBody, Request, RequestBody, Stamp, WriteRows};
 use crate::repair::Repairs;
 use crate::trace::{OpenSpan, SpanKind, Tracer};
 
@@ -76,7 +76,11 @@ impl Replica {
             return answer(self.reply(Err(refusal)));
         }
         match request.body {
-            RequestBody::Write(write) => self.write(write, self.clock.limit(request.time_left_ms), answer),
+            RequestBody::Write(write) => {
+                let limit = self.clock.limit(request.time_left_ms);
+                let knows_losses = request.features.lacks(Features::LOSSES).is_none();
+                self.write(write, limit, if knows_losses { answer } else { without_losses(answer) });
+            }
             RequestBody::Read(read) => answer(self.reply(self.read(&read).map(ReplyBody::Rows))),
             RequestBody::Scan(scan) => answer(self.reply(self.scan(&scan))),
             RequestBody::HintCredits(coming) => {
@@ -294,6 +298,23 @@ fn wrote(outcomes: Vec<Outcome>, mut refused: BTreeMap<usize, Refusal>, rows: us
         None => outcomes.next().map(Ok),
     });
     ReplyBody::WroteSome(each.collect())
+}
+
+/// Whoever knows nothing of losses is told that something newer is there: it gives the row a new version as well.
+fn without_losses(answer: OnAnswer) -> OnAnswer {
+    let known = |outcome: &mut Outcome| {
+        if let Outcome::LostUpTo(lost) = *outcome {
+            *outcome = Outcome::Superseded(Version::new(lost, NodeId(u16::MAX)));
+        }
+    };
+    Box::new(move |mut reply| {
+        match &mut reply.body {
+            Ok(ReplyBody::Wrote(outcomes)) => outcomes.iter_mut().for_each(known),
+            Ok(ReplyBody::WroteSome(each)) => each.iter_mut().flatten().for_each(known),
+            _ => {}
+        }
+        answer(reply);
+    })
 }
 
 pub(crate) fn refuse_clock(error: ClockError) -> Refusal {

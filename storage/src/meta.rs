@@ -19,6 +19,8 @@ pub(crate) enum Tag {
     Range = b'R',
     /// The bound of the hybrid clock.
     ClockBound = b'C',
+    /// The bound of the versions that were ever applied.
+    VersionBound = b'V',
 }
 
 pub(crate) fn key(tag: Tag, about: &[u8]) -> Vec<u8> {

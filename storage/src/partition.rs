@@ -4,6 +4,9 @@
 //! table and partition: the purge floor, and the horizon up to which the replica was proven equal with the others.
 //! All of it is durable before it counts, and loaded whole at start.
 //!
+//! And one thing for all of them: a bound of the versions that were ever applied, because a partition that lost something
+//! does not know any more which those were.
+//!
 //! Invariants: an epoch and a floor never go back; a floor rises above the proof only where another replica has it already
 //! (`purge.rs`), and then purges nothing; a partition that nobody has declared in sync is not.
 
@@ -81,6 +84,9 @@ pub struct RangeState {
 
 const FORMAT: u8 = 1;
 
+/// How far above the version that passed it the noted bound of versions is put: it is noted once in a while.
+const BOUND_LEAD_MS: u64 = 10_000;
+
 impl PartitionState {
     fn encode(&self) -> Vec<u8> {
         let mut out = vec![FORMAT];
@@ -134,26 +140,42 @@ struct Range {
     oldest_since_proof: Option<Hlc>,
 }
 
+/// What is known of a loss.
+#[derive(Clone, Copy, Debug)]
+struct Loss {
+    /// The fence at the time when it was last found. Not on disk: behind a restart it counts as found at the fence there is.
+    fence: Epoch,
+    /// No version that was lost is above this.
+    up_to: Hlc,
+}
+
 /// All partitions of the node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Partitions {
     states: BTreeMap<(PlacementId, PartitionId), PartitionState>,
     marks: BTreeMap<(PlacementId, PartitionId), MarkGeneration>,
-    /// The fence of those that lost something, at the time when that was last found. Not on disk: behind a restart it counts
-    /// as found at the fence there is.
-    lost_at: BTreeMap<(PlacementId, PartitionId), Epoch>,
+    lost: BTreeMap<(PlacementId, PartitionId), Loss>,
     ranges: BTreeMap<(TableId, PartitionId), Range>,
+    /// No version that was ever applied is above this.
+    newest: Hlc,
+    /// What the disk says of that.
+    newest_noted: Hlc,
 }
 
 impl Partitions {
     pub(crate) fn load(reader: &dyn Reader) -> Result<Self, EngineError> {
         let mut partitions = Self::default();
+        meta::load(reader, Tag::VersionBound, FORMAT, |_, value| {
+            partitions.newest_noted = decode_bound(value)?;
+            Some(())
+        })?;
+        partitions.newest = partitions.newest_noted;
         meta::load(reader, Tag::Partition, FORMAT, |about, value| {
             let (placement, partition) = decode_pair(about)?;
             let (key, state) = ((PlacementId(placement), partition), PartitionState::decode(value)?);
             partitions.states.insert(key, state);
             if state.sync.has_lost() {
-                partitions.lost_at.insert(key, state.epoch);
+                partitions.lost.insert(key, Loss { fence: state.epoch, up_to: partitions.newest });
             }
             Some(())
         })?;
@@ -181,9 +203,9 @@ impl Partitions {
             self.count_mark(placement, partition);
         }
         if !state.sync.has_lost() {
-            self.lost_at.remove(&key);
+            self.lost.remove(&key);
         } else if before.sync != state.sync {
-            self.lost_at.insert(key, before.epoch);
+            self.lost.insert(key, Loss { fence: before.epoch, up_to: self.newest });
         }
         self.states.insert(key, state);
     }
@@ -194,13 +216,19 @@ impl Partitions {
 
     /// The fence that a partition had when it was last found to have lost something; nothing when it has not.
     pub(crate) fn lost_at(&self, placement: PlacementId, partition: PartitionId) -> Option<Epoch> {
-        self.lost_at.get(&(placement, partition)).copied()
+        self.lost.get(&(placement, partition)).map(|loss| loss.fence)
+    }
+
+    /// No version that a partition has lost is above this; nothing when it has lost none.
+    pub(crate) fn lost_up_to(&self, placement: PlacementId, partition: PartitionId) -> Option<Hlc> {
+        self.lost.get(&(placement, partition)).map(|loss| loss.up_to)
     }
 
     /// Something more was found wrong with a partition that is marked.
     pub(crate) fn found_more(&mut self, placement: PlacementId, partition: PartitionId) {
         self.count_mark(placement, partition);
-        self.lost_at.insert((placement, partition), self.state(placement, partition).epoch);
+        let fence = self.state(placement, partition).epoch;
+        self.lost.insert((placement, partition), Loss { fence, up_to: self.newest });
     }
 
     /// Something was found wrong with a partition, be it that it was marked before.
@@ -253,6 +281,26 @@ impl Partitions {
         Some(range.state)
     }
 
+    /// Takes note that a version is being applied. The pair that notes the bound of all versions on disk, where it has to
+    /// be raised: with the version itself, so that it is never behind what is lost later.
+    pub(crate) fn reached(&mut self, version: Hlc) -> Option<(Vec<u8>, Vec<u8>)> {
+        self.newest = self.newest.max(version);
+        if version <= self.newest_noted {
+            return None;
+        }
+        self.newest_noted = Hlc::new(version.millis().saturating_add(BOUND_LEAD_MS), 0).max(version);
+        let mut value = vec![FORMAT];
+        value.put_u64(self.newest_noted.0);
+        Some((meta::key(Tag::VersionBound, &[]), value))
+    }
+
+    /// No version that was applied before this start is above `reading`, as far as clocks can tell: the bound that was noted
+    /// may be among what was lost.
+    pub(crate) fn started_at(&mut self, reading: Hlc) {
+        self.newest = self.newest.max(reading);
+        self.lost.values_mut().for_each(|loss| loss.up_to = loss.up_to.max(reading));
+    }
+
     /// The pair that notes a placement's partition on disk.
     pub(crate) fn note_state(
         placement: PlacementId,
@@ -278,6 +326,11 @@ fn encode_pair(id: u32, partition: PartitionId) -> Vec<u8> {
     out.put_u32(id);
     out.put_u16(partition.0);
     out
+}
+
+fn decode_bound(value: &[u8]) -> Option<Hlc> {
+    let (&[FORMAT], bound) = value.split_first_chunk::<1>()? else { return None };
+    Some(Hlc(u64::from_be_bytes(<[u8; 8]>::try_from(bound).ok()?)))
 }
 
 fn decode_pair(bytes: &[u8]) -> Option<(u32, PartitionId)> {

@@ -52,6 +52,8 @@ on_every_engine!(
     a_proof_under_way_does_not_outlive_a_restart,
     clearing_a_partition_takes_its_proof_and_keeps_its_floor,
     what_nobody_declared_in_sync_is_not_and_marks_outlive_a_restart,
+    a_client_is_told_up_to_where_a_partition_may_have_lost_what_is_newer,
+    a_loss_reaches_up_to_the_clock_where_the_bound_was_lost_as_well,
     a_directory_of_another_cluster_is_refused,
     the_clock_never_gives_a_reading_twice_across_restarts,
     a_tables_options_outlive_a_restart_and_its_index_is_fixed,
@@ -110,6 +112,50 @@ fn a_write_that_counts_by_an_older_map_is_refused_and_others_are_not(disk: &dyn 
     assert_eq!(outcome(&store, claiming(ELSEWHERE, P0, 1, 4)), Outcome::Applied, "another placement");
     let both = client(vec![claiming(TABLE, P0, 9, 4), claiming(TABLE, P1, 9, 4)]);
     assert_eq!(store.apply(both).unwrap(), [Outcome::Fenced(Epoch(5)), Outcome::Applied]);
+}
+
+fn lose(store: &Store, partition: PartitionId) {
+    store.set_sync(PLACEMENT, partition, SyncState::Unsynced(UnsyncedCause::DamagedData)).unwrap();
+}
+
+fn a_client_is_told_up_to_where_a_partition_may_have_lost_what_is_newer(disk: &dyn Disk) {
+    let store = open(disk);
+    mark_all_synced(&store, PLACEMENT);
+    let write = |store: &Store, partition, millis| outcome(store, put(TABLE, key_in(partition), at(millis), "v"));
+    assert_eq!(write(&store, P1, 20), Outcome::Applied);
+    lose(&store, P0);
+    // The newest of this node was in another partition, which costs a stamp and no more.
+    let lost = Outcome::LostUpTo(at(20).hlc);
+    assert_eq!(write(&store, P0, 15), lost);
+    assert_eq!(store.get(TABLE, &key_in(P0)).unwrap().unwrap().version, at(15), "it is taken all the same");
+    assert_eq!(write(&store, P0, 15), lost, "present");
+    assert_eq!(write(&store, P0, 14), lost, "superseded by less than what was lost");
+    let hint = batch(Origin::Hint, vec![put(TABLE, key_in(P0), at(16), "v")]);
+    assert_eq!(store.apply(hint).unwrap(), [Outcome::Applied], "nobody stamps it anew");
+    assert_eq!(write(&store, P0, 21), Outcome::Applied);
+    assert_eq!(write(&store, P1, 20), Outcome::Present, "it has lost nothing");
+    // Once more: what was taken since may be gone as well.
+    store.set_sync(PLACEMENT, P0, SyncState::Synced).unwrap();
+    assert_eq!(write(&store, P0, 30), Outcome::Applied);
+    lose(&store, P0);
+    assert_eq!(write(&store, P0, 29), Outcome::LostUpTo(at(30).hlc));
+    drop(store);
+    let store = open(disk);
+    let Outcome::LostUpTo(bound) = write(&store, P0, 29) else { panic!("the loss is forgotten") };
+    assert!(bound >= at(30).hlc, "{bound:?}");
+    assert_eq!(outcome(&store, put(TABLE, key_in(P0), at(bound.millis() + 1), "v")), Outcome::Applied);
+    store.set_sync(PLACEMENT, P0, SyncState::Synced).unwrap();
+    assert_eq!(write(&store, P0, 29), Outcome::Superseded(at(bound.millis() + 1)), "whole again");
+}
+
+fn a_loss_reaches_up_to_the_clock_where_the_bound_was_lost_as_well(disk: &dyn Disk) {
+    let store = open(disk);
+    lose(&store, P0);
+    drop(store);
+    let store = open(disk);
+    assert_eq!(outcome(&store, put(TABLE, key_in(P0), at(5), "v")), Outcome::Applied);
+    store.started_at(at(50).hlc);
+    assert_eq!(outcome(&store, put(TABLE, key_in(P0), at(6), "v")), Outcome::LostUpTo(at(50).hlc));
 }
 
 fn prove(store: &Store, partition: PartitionId, horizon: Hlc) {

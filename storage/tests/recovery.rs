@@ -78,7 +78,7 @@ fn assert_nothing_counts(disk: &RocksDisk) {
     assert_eq!(synced_partitions(&store, PLACEMENT), []);
     let cause = store.partition(PLACEMENT, cube_storage::model::PartitionId(0)).sync;
     assert_eq!(cause, SyncState::Unsynced(UnsyncedCause::DamagedLog));
-    let outcome = store.apply(client(vec![put(TABLE, RowKey::of("new"), at(9_999), "v")])).unwrap();
+    let outcome = store.apply(client(vec![put(TABLE, RowKey::of("new"), at(99_999), "v")])).unwrap();
     assert_eq!(outcome, [Outcome::Applied], "it takes writes");
 }
 
@@ -251,7 +251,7 @@ fn a_lost_table_file_is_damage_and_the_node_opens_unless_it_held_its_notes() {
         let (engine, store) = open(&disk);
         assert_eq!((engine.recovery(), engine.lost()), (Recovery::Complete, &[][..]), "it is told once");
         assert_eq!(synced_partitions(&store, PLACEMENT), counted, "and remembered");
-        let outcome = store.apply(client(vec![put(TABLE, RowKey::of("new"), at(9_999), "v")])).unwrap();
+        let outcome = store.apply(client(vec![put(TABLE, RowKey::of("new"), at(99_999), "v")])).unwrap();
         assert_eq!(outcome, [Outcome::Applied], "it takes writes");
     }
     assert!(opened >= 3 && refused >= 1, "{opened} opened, {refused} refused");

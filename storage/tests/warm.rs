@@ -94,7 +94,7 @@ fn a_damaged_row_that_is_read_again_and_again_is_forgotten_alone() {
     assert_eq!(store.apply(client(vec![sound])), Ok(vec![Outcome::Applied]), "it is still remembered");
     store.apply(client(vec![damaged.clone()])).unwrap_err();
     disk.0.heal();
-    assert_eq!(store.apply(client(vec![damaged])), Ok(vec![Outcome::Applied]));
+    assert!(store.apply(client(vec![damaged])).unwrap().iter().all(Outcome::holds));
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl RepairOutcome {
     pub(super) fn of(outcome: &Result<Outcome, Failure>) -> Self {
         match outcome {
             Ok(Outcome::Applied) => Self::Repaired,
-            Ok(Outcome::Present | Outcome::Superseded(_)) => Self::Unneeded,
+            Ok(Outcome::Present | Outcome::Superseded(_) | Outcome::LostUpTo(_)) => Self::Unneeded,
             Ok(Outcome::Fenced(_) | Outcome::BelowFloor(_)) | Err(_) => Self::Failed,
         }
     }

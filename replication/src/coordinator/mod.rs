@@ -423,7 +423,7 @@ impl Coordinator {
         let time_left_ms = deadline_ms.saturating_sub(self.parts.clock.monotonic_ms());
         let request = Request {
             protocol: PROTOCOL,
-            features: Features::default(),
+            features: Features::OF_THIS_BUILD,
             from: self.parts.me,
             clock: self.parts.clock.peek(),
             time_left_ms: u32::try_from(time_left_ms).unwrap_or(u32::MAX),

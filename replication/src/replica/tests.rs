@@ -69,6 +69,34 @@ fn taken(replica: &Replica, version: Version) -> Vec<bool> {
     }
 }
 
+#[test]
+fn whoever_knows_nothing_of_losses_is_told_of_something_newer() {
+    let replica = replica(PartitionState { epoch: Epoch(4), sync: SyncState::Unsynced(UnsyncedCause::DamagedData) });
+    let lost = Hlc::new(500, 0);
+    replica.store.started_at(lost);
+    let told = |features| {
+        let mutations = rows(Version::new(Hlc::new(40, 0), NodeId(2)), Epoch(4));
+        let write = WriteRows { origin: Origin::Client, mutations, stamp: Stamp::New, seen: None, condition: None };
+        let (heard, hear) = mpsc::channel();
+        let request = Request {
+            protocol: PROTOCOL,
+            features,
+            from: NodeId(2),
+            clock: Hlc::default(),
+            time_left_ms: 1_000,
+            explain: false,
+            trace: None,
+            body: RequestBody::Write(write),
+        };
+        replica.handle(request, Box::new(move |reply| heard.send(reply.body).unwrap()));
+        replica.store.run_pending();
+        hear.try_recv().unwrap()
+    };
+    assert_eq!(told(Features::LOSSES), Ok(ReplyBody::Wrote(vec![Outcome::LostUpTo(lost); 2 * ROWS])));
+    let newer = Outcome::Superseded(Version::new(lost, NodeId(u16::MAX)));
+    assert_eq!(told(Features::default()), Ok(ReplyBody::Wrote(vec![newer; 2 * ROWS])));
+}
+
 /// Writes rows of versions of all moments around the one after which the replica judges differently.
 fn check_all(held: PartitionState, ahead_ms: u64, node: NodeId) {
     let mut differ = 0;

@@ -5,8 +5,9 @@ use cube_replication::coordinator::{Failure, RequestError, WriteRequest};
 use cube_replication::messages::Refusal;
 use cube_storage::clock::ClockError;
 use cube_storage::model::{Hlc, NodeId, Record, RowKey, Version};
+use cube_storage::{Store, SyncState, UnsyncedCause};
 
-use super::cluster::{Cluster, START_MS, n, one, put};
+use super::cluster::{BITS, Cluster, PLACEMENT, START_MS, TABLE_ID, n, one, put};
 use super::node::MAX_DRIFT_MS;
 
 fn stamped(ms: u64) -> WriteRequest {
@@ -25,6 +26,36 @@ fn a_write_through_a_slow_clock_wins_over_one_through_a_fast_clock_before_it() {
         assert_eq!(second.superseded_by, None);
         assert_eq!(cluster.get(1, "k", level).unwrap().value().unwrap(), "second", "{level}");
     }
+}
+
+/// The only replica that could say *superseded* has lost what it acknowledged, and knows that.
+#[test]
+fn a_write_through_a_slow_clock_wins_over_one_that_its_replica_acknowledged_and_lost() {
+    for restarts in [false, true] {
+        let mut cluster = Cluster::of("a0 a1 a2");
+        cluster.node(2).machine.skew_ms(300_000);
+        cluster.kill(1);
+        let first = cluster.put(2, "k", "first", Level::Quorum).unwrap();
+        assert_eq!(first.acknowledged_by, [n(0), n(2)]);
+        lose(&cluster.node(0).store, &RowKey::of("k"));
+        cluster.kill(2);
+        cluster.revive(1);
+        if restarts {
+            // Its clock does not remember how far it was pulled along.
+            cluster.restart(0);
+        }
+        let second = cluster.put(1, "k", "second", Level::Quorum).unwrap();
+        assert_eq!(second.acknowledged_by, [n(0), n(1)], "it takes writes on");
+        assert!(second.version > first.version, "{} after {}", second.version, first.version);
+        assert_eq!(second.superseded_by, None, "nobody holds anything newer");
+    }
+}
+
+fn lose(store: &Store, key: &RowKey) {
+    let partition = BITS.partition_of(key.token());
+    store.set_sync(PLACEMENT, partition, SyncState::Unsynced(UnsyncedCause::DamagedData)).unwrap();
+    while store.clear_step(TABLE_ID, partition, 100).unwrap().next.is_some() {}
+    assert_eq!(store.get(TABLE_ID, key).unwrap(), None);
 }
 
 #[test]

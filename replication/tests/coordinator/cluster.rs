@@ -57,6 +57,7 @@ pub(crate) struct Cluster {
     pub(crate) state: ClusterState,
     pub(crate) network: InProcess,
     time: Arc<SharedTime>,
+    bounds: (Settings, Limits),
 }
 
 /// Time enough for a test, and the usual bounds.
@@ -96,7 +97,15 @@ impl Cluster {
         let ids: Vec<NodeId> = state.topology.members().keys().copied().collect();
         let start = |id| (id, Node::start(id, &state, &time, &network, (settings, limits)));
         let nodes = ids.into_iter().map(start).collect();
-        Self { nodes, state, network, time }
+        Self { nodes, state, network, time, bounds: (settings, limits) }
+    }
+
+    /// Ends a node and starts it again.
+    pub(crate) fn restart(&mut self, node: u16) {
+        let before = self.nodes.remove(&n(node)).unwrap();
+        let (engine, machine) = (before.engine.clone(), before.machine.clone());
+        let started = Node::start_on(engine, n(node), &self.state, machine, &self.network, self.bounds);
+        self.nodes.insert(n(node), started);
     }
 
     pub(crate) fn node(&self, node: u16) -> &Node {

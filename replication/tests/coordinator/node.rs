@@ -165,16 +165,26 @@ impl Node {
         state: &ClusterState,
         time: &Arc<SharedTime>,
         network: &InProcess,
+        bounds: (Settings, Limits),
+    ) -> Self {
+        Self::start_on(MemoryEngine::new(), id, state, TestClock::new(time), network, bounds)
+    }
+
+    /// Starts a node with what it held before, of which only the disk is left.
+    pub(crate) fn start_on(
+        engine: MemoryEngine,
+        id: NodeId,
+        state: &ClusterState,
+        machine: Arc<TestClock>,
+        network: &InProcess,
         (settings, limits): (Settings, Limits),
     ) -> Self {
-        let engine = MemoryEngine::new();
         let identity = Identity { bits: BITS, merkle_key: MerkleKey(*b"one for all test") };
         let store = Arc::new(
             Store::open(Arc::new(engine.clone()), identity, StoreOptions { limits, ..StoreOptions::default() })
                 .unwrap(),
         );
         adopt(&store, id, state).unwrap();
-        let machine = TestClock::new(time);
         let clock = Arc::new(NodeClock::new(id, machine.clone(), store.clone(), MAX_DRIFT_MS).unwrap());
         let replica = Arc::new(Replica::new(id, store.clone(), clock.clone()));
         let catalog = Arc::new(Catalog::new(state.clone()));

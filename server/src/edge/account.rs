@@ -76,6 +76,7 @@ pub(crate) const fn outcome(outcome: &Result<Outcome, Failure>) -> (&'static str
         Ok(Outcome::Superseded(newer)) => ("superseded", Some(*newer)),
         Ok(Outcome::BelowFloor(_)) => ("below_floor", None),
         Ok(Outcome::Fenced(_)) => ("fenced", None),
+        Ok(Outcome::LostUpTo(_)) => ("after_loss", None),
         Err(_) => ("failed", None),
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::queue::Job;
 use super::recent::RecentRows;
-use super::resolve::{Held, judge};
+use super::resolve::{Held, judge, with_loss};
 use crate::engine::{Durability, Engine, EngineError, Space, Writes};
 use crate::error::{DamagedRange, StoreError};
 use crate::keyspace::encode_data_key;
@@ -204,7 +204,8 @@ impl<'a> Group<'a> {
                 Outcome::BelowFloor(_) => self.store.counters.count_below_floor(),
                 _ => {}
             }
-            self.set_outcome(entry, outcome);
+            let lost_up_to = partitions.lost_up_to(entry.options.placement, entry.partition);
+            self.set_outcome(entry, with_loss(outcome, &entry.mutation.record, origin, lost_up_to));
         }
         if let Some(winner) = winner {
             self.keep(winner, fingerprint, before, partitions);
@@ -222,6 +223,7 @@ impl<'a> Group<'a> {
         if let Some(state) = partitions.applied(*table, entry.partition, record.version.hlc) {
             self.notes.push(Partitions::note_range(*table, entry.partition, state));
         }
+        self.notes.extend(partitions.reached(record.version.hlc));
         self.changes.push(Change {
             key: entry.key.clone(),
             fingerprint,

@@ -70,6 +70,17 @@ fn at_floor(incoming: &Record, origin: Origin, held: &Held, floor: Hlc) -> Outco
     }
 }
 
+/// What is told of a record that its row holds, or something newer, when its partition has lost versions up to `lost_up_to`.
+/// Only who gives new versions can do something about it.
+pub(super) fn with_loss(outcome: Outcome, incoming: &Record, origin: Origin, lost_up_to: Option<Hlc>) -> Outcome {
+    match lost_up_to {
+        Some(up_to) if origin == Origin::Client && outcome.holds() && incoming.version.hlc <= up_to => {
+            Outcome::LostUpTo(up_to)
+        }
+        _ => outcome,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -85,11 +85,13 @@ pub enum Outcome {
     BelowFloor(Hlc),
     /// The partition has a newer map than the sender counted by.
     Fenced(Epoch),
+    /// The row holds this record or a newer one, but its partition has lost something: that may have been newer, up to this.
+    LostUpTo(Hlc),
 }
 
 impl Outcome {
     /// Whether the row holds this record or a newer one here, durably.
     pub fn holds(&self) -> bool {
-        matches!(self, Self::Applied | Self::Present | Self::Superseded(_))
+        matches!(self, Self::Applied | Self::Present | Self::Superseded(_) | Self::LostUpTo(_))
     }
 }

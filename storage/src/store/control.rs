@@ -95,6 +95,11 @@ impl Store {
         self.partitions.read().lost_at(placement, partition)
     }
 
+    /// Tells the reading that this node's clock began with.
+    pub fn started_at(&self, reading: Hlc) {
+        self.partitions.write().started_at(reading);
+    }
+
     /// Declares a partition in sync if its map is still `epoch`, higher than [`Store::lost_at`], and nothing was marked since
     /// `marks`: then what made it whole speaks of all there is. Whether it did.
     pub fn mark_synced_if(

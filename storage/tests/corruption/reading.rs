@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use cube_storage::engine::{Engine, Space};
-use cube_storage::model::{Outcome, PartitionId, PlacementId, Record, RowKey, TableId, Token};
+use cube_storage::model::{Hlc, Origin, Outcome, PartitionId, PlacementId, Record, RowKey, TableId, Token};
 use cube_storage::scan::{Row, ScanRequest, Scope};
 use cube_storage::{DamagedRange, Store, StoreError, SyncState, TableOptions};
 
 use crate::common::disks::Disk;
 use crate::common::model::Model;
-use crate::common::{at, bits, client, format, mark_all_synced, observe, open_store, synced_partitions};
+use crate::common::{at, batch, bits, client, format, mark_all_synced, observe, open_store, synced_partitions};
 
 pub(crate) const TABLE: TableId = TableId(1);
 pub(crate) const PLACEMENT: PlacementId = PlacementId(0);
@@ -242,7 +242,7 @@ pub(crate) fn copy_again(store: &Store, rows: &Rows) {
     });
     let mutations: Vec<_> = mutations.collect();
     for chunk in mutations.chunks(1_000) {
-        let outcomes = store.apply(client(chunk.to_vec())).unwrap();
+        let outcomes = store.apply(batch(Origin::Replica { floor: Hlc(0) }, chunk.to_vec())).unwrap();
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Applied | Outcome::Present)));
     }
     mark_all_synced(store, PLACEMENT);

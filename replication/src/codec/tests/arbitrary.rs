@@ -223,6 +223,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         version().prop_map(Outcome::Superseded),
         hlc().prop_map(Outcome::BelowFloor),
         epoch().prop_map(Outcome::Fenced),
+        hlc().prop_map(Outcome::LostUpTo),
     ]
 }
 

@@ -359,7 +359,7 @@ fn is_reversed(from: &Bound<Bytes>, to: &Bound<Bytes>) -> bool {
 fn repaired(outcomes: &[Result<Outcome, Failure>]) -> Result<(), Failure> {
     for outcome in outcomes {
         match outcome {
-            Ok(Outcome::Applied | Outcome::Present | Outcome::Superseded(_)) => {}
+            Ok(Outcome::Applied | Outcome::Present | Outcome::Superseded(_) | Outcome::LostUpTo(_)) => {}
             Ok(Outcome::Fenced(epoch)) => return Err(Failure::Fenced(*epoch)),
             Ok(Outcome::BelowFloor(floor)) => return Err(Failure::BelowFloor(*floor)),
             Err(failure) => return Err(failure.clone()),

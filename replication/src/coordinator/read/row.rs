@@ -444,7 +444,7 @@ fn unrepaired(outcome: Result<Outcome, Failure>) -> Failure {
         Err(failure) => failure,
         Ok(Outcome::Fenced(epoch)) => Failure::Fenced(epoch),
         Ok(Outcome::BelowFloor(floor)) => Failure::BelowFloor(floor),
-        Ok(Outcome::Applied | Outcome::Present | Outcome::Superseded(_)) => Failure::Nonsense,
+        Ok(Outcome::Applied | Outcome::Present | Outcome::Superseded(_) | Outcome::LostUpTo(_)) => Failure::Nonsense,
     }
 }
 

@@ -341,6 +341,11 @@ impl Group {
             match outcome {
                 Outcome::Applied | Outcome::Present => {}
                 Outcome::Superseded(newer) => self.newer = self.newer.max(Some(*newer)),
+                // What nobody holds any more supersedes nothing, but what was acknowledged may come back from the others.
+                Outcome::LostUpTo(lost) if self.may_restamp() => {
+                    self.newer = self.newer.max(Some(Version::new(*lost, NodeId(u16::MAX))));
+                }
+                Outcome::LostUpTo(_) => {}
                 Outcome::Fenced(epoch) => {
                     self.fenced = self.fenced.max(Some(*epoch));
                     return Some(Failure::Fenced(*epoch));
@@ -351,8 +356,9 @@ impl Group {
                 }
                 Outcome::BelowFloor(floor) => {
                     // Some rows may be there from an earlier time that the same message came.
-                    self.earlier.may_be_held |=
-                        outcomes.iter().any(|o| matches!(o, Outcome::Applied | Outcome::Present));
+                    self.earlier.may_be_held |= outcomes
+                        .iter()
+                        .any(|o| matches!(o, Outcome::Applied | Outcome::Present | Outcome::LostUpTo(_)));
                     return Some(Failure::BelowFloor(*floor));
                 }
             }

@@ -92,6 +92,28 @@ fn a_superseded_write_is_stamped_above_everything_seen_and_sent_once_more() {
 }
 
 #[test]
+fn a_write_that_may_be_older_than_what_a_replica_lost_is_stamped_above_that_and_superseded_by_nothing() {
+    let mut group = group(Level::Quorum);
+    let lost = Outcome::LostUpTo(version(40).hlc);
+    assert_eq!(answer(&mut group, 1, lost), Step::Nothing);
+    let Step::Restamp(seen) = applied(&mut group, 2) else { panic!("not stamped again") };
+    assert!(seen >= version(40));
+    group.restamp(version(41), seen);
+    assert_eq!(answer(&mut group, 1, Outcome::LostUpTo(version(50).hlc)), Step::Nothing, "it lost more meanwhile");
+    let written = written(applied(&mut group, 2));
+    assert_eq!((written.version, written.superseded_by), (version(41), None));
+    assert_eq!(written.acknowledged_by, [n(1), n(2)]);
+}
+
+#[test]
+fn a_loss_does_not_touch_a_timestamp_that_the_client_chose() {
+    let mut group = stamped_by_client(Level::Quorum);
+    assert_eq!(answer(&mut group, 1, Outcome::LostUpTo(version(40).hlc)), Step::Nothing);
+    let written = written(applied(&mut group, 2));
+    assert_eq!((written.version, written.superseded_by), (version(10), None));
+}
+
+#[test]
 fn one_superseded_answer_among_those_that_met_the_level_is_enough_to_stamp_again() {
     let mut group = group(Level::All);
     assert_eq!(superseded(&mut group, 1, 30), Step::Nothing);
