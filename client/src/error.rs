@@ -36,6 +36,22 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// A code, the words for it, and nothing more to say.
+    pub(crate) fn plain(code: &str, message: String) -> Self {
+        Self {
+            code: code.to_owned(),
+            message,
+            may_take_effect: false,
+            retry_after: None,
+            required_and_alive: None,
+            acknowledged_by: Vec::new(),
+            failures: Vec::new(),
+            limit: None,
+            explained: None,
+            status: 0,
+        }
+    }
+
     pub(crate) fn of(detail: v1::ErrorDetail) -> Self {
         Self {
             code: detail.code,

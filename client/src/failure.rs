@@ -42,26 +42,27 @@ pub(crate) fn of_status(status: &Status) -> Failure {
     match status.code() {
         // gRPC itself refused before any handler saw the request: the node does not know the call.
         Code::Unimplemented => Failure::Refused(Box::new(Refusal {
-            code: "unsupported".to_owned(),
-            message: format!("the node does not know this call: {}", status.message()),
-            may_take_effect: false,
-            retry_after: None,
-            required_and_alive: None,
-            acknowledged_by: Vec::new(),
-            failures: Vec::new(),
-            limit: None,
-            explained: None,
             status: Code::Unimplemented as u32,
+            ..Refusal::plain("unsupported", format!("the node does not know this call: {}", status.message()))
         })),
-        // An answer past the size that this client takes, or bytes that are none of the protocol.
-        Code::OutOfRange | Code::ResourceExhausted | Code::Internal | Code::DataLoss => {
-            Failure::Misunderstood(reason())
-        }
+        // What nodes say for themselves has a detail: this is the answer past the size that this client takes. A write of
+        // which it would have told may be done.
+        Code::OutOfRange => Failure::Refused(Box::new(Refusal {
+            may_take_effect: true,
+            status: Code::OutOfRange as u32,
+            ..Refusal::plain(
+                "answer_too_large",
+                format!("the answer is longer than this client takes: {}", status.message()),
+            )
+        })),
+        // Bytes that are none of the protocol.
+        Code::ResourceExhausted | Code::Internal | Code::DataLoss => Failure::Misunderstood(reason()),
         _ => Failure::Lost(reason()),
     }
 }
 
-fn refusal(status: &Status) -> Option<Refusal> {
+/// What the node itself says of it, if it does.
+pub(crate) fn refusal(status: &Status) -> Option<Refusal> {
     let rich = RichStatus::decode(status.details()).ok()?;
     let any = rich.details.into_iter().find(|any| any.type_url.ends_with("cube.v1.ErrorDetail"))?;
     let mut detail = ErrorDetail::decode(any.value).ok()?;

@@ -21,7 +21,7 @@ pub struct Options {
     pub refresh_every: Duration,
     /// Requests of one session that wait for their answers. Further ones wait until there is room.
     pub session_in_flight_max: usize,
-    /// The largest answer that is taken.
+    /// The largest answer that is taken. One that is larger ends its own request, with the code `answer_too_large`.
     pub answer_bytes_max: usize,
 }
 

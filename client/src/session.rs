@@ -4,10 +4,15 @@
 //! own. A lane is one node's stream. It opens with the first request and again after it broke.
 //!
 //! Invariant: every request that was handed to a lane gets exactly one outcome. Those that never left this process, or
-//! that stand without an answer when the node ends the stream in order, were never begun; those that stand without one
-//! when the stream breaks are unknown. Routing, retries and deadlines are those of every other request.
+//! that stand without an answer when the node ends the stream in order, or with words of its own, were never begun; those
+//! that stand without one when the stream breaks are unknown. Routing, retries and deadlines are those of every other
+//! request.
+//!
+//! A message that is too long would end the stream for all that share it. So the node is told what this client takes, and
+//! answers what is longer with an error; and what is longer than the node takes is not sent, once the node has said so.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cube_proto::v1::session_reply::Outcome;
@@ -15,7 +20,7 @@ use cube_proto::v1::session_request::Call;
 use cube_proto::v1::{SessionReplies, SessionRequest, SessionRequests};
 use futures::Stream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tonic::Streaming;
+use tonic::{Code, Status, Streaming};
 
 use crate::call::Via;
 use crate::client::{Client, Inner};
@@ -28,8 +33,12 @@ use crate::table::Table;
 
 /// Requests in one message at the most: enough to share its cost, few enough that the first does not wait for the last.
 const REQUESTS_PER_MESSAGE_MAX: usize = 128;
-/// Keys and values in one message, unless a single request has more.
+/// Bytes of one message, unless a single request has more.
 const BYTES_PER_MESSAGE_MAX: usize = 256 << 10;
+/// What stands around a request in a message: its number, and lengths.
+const REQUEST_OVERHEAD_BYTES: usize = 32;
+/// What nodes say of a message that is longer than their limits let it be.
+const TOO_LARGE: &str = "message_too_large";
 
 /// A client whose requests share streams. Cheap to clone; clones share the streams, and the bound on what is in flight.
 #[derive(Clone, Debug)]
@@ -72,23 +81,66 @@ impl Lanes {
 
 type Answered = oneshot::Sender<Result<Outcome, Failure>>;
 
+/// A request on its way to a stream.
+#[derive(Debug)]
+struct Asked {
+    call: Call,
+    bytes: usize,
+    answered: Answered,
+}
+
 /// One node's stream.
 #[derive(Debug)]
 pub(crate) struct Lane {
-    sender: mpsc::Sender<(Call, Answered)>,
+    sender: mpsc::Sender<Asked>,
     room: Arc<Semaphore>,
+    bounds: Arc<Bounds>,
+}
+
+/// How long messages may be.
+#[derive(Debug)]
+struct Bounds {
+    /// The longest that the node takes: unknown until it refused one, for as long as its streams end because of that.
+    request_bytes_max: AtomicUsize,
+    /// The longest that this client takes.
+    answer_bytes_max: usize,
+}
+
+impl Bounds {
+    fn new(request_bytes_max: usize, answer_bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self { request_bytes_max: AtomicUsize::new(request_bytes_max), answer_bytes_max })
+    }
+
+    fn request_bytes_max(&self) -> usize {
+        self.request_bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// Why a request is not sent, if it is longer than the node takes.
+    fn check(&self, bytes: usize) -> Result<(), Failure> {
+        let limit = self.request_bytes_max();
+        if bytes <= limit {
+            return Ok(());
+        }
+        let message = format!("the message is of {bytes} bytes, and {limit} are the most by the limits of the node");
+        let refusal = Refusal::plain(TOO_LARGE, message);
+        let (limit, status) = (u64::try_from(limit).ok(), Code::InvalidArgument as u32);
+        Err(Failure::Refused(Box::new(Refusal { limit, status, ..refusal })))
+    }
 }
 
 impl Lane {
     /// The lane to a node, opened if there is none or the last one broke.
     pub(crate) fn of(lanes: &Lanes, node: &Arc<Node>, inner: &Inner) -> Arc<Self> {
         let mut open = lock(&lanes.lanes);
-        if let Some(lane) = open.get(&node.address).filter(|lane| !lane.sender.is_closed()) {
+        let last = open.get(&node.address);
+        if let Some(lane) = last.filter(|lane| !lane.sender.is_closed()) {
             return Arc::clone(lane);
         }
+        let known = last.map_or(usize::MAX, |lane| lane.bounds.request_bytes_max());
+        let bounds = Bounds::new(known, inner.options.answer_bytes_max);
         let (sender, receiver) = mpsc::channel(lanes.in_flight_max);
-        let lane = Arc::new(Self { sender, room: Arc::clone(&lanes.room) });
-        tokio::spawn(run(Arc::clone(node), receiver, inner.options.answer_bytes_max));
+        let lane = Arc::new(Self { sender, room: Arc::clone(&lanes.room), bounds: Arc::clone(&bounds) });
+        tokio::spawn(run(Arc::clone(node), receiver, bounds));
         open.insert(node.address.clone(), Arc::clone(&lane));
         lane
     }
@@ -97,7 +149,10 @@ impl Lane {
         let closed = || Failure::Unsent("the stream was closed before it could be sent".to_owned());
         let _room = self.room.acquire().await.map_err(|_| closed())?;
         let (answered, answer) = oneshot::channel();
-        self.sender.send((op.call(), answered)).await.map_err(|_| closed())?;
+        let call = op.call();
+        let bytes = call.encoded_len() + REQUEST_OVERHEAD_BYTES;
+        self.bounds.check(bytes)?;
+        self.sender.send(Asked { call, bytes, answered }).await.map_err(|_| closed())?;
         match answer.await {
             Ok(Ok(outcome)) => O::reply(outcome),
             Ok(Err(failure)) => Err(failure),
@@ -111,17 +166,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Requests that were sent and have no answer yet.
+/// Requests that were sent and have no answer yet, with their bytes, and one that goes with the next message.
 #[derive(Debug, Default)]
 struct Waiting {
     next_id: u64,
-    answers: HashMap<u64, Answered>,
+    answers: HashMap<u64, (Answered, usize)>,
+    next: Option<Asked>,
 }
 
 impl Waiting {
-    fn add(&mut self, answered: Answered) -> u64 {
+    fn add(&mut self, answered: Answered, bytes: usize) -> u64 {
         self.next_id += 1;
-        self.answers.insert(self.next_id, answered);
+        self.answers.insert(self.next_id, (answered, bytes));
         self.next_id
     }
 }
@@ -132,25 +188,56 @@ fn fail(answered: Answered, failure: Failure) {
 }
 
 /// Serves a lane until it breaks or nobody needs it, and gives every request its outcome.
-async fn run(node: Arc<Node>, receiver: mpsc::Receiver<(Call, Answered)>, answer_bytes_max: usize) {
+async fn run(node: Arc<Node>, receiver: mpsc::Receiver<Asked>, bounds: Arc<Bounds>) {
     let waiting = Arc::new(Mutex::new(Waiting::default()));
     let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
     let (ended, end_seen) = watch::channel(());
-    let requests = outgoing(Arc::clone(&receiver), Arc::clone(&waiting), end_seen);
-    let mut kv = node.kv().max_decoding_message_size(answer_bytes_max);
-    let end = match kv.session(requests).await {
+    let requests = outgoing(Arc::clone(&receiver), Arc::clone(&waiting), end_seen, Arc::clone(&bounds));
+    let end = match node.kv().session(requests).await {
         Ok(replies) => incoming(replies.into_inner(), &waiting).await,
-        Err(status) => failure::of_status(&status),
+        Err(status) => end_by(&status, failure::of_status),
     };
+    // A node that ends a stream for another reason may have other limits when it is back.
+    bounds.request_bytes_max.store(too_large(&end).unwrap_or(usize::MAX), Ordering::Relaxed);
     // The connection may hold the sending half for a while yet: it is told to let go of the requests.
     drop(ended);
     let mut receiver = receiver.lock().await;
     receiver.close();
-    for (_, answered) in std::mem::take(&mut lock(&waiting).answers) {
-        fail(answered, end.clone());
+    let Waiting { answers, next, .. } = std::mem::take(&mut *lock(&waiting));
+    for (answered, bytes) in answers.into_values() {
+        fail(answered, what_it_means(&end, bytes));
     }
-    while let Some((_, answered)) = receiver.recv().await {
+    if let Some(Asked { answered, .. }) = next {
         fail(answered, Failure::Unsent(end.reason()));
+    }
+    while let Some(Asked { answered, .. }) = receiver.recv().await {
+        fail(answered, Failure::Unsent(end.reason()));
+    }
+}
+
+/// Why a stream ended: a node that ends it with words of its own has answered all that it has read before.
+fn end_by(status: &Status, otherwise: impl FnOnce(&Status) -> Failure) -> Failure {
+    match failure::refusal(status) {
+        Some(refusal) if !refusal.may_take_effect => Failure::Refused(Box::new(refusal)),
+        _ => otherwise(status),
+    }
+}
+
+/// The longest message that the node takes, if it ended the stream because one was longer.
+fn too_large(end: &Failure) -> Option<usize> {
+    match end {
+        Failure::Refused(refusal) if refusal.code == TOO_LARGE => usize::try_from(refusal.limit?).ok(),
+        _ => None,
+    }
+}
+
+/// What the end of its stream means for a request without an answer. One that is too long is refused; others may go again.
+fn what_it_means(end: &Failure, bytes: usize) -> Failure {
+    match too_large(end) {
+        Some(limit) if bytes <= limit => {
+            Failure::Unsent("the session ended because another request was too long, before this was begun".to_owned())
+        }
+        _ => end.clone(),
     }
 }
 
@@ -161,7 +248,7 @@ async fn incoming(mut replies: Streaming<SessionReplies>, waiting: &Mutex<Waitin
             Ok(Some(SessionReplies { replies })) => {
                 let mut waiting = lock(waiting);
                 for reply in replies {
-                    let Some(answered) = waiting.answers.remove(&reply.id) else { continue };
+                    let Some((answered, _)) = waiting.answers.remove(&reply.id) else { continue };
                     let outcome = match reply.outcome {
                         Some(Outcome::Error(error)) => Err(Failure::Refused(Box::new(Refusal::of(error)))),
                         Some(outcome) => Ok(outcome),
@@ -171,53 +258,59 @@ async fn incoming(mut replies: Streaming<SessionReplies>, waiting: &Mutex<Waitin
                 }
             }
             Ok(None) => return Failure::Unsent("the node ended the session, and never began this".to_owned()),
-            // Whatever the status says of the stream, it says nothing of the single requests.
-            Err(status) => return Failure::Lost(format!("the session broke: {}", status.message())),
+            // Whatever another one than the node says of the stream, it says nothing of the single requests.
+            Err(status) => {
+                let broke = |status: &Status| Failure::Lost(format!("the session broke: {}", status.message()));
+                return end_by(&status, broke);
+            }
         }
     }
 }
 
-type Requests = Arc<tokio::sync::Mutex<mpsc::Receiver<(Call, Answered)>>>;
+type Requests = Arc<tokio::sync::Mutex<mpsc::Receiver<Asked>>>;
 
 /// The requests as messages: all that are at hand when the connection has room for one more message.
 fn outgoing(
     receiver: Requests,
     waiting: Arc<Mutex<Waiting>>,
     end: watch::Receiver<()>,
+    bounds: Arc<Bounds>,
 ) -> impl Stream<Item = SessionRequests> + Send {
-    futures::stream::unfold((receiver, waiting, end), async |(receiver, waiting, mut end)| {
+    futures::stream::unfold((receiver, waiting, end, bounds), async |(receiver, waiting, mut end, bounds)| {
         let requests = {
             let mut receiver = receiver.lock().await;
-            let first = tokio::select! {
-                biased;
-                // It never changes: it is dropped when the answers have ended.
-                _ = end.changed() => return None,
-                first = receiver.recv() => first?,
+            let left = lock(&waiting).next.take_if(|_| end.has_changed().is_ok());
+            let first = match left {
+                Some(left) => left,
+                None => tokio::select! {
+                    biased;
+                    // It never changes: it is dropped when the answers have ended.
+                    _ = end.changed() => return None,
+                    first = receiver.recv() => first?,
+                },
             };
+            let bytes_max = BYTES_PER_MESSAGE_MAX.min(bounds.request_bytes_max());
             let mut waiting = lock(&waiting);
-            let mut bytes = 0;
+            let mut message_bytes = 0;
             let mut requests = Vec::new();
             let mut next = Some(first);
-            while let Some((call, answered)) = next {
-                bytes += size(&call);
+            while let Some(Asked { call, bytes, answered }) = next {
+                // One that is long goes alone: with others it might be longer than the node takes.
+                if !requests.is_empty() && message_bytes + bytes > bytes_max {
+                    waiting.next = Some(Asked { call, bytes, answered });
+                    break;
+                }
                 // One whose caller has given up is not sent at all.
                 if !answered.is_closed() {
-                    requests.push(SessionRequest { id: waiting.add(answered), call: Some(call) });
+                    message_bytes += bytes;
+                    requests.push(SessionRequest { id: waiting.add(answered, bytes), call: Some(call) });
                 }
-                let is_full = requests.len() >= REQUESTS_PER_MESSAGE_MAX || bytes >= BYTES_PER_MESSAGE_MAX;
+                let is_full = requests.len() >= REQUESTS_PER_MESSAGE_MAX || message_bytes >= bytes_max;
                 next = if is_full { None } else { receiver.try_recv().ok() };
             }
             requests
         };
-        Some((SessionRequests { requests }, (receiver, waiting, end)))
+        let answer_bytes_max = u64::try_from(bounds.answer_bytes_max).unwrap_or(u64::MAX);
+        Some((SessionRequests { requests, answer_bytes_max }, (receiver, waiting, end, bounds)))
     })
-}
-
-/// About how many bytes a request takes.
-fn size(call: &Call) -> usize {
-    match call {
-        Call::Put(put) => put.value.len(),
-        Call::BatchPut(batch) => batch.rows.iter().map(|row| row.value.len()).sum(),
-        _ => 0,
-    }
 }

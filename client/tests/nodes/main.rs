@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod sizes;
+
 include!("real_nodes.rs");
 
 use std::collections::BTreeMap;

@@ -157,7 +157,7 @@ async fn an_answer_that_is_larger_than_the_client_takes_is_told_as_that_and_not_
     table.put(UPPER, vec![b'v'; 128 << 10]).send().await.unwrap();
     let before = cluster.shared.seen_by().len();
     let error = table.get(UPPER).send().await.unwrap_err();
-    assert!(matches!(error, Error::Misunderstood { .. }), "{error}");
+    assert!(matches!(error, Error::Refused { .. }) && error.code() == "answer_too_large", "{error}");
     assert!(error.to_string().contains("too large") && error.to_string().contains("65536"), "{error}");
     assert_eq!(cluster.shared.seen_by().len(), before + 1, "another node would answer the same");
 }
@@ -279,6 +279,25 @@ async fn a_session_that_ends_in_order_never_began_what_it_did_not_answer() {
     cluster.say(1, [Say::Nothing]);
     table.put(UPPER, "v").send().await.unwrap();
     assert_eq!(cluster.shared.seen_by(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_session_that_a_node_ends_in_its_own_words_never_began_what_it_did_not_answer() {
+    let cluster = Cluster::of(1).await;
+    let table = cluster.client_with(patient()).await.session().default_table();
+    let later = with_hint(refusal("overloaded", Code::ResourceExhausted, false), Duration::from_millis(1));
+    cluster.say(1, [Say::Ends(later)]);
+    table.put(UPPER, "v").send().await.unwrap();
+    assert_eq!(cluster.shared.seen_by().len(), 2, "it is asked for again");
+    // It says of which message it speaks by the limit alone.
+    let mut too_large = refusal("message_too_large", Code::InvalidArgument, false);
+    too_large.limit = Some(1 << 10);
+    cluster.say(1, [Say::Ends(too_large)]);
+    table.put(UPPER, "short").send().await.unwrap();
+    let error = table.put(UPPER, vec![b'v'; 2 << 10]).send().await.unwrap_err();
+    assert_eq!((error.code(), error.refusal().unwrap().limit), ("message_too_large", Some(1 << 10)));
+    assert_eq!(cluster.shared.seen_by().len(), 4, "what is known to be too long is not sent");
+    assert_eq!(cluster.shared.value(UPPER).unwrap(), "short");
 }
 
 #[tokio::test]

@@ -91,6 +91,8 @@ codes! {
     BatchTooLarge = "batch_too_large", PAYLOAD_TOO_LARGE, InvalidArgument;
     /// The rows before this one fill the answer: it was not read.
     AnswerFull = "answer_full", PAYLOAD_TOO_LARGE, OutOfRange;
+    /// The answer is longer than the client takes.
+    AnswerTooLarge = "answer_too_large", PAYLOAD_TOO_LARGE, OutOfRange;
     /// The body is longer than any request may be.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, InvalidArgument;
     /// The message over gRPC is longer than any may be.

@@ -3,7 +3,7 @@
 //! `serve.rs` holds the port and its connections, `door.rs` and `arriving.rs` look at what comes in on them. `kv.rs` has
 //! the calls, `scan.rs` the stream of a scan's pages and `session.rs` the stream that carries many calls; `requests.rs` and
 //! `convert.rs` turn messages into requests and answers into messages, `explained.rs` accounts of the work, `status.rs`
-//! errors into statuses. Messages are as large as the configured limits let a request be, and no larger.
+//! errors into statuses. Messages that come in are as large as the configured limits let a request be, and no larger.
 
 mod admin;
 mod arriving;
@@ -44,7 +44,8 @@ const ROW_OVERHEAD_BYTES: usize = 64;
 /// The fields of a message that come once.
 const MESSAGE_OVERHEAD_BYTES: usize = 64 << 10;
 
-/// The largest request and the largest answer: a batch or a page in full.
+/// The largest request: a batch in full. Answers are bounded where they are made; one that is longer holds a single row,
+/// which was written when the limits were others.
 pub fn message_bytes_max(limits: &Limits) -> usize {
     let rows = limits.batch_bytes_max.max(limits.page_bytes_max).max(limits.value_bytes_max + limits.key_bytes_max);
     let overhead = limits.batch_rows_max.max(limits.page_rows_max).saturating_mul(ROW_OVERHEAD_BYTES);
@@ -61,7 +62,7 @@ pub fn routes(edge: Arc<Edge>) -> Result<Door, tonic_reflection::server::Error> 
             .register_encoded_file_descriptor_set(cube_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = Routes::new(kv.max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max))
+    let routes = Routes::new(kv.max_decoding_message_size(bytes_max))
         .add_service(admin.max_decoding_message_size(bytes_max))
         .add_service(HealthServer::new(HealthService::new(Arc::clone(&edge))))
         .add_service(described().build_v1()?)

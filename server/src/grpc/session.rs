@@ -2,7 +2,8 @@
 //! the answers at hand travel together: a request costs no task, no timer and no stream of its own.
 //!
 //! Invariants: every request that was read is answered, once, also when the coordinator lets go of it; so a stream that
-//! ends with OK leaves nothing begun without an answer. Requests in flight are bounded by not reading on, and the answers
+//! ends with OK, or with a status of this node, leaves nothing begun without an answer. No answer is longer than the client
+//! says it takes: one such message would end the stream for all that is under way on it. Requests in flight are bounded by not reading on, and the answers
 //! that wait for a client that does not take them by answering what is too much with an error.
 
 mod place;
@@ -63,7 +64,8 @@ impl Session {
                 () = self.replies.closed() => return Ok(()),
                 message = requests.message() => message.map_err(|status| told(status).unwrap_or_else(|other| other))?,
             };
-            let Some(v1::SessionRequests { requests }) = message else { return Ok(()) };
+            let Some(v1::SessionRequests { requests, answer_bytes_max }) = message else { return Ok(()) };
+            self.window.bound(answer_bytes_max);
             for v1::SessionRequest { id, call } in requests {
                 let place = tokio::select! {
                     // Nobody takes the answers any more: what follows was never begun.

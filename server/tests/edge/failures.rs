@@ -32,6 +32,7 @@ const THREE: Plan = Plan {
         slow_ms: None,
     },
     message_time: None,
+    engine: None,
 };
 
 const PUT: &str = r#"{"key":"k","value":"v","cl":"ALL"}"#;

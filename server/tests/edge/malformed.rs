@@ -119,7 +119,8 @@ async fn bytes_that_are_still_arriving_count_in_the_budget() {
     assert!(detail_of(&status).retry_after_ms.is_some());
     let small = v1::PutRequest { value: vec![b'v'; 900 << 10].into(), ..put("k", "") };
     let small = v1::SessionRequest { id: 7, call: Some(v1::session_request::Call::Put(small)) };
-    let (ended, replies) = session(node.grpc, v1::SessionRequests { requests: vec![small] }).await;
+    let (ended, replies) =
+        session(node.grpc, v1::SessionRequests { requests: vec![small], ..Default::default() }).await;
     assert_eq!(ended.code(), Code::Ok, "what is refused in a session is refused for itself: {ended:?}");
     let Some(v1::session_reply::Outcome::Error(error)) = &replies[0].outcome else { panic!("{replies:?}") };
     assert_eq!((replies[0].id, error.code.as_str()), (7, "overloaded"));

@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) settings: Settings,
     /// In which a message over gRPC, or a body over HTTP, must be here, if it is another one than that of nodes.
     pub(crate) message_time: Option<Duration>,
+    /// Its disk, if another node has used it before.
+    pub(crate) engine: Option<MemoryEngine>,
 }
 
 /// A node, its front doors, and what a test may do to it.
@@ -76,7 +78,7 @@ impl Node {
 
     pub(crate) async fn start(plan: Plan) -> Self {
         let state = initial_state(plan.others);
-        let engine = Arc::new(MemoryEngine::new());
+        let engine = Arc::new(plan.engine.unwrap_or_default());
         let identity = Identity { bits: BITS, merkle_key: MerkleKey(*b"edge test merkle") };
         let options = StoreOptions { limits: plan.limits, ..StoreOptions::default() };
         let store = Arc::new(Store::open(engine, identity, options).unwrap());

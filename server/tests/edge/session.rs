@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use cube_proto::v1::row_result::Outcome as RowOutcome;
 use cube_proto::v1::session_reply::Outcome;
 use cube_proto::v1::session_request::Call;
 use cube_proto::v1::{self, SessionReplies, SessionReply, SessionRequest, SessionRequests};
 use cube_server::edge::Closing;
+use cube_storage::engine::MemoryEngine;
+use cube_storage::model::Limits;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -28,7 +31,7 @@ impl Session {
 
     async fn send(&self, requests: impl IntoIterator<Item = (u64, Call)>) {
         let requests = requests.into_iter().map(|(id, call)| SessionRequest { id, call: Some(call) }).collect();
-        self.requests.send(SessionRequests { requests }).await.unwrap();
+        self.requests.send(SessionRequests { requests, ..Default::default() }).await.unwrap();
     }
 
     /// So many answers by their ids.
@@ -97,7 +100,8 @@ async fn a_request_that_is_refused_harms_no_other() {
     let no_level = v1::GetRequest { key: key("a"), level: 77, ..Default::default() };
     let calls = [Call::Put(nowhere), Call::Get(at_any), Call::Get(no_level), Call::Put(put("a", "1"))];
     session.send((0..).zip(calls)).await;
-    session.requests.send(SessionRequests { requests: vec![SessionRequest { id: 9, call: None }] }).await.unwrap();
+    let empty = SessionRequests { requests: vec![SessionRequest { id: 9, call: None }], ..Default::default() };
+    session.requests.send(empty).await.unwrap();
     let answers = session.answers(5).await;
     assert_eq!(error_code(&answers[&0]), "unknown_keyspace");
     assert_eq!(error_code(&answers[&1]), "level_not_for_reading");
@@ -116,7 +120,8 @@ async fn thousands_of_requests_are_answered_once_each_and_together() {
         for first in (0..REQUESTS).step_by(500) {
             let calls = (first..first + 500)
                 .map(|id| SessionRequest { id, call: Some(Call::Put(put(&format!("k{}", id % 100), "v"))) });
-            requests.send(SessionRequests { requests: calls.collect() }).await.unwrap();
+            let message = SessionRequests { requests: calls.collect(), ..Default::default() };
+            requests.send(message).await.unwrap();
         }
     });
     let answers = session.answers(usize::try_from(REQUESTS).unwrap()).await;
@@ -198,4 +203,79 @@ async fn a_client_that_does_not_take_its_answers_holds_no_more_than_its_share() 
     for outcome in refused {
         assert_eq!(error_code(outcome), "overloaded");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_longer_than_the_limits_are_by_now_are_answered_and_end_no_session() {
+    const VALUE_BYTES: usize = 1 << 20;
+    let engine = MemoryEngine::new();
+    let before = Node::start(Plan { engine: Some(engine.clone()), ..Plan::default() }).await;
+    client(&before).await.put(put("large", &"x".repeat(VALUE_BYTES))).await.unwrap();
+    drop(before);
+    let (bytes, rows) = (64 << 10, 100);
+    let limits = Limits {
+        value_bytes_max: bytes,
+        batch_bytes_max: bytes,
+        page_bytes_max: bytes,
+        batch_rows_max: rows,
+        page_rows_max: rows,
+        ..Limits::default()
+    };
+    let node = Node::start(Plan { engine: Some(engine), limits, ..Plan::default() }).await;
+    let get = v1::GetRequest { key: key("large"), ..Default::default() };
+    let many = v1::BatchGetRequest { keys: vec![key("large").unwrap()], ..Default::default() };
+    let range = v1::RangeRequest { partition: "large".into(), limit: 100, ..Default::default() };
+    let mut kv = client(&node).await;
+    assert_eq!(kv.get(get.clone()).await.unwrap().into_inner().value.len(), VALUE_BYTES);
+    let mut session = Session::open(&node).await;
+    session.send([(1, Call::Get(get)), (2, Call::BatchGet(many)), (3, Call::Range(range))]).await;
+    session.send([(4, Call::Put(put("small", "v")))]).await;
+    let answers = session.answers(4).await;
+    assert!(matches!(&answers[&1], Outcome::Row(row) if row.value.len() == VALUE_BYTES));
+    let row_of = |outcome: &v1::RowResult| matches!(&outcome.outcome, Some(RowOutcome::Row(row)) if row.found);
+    assert!(matches!(&answers[&2], Outcome::Rows(rows) if row_of(&rows.rows[0])));
+    assert!(matches!(&answers[&3], Outcome::Page(page) if page.rows[0].value.len() == VALUE_BYTES));
+    assert!(matches!(&answers[&4], Outcome::Written(_)));
+    assert!(session.end().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_longer_than_the_client_takes_is_an_error_of_its_request_alone() {
+    const BYTES_MAX: usize = 64 << 10;
+    let node = Node::alone().await;
+    let mut kv = client(&node).await;
+    kv.put(put("large", &"x".repeat(2 * BYTES_MAX))).await.unwrap();
+    kv.put(put("fits", &"x".repeat(BYTES_MAX - 100))).await.unwrap();
+    kv.put(put("small", &"x".repeat(10 << 10))).await.unwrap();
+    let (requests, sent) = mpsc::channel(16);
+    let mut kv = kv.max_decoding_message_size(BYTES_MAX);
+    let mut session = Session { requests, replies: kv.session(ReceiverStream::new(sent)).await.unwrap().into_inner() };
+    let said = SessionRequests { requests: Vec::new(), answer_bytes_max: BYTES_MAX as u64 };
+    session.requests.send(said).await.unwrap();
+
+    let get = |name: &str| Call::Get(v1::GetRequest { key: key(name), ..Default::default() });
+    let many = v1::BatchGetRequest { keys: vec![key("large").unwrap(), key("small").unwrap()], ..Default::default() };
+    let range = v1::RangeRequest { partition: "large".into(), ..Default::default() };
+    let calls = [get("large"), Call::BatchGet(many), Call::Range(range), get("fits")];
+    session.send((0..).zip(calls).chain((4..40).map(|id| (id, get("small"))))).await;
+    let answers = session.answers(40).await;
+    for id in 0..3 {
+        let Outcome::Error(error) = &answers[&id] else { panic!("{id} is too long") };
+        assert_eq!((error.code.as_str(), error.limit), ("answer_too_large", Some(BYTES_MAX as u64)));
+        assert_eq!((error.status, error.may_take_effect), (tonic::Code::OutOfRange as u32, false));
+    }
+    assert!(
+        (3..40).all(|id| matches!(&answers[&id], Outcome::Row(row) if row.found)),
+        "they come in messages that fit"
+    );
+
+    let rows =
+        (0..2_000).map(|row| v1::PutRow { key: key(&format!("row {row:040}")), value: "v".into(), ttl_ms: None });
+    session.send([(40, Call::BatchPut(v1::BatchPutRequest { rows: rows.collect(), ..Default::default() }))]).await;
+    let answers = session.answers(1).await;
+    let Outcome::Error(error) = &answers[&40] else { panic!("what came of 2,000 rows is too long to tell") };
+    assert_eq!((error.code.as_str(), error.may_take_effect), ("write_unknown", true), "it is done all the same");
+    session.send([(41, get(&format!("row {:040}", 7)))]).await;
+    assert!(matches!(&session.answers(1).await[&41], Outcome::Row(row) if row.found));
+    assert!(session.end().await.is_empty());
 }

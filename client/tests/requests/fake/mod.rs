@@ -33,6 +33,8 @@ pub(crate) enum Say {
     Lost,
     /// Never answers.
     Nothing,
+    /// Ends the session with this detail, and does nothing.
+    Ends(Box<ErrorDetail>),
 }
 
 pub(crate) fn refusal(code: &str, status: Code, may_take_effect: bool) -> Box<ErrorDetail> {

@@ -46,7 +46,7 @@ impl FakeNode {
         self.note(&put.key, put.timestamp_ms);
         match self.shared.next(self.number) {
             Say::Yes => Ok(self.apply(put.key, put.value, put.timestamp_ms)),
-            Say::No(detail) => Err(status_of(&detail)),
+            Say::No(detail) | Say::Ends(detail) => Err(status_of(&detail)),
             Say::DoneButLost => {
                 self.apply(put.key, put.value, put.timestamp_ms);
                 if let Some((key, value, node)) = self.shared.meanwhile.lock().unwrap().take() {
@@ -63,7 +63,7 @@ impl FakeNode {
         self.note(&get.key, None);
         match self.shared.next(self.number) {
             Say::Yes => Ok(self.found(get.key)),
-            Say::No(detail) => Err(status_of(&detail)),
+            Say::No(detail) | Say::Ends(detail) => Err(status_of(&detail)),
             Say::DoneButLost | Say::Lost => Err(lost()),
             Say::Nothing => std::future::pending().await,
         }
@@ -130,7 +130,7 @@ impl Kv for FakeNode {
                 node.note(&Some(v1::RowKey { partition: first.to_string().into(), sort: Bytes::new() }), None);
                 let said = node.shared.next(node.number);
                 match said {
-                    Say::No(detail) => return Some((Err(status_of(&detail)), None)),
+                    Say::No(detail) | Say::Ends(detail) => return Some((Err(status_of(&detail)), None)),
                     Say::Lost => return Some((Err(lost()), None)),
                     Say::Nothing => std::future::pending().await,
                     Say::Yes | Say::DoneButLost => {}
@@ -208,6 +208,7 @@ impl Kv for FakeNode {
                                 Say::Yes => Outcome::Written(node.apply(put.key, put.value, put.timestamp_ms)),
                                 Say::No(detail) => Outcome::Error(*detail),
                                 Say::Nothing => return None,
+                                Say::Ends(detail) => return Some((Err(status_of(&detail)), None)),
                                 Say::Lost | Say::DoneButLost => return Some((Err(lost()), None)),
                             }
                         }

@@ -14,6 +14,8 @@ use crate::edge::{Code, Details, Edge, EdgeError, stopped_while_reading, stopped
 /// Bytes of answers that may wait for the client of one session. One that asks faster than it listens gets errors instead of
 /// rows; so does everybody when those of all sessions are more than requests in flight may hold.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+/// The least that a client takes: errors have to fit.
+const ANSWER_BYTES_MIN: usize = 16 << 10;
 /// After which such a client may ask again.
 const RETRY_AFTER_MS: u32 = 50;
 
@@ -23,13 +25,33 @@ pub(super) struct Window {
     free: Semaphore,
     /// Bytes of answers that the client has not taken.
     waiting_bytes: AtomicUsize,
+    /// The longest message that the client takes.
+    answer_bytes_max: AtomicUsize,
     edge: Arc<Edge>,
 }
 
 impl Window {
     /// A window of so many requests.
     pub(super) fn of(requests: usize, edge: Arc<Edge>) -> Self {
-        Self { free: Semaphore::new(requests), waiting_bytes: AtomicUsize::new(0), edge }
+        Self {
+            free: Semaphore::new(requests),
+            waiting_bytes: AtomicUsize::new(0),
+            answer_bytes_max: AtomicUsize::new(usize::MAX),
+            edge,
+        }
+    }
+
+    /// The client says what it takes; nothing if that is 0.
+    pub(super) fn bound(&self, bytes_max: u64) {
+        if bytes_max > 0 {
+            let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX).max(ANSWER_BYTES_MIN);
+            self.answer_bytes_max.store(bytes_max, Ordering::Relaxed);
+        }
+    }
+
+    /// The longest message that the client takes.
+    pub(super) fn answer_bytes_max(&self) -> usize {
+        self.answer_bytes_max.load(Ordering::Relaxed)
     }
 
     /// Answers were taken by the client's stream.
@@ -119,9 +141,14 @@ impl Place {
             Ok(outcome) => reply(outcome),
             Err(error) => refused(&error),
         };
+        let holds_rows = matches!(reply.outcome, Some(Outcome::Row(_) | Outcome::Rows(_) | Outcome::Page(_)));
+        let (in_message, taken) = (bytes_in_message(&reply), self.window.answer_bytes_max());
+        if in_message > taken {
+            let error = if holds_rows { too_large(in_message, taken) } else { told_too_long(in_message, taken) };
+            reply = refused(&error);
+        }
         let bytes = reply.encoded_len();
         let held = self.window.hold(bytes);
-        let holds_rows = matches!(reply.outcome, Some(Outcome::Row(_) | Outcome::Rows(_) | Outcome::Page(_)));
         if holds_rows && let Some(error) = self.window.refuses(held, bytes) {
             reply = refused(&error);
             self.window.hold(reply.encoded_len());
@@ -130,6 +157,29 @@ impl Place {
         // The client is gone when nobody takes it. There is room: the place stands for it.
         let _gone = self.replies.try_send(reply);
     }
+}
+
+/// What an answer takes in a message: itself, its tag and its length.
+pub(super) fn bytes_in_message(reply: &v1::SessionReply) -> usize {
+    let bytes = reply.encoded_len();
+    1 + prost::length_delimiter_len(bytes) + bytes
+}
+
+fn too_large(bytes: usize, limit: usize) -> EdgeError {
+    let message = format!("the answer is of {bytes} bytes, and the client takes {limit}: ask for less at once");
+    let details = Details { limit: u64::try_from(limit).ok(), ..Details::default() };
+    EdgeError::with(Code::AnswerTooLarge, message, details)
+}
+
+/// Of a write, which is done, for better or worse.
+fn told_too_long(bytes: usize, limit: usize) -> EdgeError {
+    let message = format!(
+        "what came of the write takes {bytes} bytes to tell, and the client takes {limit}: it is unknown to the client, \
+         read the rows"
+    );
+    let limit = u64::try_from(limit).ok();
+    let details = Details { may_take_effect: true, acknowledged_by: Some(Vec::new()), limit, ..Details::default() };
+    EdgeError::with(Code::WriteUnknown, message, details)
 }
 
 fn too_much(message: String, limit: usize) -> EdgeError {

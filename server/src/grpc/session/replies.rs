@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::place::Window;
+use super::place::{Window, bytes_in_message};
 
-/// A message of answers is about this large at the most, or holds one: the first answers need not wait for the last, and
-/// no message is larger than what a unary call may answer.
+/// A message of answers is about this large at the most, unless the client takes less, or holds one: the first answers need
+/// not wait for the last, and no message is larger than what a unary call may answer.
 const MESSAGE_BYTES: usize = 256 << 10;
 /// Answers that are taken from the channel at once.
 const TAKEN_MAX: usize = 512;
@@ -41,17 +41,19 @@ impl SessionReplies {
     /// As many of the answers that wait as fit into a message.
     fn message(&mut self) -> v1::SessionReplies {
         let mut replies = Vec::with_capacity(self.waiting.len());
-        let mut message_bytes = 0;
+        let bytes_max = MESSAGE_BYTES.min(self.window.answer_bytes_max());
+        let (mut message_bytes, mut held_bytes) = (0, 0);
         while let Some(reply) = self.waiting.pop_front() {
-            let bytes = reply.encoded_len();
-            if message_bytes > 0 && message_bytes + bytes > MESSAGE_BYTES {
+            let bytes = bytes_in_message(&reply);
+            if message_bytes > 0 && message_bytes + bytes > bytes_max {
                 self.waiting.push_front(reply);
                 break;
             }
             message_bytes += bytes;
+            held_bytes += reply.encoded_len();
             replies.push(reply);
         }
-        self.window.taken(replies.len(), message_bytes);
+        self.window.taken(replies.len(), held_bytes);
         v1::SessionReplies { replies }
     }
 }
