@@ -3,8 +3,9 @@
 //!
 //! Invariants: every request that was read is answered, once, also when the coordinator lets go of it; so a stream that
 //! ends with OK, or with a status of this node, leaves nothing begun without an answer. No answer is longer than the client
-//! says it takes: one such message would end the stream for all that is under way on it. Requests in flight are bounded by not reading on, and the answers
-//! that wait for a client that does not take them by answering what is too much with an error.
+//! says it takes: one such message would end the stream for all that is under way on it. Requests in flight are bounded by
+//! not reading on, and the answers that wait for a client that does not take them by answering what is too much with an
+//! error.
 
 mod place;
 mod replies;
