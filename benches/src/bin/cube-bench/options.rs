@@ -239,6 +239,9 @@ pub(crate) struct Repair {
     /// Rows that one node holds older versions of, in one repair after the other.
     #[arg(long, value_delimiter = ',', default_value = "100,10000,100000")]
     pub(crate) differences: Vec<u64>,
+    /// How often each of the last two numbers is repaired under load: what clients feel is the median of these.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) rounds: u16,
     /// How long each run without a repair is.
     #[arg(long, value_parser = seconds, default_value = "10")]
     pub(crate) time: Duration,
