@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_note_of_a_newer_release_is_told_with_both_formats_and_not_as_damage() {
-        for tag in [Tag::Table, Tag::Partition, Tag::Range] {
+        for tag in [Tag::Table, Tag::Partition, Tag::Range, Tag::VersionBound] {
             let error = refused(tag, &[2; 30]);
             assert!(matches!(error, EngineError::Format { found: 2, supported: 1, .. }), "{error}");
             let told = error.to_string();
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_note_that_does_not_read_back_is_damage() {
         for value in [&[][..], &[0; 30], &[1; 30]] {
-            for tag in [Tag::Table, Tag::Partition, Tag::Range] {
+            for tag in [Tag::Table, Tag::Partition, Tag::Range, Tag::VersionBound] {
                 let error = refused(tag, value);
                 assert!(matches!(error, EngineError::Unusable { .. }), "{tag:?} {value:?}: {error}");
             }

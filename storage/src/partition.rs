@@ -4,8 +4,8 @@
 //! table and partition: the purge floor, and the horizon up to which the replica was proven equal with the others.
 //! All of it is durable before it counts, and loaded whole at start.
 //!
-//! And one thing for all of them: a bound of the versions that were ever applied, because a partition that lost something
-//! does not know any more which those were.
+//! And a bound of the versions that were ever applied, because a partition that lost something does not know any more which
+//! those were: one for each partition since the start, and one on disk for all of them, which is what is known behind a start.
 //!
 //! Invariants: an epoch and a floor never go back; a floor rises above the proof only where another replica has it already
 //! (`purge.rs`), and then purges nothing; a partition that nobody has declared in sync is not.
@@ -156,9 +156,11 @@ pub(crate) struct Partitions {
     marks: BTreeMap<(PlacementId, PartitionId), MarkGeneration>,
     lost: BTreeMap<(PlacementId, PartitionId), Loss>,
     ranges: BTreeMap<(TableId, PartitionId), Range>,
-    /// No version that was ever applied is above this.
-    newest: Hlc,
-    /// What the disk says of that.
+    /// No version that was applied since the start is above this.
+    newest: BTreeMap<(PlacementId, PartitionId), Hlc>,
+    /// No version that was applied before is above this.
+    newest_before: Hlc,
+    /// What the disk says of both, for all partitions.
     newest_noted: Hlc,
 }
 
@@ -169,13 +171,13 @@ impl Partitions {
             partitions.newest_noted = decode_bound(value)?;
             Some(())
         })?;
-        partitions.newest = partitions.newest_noted;
+        partitions.newest_before = partitions.newest_noted;
         meta::load(reader, Tag::Partition, FORMAT, |about, value| {
             let (placement, partition) = decode_pair(about)?;
             let (key, state) = ((PlacementId(placement), partition), PartitionState::decode(value)?);
             partitions.states.insert(key, state);
             if state.sync.has_lost() {
-                partitions.lost.insert(key, Loss { fence: state.epoch, up_to: partitions.newest });
+                partitions.lost.insert(key, Loss { fence: state.epoch, up_to: partitions.newest_before });
             }
             Some(())
         })?;
@@ -205,7 +207,7 @@ impl Partitions {
         if !state.sync.has_lost() {
             self.lost.remove(&key);
         } else if before.sync != state.sync {
-            self.lost.insert(key, Loss { fence: before.epoch, up_to: self.newest });
+            self.lost.insert(key, Loss { fence: before.epoch, up_to: self.newest(key) });
         }
         self.states.insert(key, state);
     }
@@ -228,7 +230,13 @@ impl Partitions {
     pub(crate) fn found_more(&mut self, placement: PlacementId, partition: PartitionId) {
         self.count_mark(placement, partition);
         let fence = self.state(placement, partition).epoch;
-        self.lost.insert((placement, partition), Loss { fence, up_to: self.newest });
+        let key = (placement, partition);
+        self.lost.insert(key, Loss { fence, up_to: self.newest(key) });
+    }
+
+    /// No version that a partition ever held is above this.
+    fn newest(&self, key: (PlacementId, PartitionId)) -> Hlc {
+        self.newest.get(&key).copied().unwrap_or_default().max(self.newest_before)
     }
 
     /// Something was found wrong with a partition, be it that it was marked before.
@@ -283,8 +291,14 @@ impl Partitions {
 
     /// Takes note that a version is being applied. The pair that notes the bound of all versions on disk, where it has to
     /// be raised: with the version itself, so that it is never behind what is lost later.
-    pub(crate) fn reached(&mut self, version: Hlc) -> Option<(Vec<u8>, Vec<u8>)> {
-        self.newest = self.newest.max(version);
+    pub(crate) fn reached(
+        &mut self,
+        placement: PlacementId,
+        partition: PartitionId,
+        version: Hlc,
+    ) -> Option<(Vec<u8>, Vec<u8>)> {
+        let newest = self.newest.entry((placement, partition)).or_default();
+        *newest = version.max(*newest);
         if version <= self.newest_noted {
             return None;
         }
@@ -297,7 +311,7 @@ impl Partitions {
     /// No version that was applied before this start is above `reading`, as far as clocks can tell: the bound that was noted
     /// may be among what was lost.
     pub(crate) fn started_at(&mut self, reading: Hlc) {
-        self.newest = self.newest.max(reading);
+        self.newest_before = self.newest_before.max(reading);
         self.lost.values_mut().for_each(|loss| loss.up_to = loss.up_to.max(reading));
     }
 

@@ -13,7 +13,8 @@ use cube_storage::clock::{Clock, HybridClock, SystemClock};
 use cube_storage::engine::EngineError;
 use cube_storage::merkle::MerkleKey;
 use cube_storage::model::{
-    Batch, Epoch, Hlc, Invalid, Mutation, Origin, Outcome, PartitionBits, PartitionId, PlacementId, RowKey, TableId,
+    Batch, Epoch, Hlc, Invalid, Mutation, NodeId, Origin, Outcome, PartitionBits, PartitionId, PlacementId, RowKey,
+    TableId, Version,
 };
 use cube_storage::{
     DeadLook, Identity, PartitionState, RangeState, Store, StoreError, StoreOptions, SyncState, TableOptions,
@@ -114,6 +115,10 @@ fn a_write_that_counts_by_an_older_map_is_refused_and_others_are_not(disk: &dyn 
     assert_eq!(store.apply(both).unwrap(), [Outcome::Fenced(Epoch(5)), Outcome::Applied]);
 }
 
+fn clear(store: &Store, partition: PartitionId) {
+    while store.clear_step(TABLE, partition, 100).unwrap().next.is_some() {}
+}
+
 fn lose(store: &Store, partition: PartitionId) {
     store.set_sync(PLACEMENT, partition, SyncState::Unsynced(UnsyncedCause::DamagedData)).unwrap();
 }
@@ -122,9 +127,10 @@ fn a_client_is_told_up_to_where_a_partition_may_have_lost_what_is_newer(disk: &d
     let store = open(disk);
     mark_all_synced(&store, PLACEMENT);
     let write = |store: &Store, partition, millis| outcome(store, put(TABLE, key_in(partition), at(millis), "v"));
-    assert_eq!(write(&store, P1, 20), Outcome::Applied);
+    assert_eq!(write(&store, P0, 20), Outcome::Applied);
+    assert_eq!(write(&store, P1, 20_000), Outcome::Applied, "what others hold does not reach further");
     lose(&store, P0);
-    // The newest of this node was in another partition, which costs a stamp and no more.
+    clear(&store, P0);
     let lost = Outcome::LostUpTo(at(20).hlc);
     assert_eq!(write(&store, P0, 15), lost);
     assert_eq!(store.get(TABLE, &key_in(P0)).unwrap().unwrap().version, at(15), "it is taken all the same");
@@ -132,8 +138,11 @@ fn a_client_is_told_up_to_where_a_partition_may_have_lost_what_is_newer(disk: &d
     assert_eq!(write(&store, P0, 14), lost, "superseded by less than what was lost");
     let hint = batch(Origin::Hint, vec![put(TABLE, key_in(P0), at(16), "v")]);
     assert_eq!(store.apply(hint).unwrap(), [Outcome::Applied], "nobody stamps it anew");
-    assert_eq!(write(&store, P0, 21), Outcome::Applied);
-    assert_eq!(write(&store, P1, 20), Outcome::Present, "it has lost nothing");
+    let by_client = |millis| put(TABLE, key_in(P0), Version::new(at(millis).hlc, NodeId::CLIENT), "v");
+    assert_eq!(outcome(&store, by_client(17)), Outcome::Applied, "its client chose the timestamp");
+    assert_eq!(write(&store, P0, 25), Outcome::Applied);
+    assert_eq!(write(&store, P0, 18), Outcome::Superseded(at(25)), "what is held says more than what was lost");
+    assert_eq!(write(&store, P1, 20_000), Outcome::Present, "it has lost nothing");
     // Once more: what was taken since may be gone as well.
     store.set_sync(PLACEMENT, P0, SyncState::Synced).unwrap();
     assert_eq!(write(&store, P0, 30), Outcome::Applied);

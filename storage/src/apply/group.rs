@@ -223,7 +223,7 @@ impl<'a> Group<'a> {
         if let Some(state) = partitions.applied(*table, entry.partition, record.version.hlc) {
             self.notes.push(Partitions::note_range(*table, entry.partition, state));
         }
-        self.notes.extend(partitions.reached(record.version.hlc));
+        self.notes.extend(partitions.reached(entry.options.placement, entry.partition, record.version.hlc));
         self.changes.push(Change {
             key: entry.key.clone(),
             fingerprint,

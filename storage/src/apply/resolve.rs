@@ -3,7 +3,7 @@
 //! Invariant: whatever the order and the number of times records arrive, the row ends with the greatest of them
 //! (`Record::supersedes`), and below the purge floor nothing that may have been purged comes back.
 
-use crate::model::{Damage, Hlc, Origin, Outcome, Record, RecordHeader};
+use crate::model::{Damage, Hlc, NodeId, Origin, Outcome, Record, RecordHeader};
 
 /// What a row holds before a mutation is judged.
 #[derive(Clone, Debug)]
@@ -71,12 +71,16 @@ fn at_floor(incoming: &Record, origin: Origin, held: &Held, floor: Hlc) -> Outco
 }
 
 /// What is told of a record that its row holds, or something newer, when its partition has lost versions up to `lost_up_to`.
-/// Only who gives new versions can do something about it.
+/// Only who gives a new version can do something about it: not a client that chose its timestamp. What is held above that
+/// bound says more.
 pub(super) fn with_loss(outcome: Outcome, incoming: &Record, origin: Origin, lost_up_to: Option<Hlc>) -> Outcome {
-    match lost_up_to {
-        Some(up_to) if origin == Origin::Client && outcome.holds() && incoming.version.hlc <= up_to => {
-            Outcome::LostUpTo(up_to)
-        }
+    let gives_versions = origin == Origin::Client && incoming.version.node != NodeId::CLIENT;
+    let Some(up_to) = lost_up_to.filter(|up_to| gives_versions && incoming.version.hlc <= *up_to) else {
+        return outcome;
+    };
+    match outcome {
+        Outcome::Applied | Outcome::Present => Outcome::LostUpTo(up_to),
+        Outcome::Superseded(newer) if newer.hlc <= up_to => Outcome::LostUpTo(up_to),
         _ => outcome,
     }
 }
@@ -84,7 +88,7 @@ pub(super) fn with_loss(outcome: Outcome, incoming: &Record, origin: Origin, los
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Expiry, NodeId, Version};
+    use crate::model::{Expiry, Version};
 
     fn version(hlc: u64) -> Version {
         Version::new(Hlc::new(hlc, 0), NodeId(1))

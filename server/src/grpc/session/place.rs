@@ -137,15 +137,18 @@ impl Place {
     fn send(&self, outcome: Result<Outcome, EdgeError>) {
         let reply = |outcome| v1::SessionReply { id: self.id, outcome: Some(outcome) };
         let refused = |error: &EdgeError| reply(Outcome::Error(detail(error)));
-        let mut reply = match outcome {
-            Ok(outcome) => reply(outcome),
-            Err(error) => refused(&error),
+        let (mut reply, error) = match outcome {
+            Ok(outcome) => (reply(outcome), None),
+            Err(error) => (refused(&error), Some(error)),
         };
         let holds_rows = matches!(reply.outcome, Some(Outcome::Row(_) | Outcome::Rows(_) | Outcome::Page(_)));
         let (in_message, taken) = (bytes_in_message(&reply), self.window.answer_bytes_max());
         if in_message > taken {
-            let error = if holds_rows { too_large(in_message, taken) } else { told_too_long(in_message, taken) };
-            reply = refused(&error);
+            reply = refused(&match error {
+                Some(error) => in_short(error),
+                None if holds_rows => too_large(in_message, taken),
+                None => told_too_long(in_message, taken),
+            });
         }
         let bytes = reply.encoded_len();
         let held = self.window.hold(bytes);
@@ -163,6 +166,13 @@ impl Place {
 pub(super) fn bytes_in_message(reply: &v1::SessionReply) -> usize {
     let bytes = reply.encoded_len();
     1 + prost::length_delimiter_len(bytes) + bytes
+}
+
+/// An error without the account of what was done, and without what each replica said.
+fn in_short(error: EdgeError) -> EdgeError {
+    let Details { may_take_effect, retry_after_ms, limit, acknowledged_by, .. } = *error.details;
+    let details = Details { may_take_effect, retry_after_ms, limit, acknowledged_by, ..Details::default() };
+    EdgeError::with(error.code, error.message, details)
 }
 
 fn too_large(bytes: usize, limit: usize) -> EdgeError {
@@ -193,5 +203,26 @@ impl Drop for Place {
         if let Some(error) = self.let_go.take() {
             self.send(Err(error()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_short_keeps_what_the_client_goes_by() {
+        let details = Details {
+            may_take_effect: true,
+            retry_after_ms: Some(7),
+            acknowledged_by: Some(vec!["node-1".to_owned()]),
+            required: Some(2),
+            ..Details::default()
+        };
+        let error = in_short(EdgeError::with(Code::WriteUnknown, "why", details));
+        assert_eq!((error.code, error.message.as_str()), (Code::WriteUnknown, "why"));
+        let Details { may_take_effect, retry_after_ms, acknowledged_by, required, .. } = *error.details;
+        assert_eq!((may_take_effect, retry_after_ms, required), (true, Some(7), None));
+        assert_eq!(acknowledged_by.as_deref(), Some(&["node-1".to_owned()][..]));
     }
 }
