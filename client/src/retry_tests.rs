@@ -3,18 +3,7 @@
 use super::*;
 
 fn refused(code: &str, status: u32, may_take_effect: bool) -> Failure {
-    Failure::Refused(Box::new(Refusal {
-        code: code.to_owned(),
-        message: String::new(),
-        may_take_effect,
-        retry_after: None,
-        required_and_alive: None,
-        acknowledged_by: Vec::new(),
-        failures: Vec::new(),
-        limit: None,
-        explained: None,
-        status,
-    }))
+    Failure::Refused(Box::new(Refusal { may_take_effect, status, ..Refusal::plain(code, String::new()) }))
 }
 
 fn lost() -> Failure {

@@ -142,15 +142,16 @@ impl Place {
             Err(error) => (refused(&error), Some(error)),
         };
         let holds_rows = matches!(reply.outcome, Some(Outcome::Row(_) | Outcome::Rows(_) | Outcome::Page(_)));
-        let (in_message, taken) = (bytes_in_message(&reply), self.window.answer_bytes_max());
+        let mut bytes = reply.encoded_len();
+        let (in_message, taken) = (bytes_in_message(bytes), self.window.answer_bytes_max());
         if in_message > taken {
             reply = refused(&match error {
                 Some(error) => in_short(error),
                 None if holds_rows => too_large(in_message, taken),
                 None => told_too_long(in_message, taken),
             });
+            bytes = reply.encoded_len();
         }
-        let bytes = reply.encoded_len();
         let held = self.window.hold(bytes);
         if holds_rows && let Some(error) = self.window.refuses(held, bytes) {
             reply = refused(&error);
@@ -162,9 +163,8 @@ impl Place {
     }
 }
 
-/// What an answer takes in a message: itself, its tag and its length.
-pub(super) fn bytes_in_message(reply: &v1::SessionReply) -> usize {
-    let bytes = reply.encoded_len();
+/// What an answer of so many bytes takes in a message: itself, its tag and its length.
+pub(super) fn bytes_in_message(bytes: usize) -> usize {
     1 + prost::length_delimiter_len(bytes) + bytes
 }
 

@@ -44,13 +44,14 @@ impl SessionReplies {
         let bytes_max = MESSAGE_BYTES.min(self.window.answer_bytes_max());
         let (mut message_bytes, mut held_bytes) = (0, 0);
         while let Some(reply) = self.waiting.pop_front() {
-            let bytes = bytes_in_message(&reply);
+            let held = reply.encoded_len();
+            let bytes = bytes_in_message(held);
             if message_bytes > 0 && message_bytes + bytes > bytes_max {
                 self.waiting.push_front(reply);
                 break;
             }
             message_bytes += bytes;
-            held_bytes += reply.encoded_len();
+            held_bytes += held;
             replies.push(reply);
         }
         self.window.taken(replies.len(), held_bytes);
